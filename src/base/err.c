@@ -1,0 +1,42 @@
+#include "base/err.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+static _Thread_local char text[1024];
+
+int err_set(int code, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    return code;
+}
+
+int err_prefix(int code, const char *fmt, ...)
+{
+    char old[sizeof text];
+    memcpy(old, text, sizeof text);
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    if (n >= 0 && (size_t)n < sizeof text)
+        snprintf(text + n, sizeof text - (size_t)n, ": %s", old);
+    return code;
+}
+
+const char *err_text(void)
+{
+    return text;
+}
+
+const char *err_name(int code)
+{
+    static const char *const names[] = {"ok",           "bad input", "input/output error", "out of memory",
+                                        "prompt too long", "not a number", "device error", "internal error"};
+    int i = -code;
+    return i >= 0 && i < (int)(sizeof names / sizeof *names) ? names[i] : "unknown error";
+}

@@ -1,0 +1,33 @@
+/* Files: mapping, whole reads, atomic replacement. Errors name the path. */
+#ifndef KVS_BASE_FILE_H
+#define KVS_BASE_FILE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct file_map {
+    const unsigned char *data; /* read-only; NULL for an empty file */
+    size_t bytes;
+};
+
+int file_map(struct file_map *m, const char *path);
+void file_unmap(struct file_map *m);
+/* Tells the kernel that the pages of [at, at+bytes) are not needed any more (they can be read again). */
+void file_release(const struct file_map *m, size_t at, size_t bytes);
+/* Whole file as owned, NUL-terminated bytes. */
+int file_read(const char *path, char **data, size_t *bytes);
+/* Writes to a temporary name beside `path`, fsyncs, renames, fsyncs the directory. */
+int file_write_atomic(const char *path, const void *data, size_t bytes);
+int file_mkdirs(const char *path);
+bool file_exists(const char *path);
+bool file_is_dir(const char *path);
+/* dir + "/" + name, owned. */
+char *file_join(const char *dir, const char *name);
+/* Regular files of a folder, names sorted by bytes; owned array of owned strings. */
+int file_list(const char *dir, char ***names, int *n);
+void file_list_free(char **names, int n);
+/* Lower-case hex SHA-256 of bytes. */
+void file_sha256(const void *data, size_t bytes, char hex[65]);
+
+#endif
