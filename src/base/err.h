@@ -1,4 +1,5 @@
-/* Errors: functions return 0 or a negative enum kvs_err; the facts are kept as one line of text per thread. */
+/* Errors: functions return 0 or a negative enum kvs_err; the facts are kept as one line of text per thread.
+ */
 #ifndef KVS_BASE_ERR_H
 #define KVS_BASE_ERR_H
 
@@ -19,19 +20,19 @@ int err_prefix(int code, const char *fmt, ...) __attribute__((format(printf, 2, 
 const char *err_text(void);
 const char *err_name(int code); /* "bad input", "out of memory", ... */
 
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        int try_rc_ = (call);                                                                                          \
-        if (try_rc_ < 0)                                                                                               \
-            return try_rc_;                                                                                            \
+#define TRY(call)                                                                                            \
+    do {                                                                                                     \
+        int try_rc_ = (call);                                                                                \
+        if (try_rc_ < 0)                                                                                     \
+            return try_rc_;                                                                                  \
     } while (0)
 
 /* The same with a clean-up label; needs `int rc` in scope. */
-#define TRY_GOTO(call, label)                                                                                          \
-    do {                                                                                                               \
-        rc = (call);                                                                                                   \
-        if (rc < 0)                                                                                                    \
-            goto label;                                                                                                \
+#define TRY_GOTO(call, label)                                                                                \
+    do {                                                                                                     \
+        rc = (call);                                                                                         \
+        if (rc < 0)                                                                                          \
+            goto label;                                                                                      \
     } while (0)
 
 #endif

@@ -23,7 +23,8 @@ void *mem_grow(void *p, size_t n, size_t size)
 {
     if (size && n > SIZE_MAX / size)
         or_die(NULL, n, size);
-    return or_die(realloc(p, n * size ? n * size : 1), n, size);
+    size_t bytes = n * size;
+    return or_die(realloc(p, bytes > 0 ? bytes : 1), n, size);
 }
 
 void *mem_dup(const void *p, size_t bytes)

@@ -1,5 +1,5 @@
-/* Typed option tables: one table gives parsing, help, canonical text and range checks for a method, task or back end.
- * Spec syntax: "name" or "name:key=value,key=value". */
+/* Typed option tables: one table gives parsing, help, canonical text and range checks for a method, task or
+ * back end. Spec syntax: "name" or "name:key=value,key=value". */
 #ifndef KVS_BASE_PARAM_H
 #define KVS_BASE_PARAM_H
 
@@ -15,16 +15,17 @@ enum param_type {
 struct param {
     const char *name;
     enum param_type type;
-    size_t offset;       /* of the member in the parameter struct */
-    double def, min, max;/* numbers: inclusive range */
-    const char *choices; /* PARAM_CHOICE: "prefill|after|decode"; PARAM_INT: optional allowed values "2|4" */
-    const char *def_text;/* PARAM_TEXT default */
-    const char *help;    /* one line, with unit */
-};                       /* a table ends with name == NULL */
+    size_t offset;        /* of the member in the parameter struct */
+    double def, min, max; /* numbers: inclusive range */
+    const char *choices;  /* PARAM_CHOICE: "prefill|after|decode"; PARAM_INT: optional allowed values "2|4" */
+    const char *def_text; /* PARAM_TEXT default */
+    const char *help;     /* one line, with unit */
+};                        /* a table ends with name == NULL */
 
 /* Fills every member with its default. */
 void param_defaults(const struct param *table, void *dst);
-/* Sets one key. `where` begins the error ("method kivi"): unknown keys name the nearest, bad values the allowed range. */
+/* Sets one key. `where` begins the error ("method kivi"): unknown keys name the nearest, bad values the
+ * allowed range. */
 int param_set(const struct param *table, void *dst, const char *key, const char *value, const char *where);
 /* Parses "k=v,k=v" (may be empty or NULL) over the present values. */
 int param_parse(const struct param *table, void *dst, const char *text, const char *where);

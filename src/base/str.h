@@ -7,7 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Owned bytes; `data` is always NUL-terminated once something was added (NULL while empty). Zero-initialise. */
+/* Owned bytes; `data` is always NUL-terminated once something was added (NULL while empty). Zero-initialise.
+ */
 struct str {
     char *data;
     size_t n, cap;
@@ -27,7 +28,8 @@ void str_add_html(struct str *s, const char *text);
 
 /* Glob with * and ? over the whole text; a leading '!' negates. */
 bool str_match(const char *pattern, const char *text);
-/* The entry of the NULL-terminated list nearest to `word` by edit distance, or NULL when none is near (distance > 1 + len/3). */
+/* The entry of the NULL-terminated list nearest to `word` by edit distance, or NULL when none is near
+ * (distance > 1 + len/3). */
 const char *str_nearest(const char *word, const char *const *list);
 /* Shortest decimal text that reads back as the same double ("0.1", "17", "1e+300"). At least 32 bytes. */
 void str_double(char out[32], double v);
@@ -39,7 +41,8 @@ bool str_to_int(const char *text, int64_t *v);
 /* "256MiB", "2GiB", "1.5G", "4096": bytes. */
 bool str_to_bytes(const char *text, uint64_t *v);
 
-/* UTF-8: decodes one code point from s[0..n); returns its length 1..4, or 0 if the bytes are not valid there. */
+/* UTF-8: decodes one code point from s[0..n); returns its length 1..4, or 0 if the bytes are not valid there.
+ */
 int utf8_get(const char *s, size_t n, uint32_t *cp);
 /* Encodes one code point; returns its length. */
 int utf8_put(char out[4], uint32_t cp);

@@ -1,0 +1,144 @@
+/* Text, parameters, files: the small things everything stands on. */
+#include "base/err.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "base/param.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+struct demo {
+    int64_t bits, when;
+    double share;
+    char *name;
+};
+
+static const struct param demo_params[] = {
+    {.name = "bits",
+     .type = PARAM_INT,
+     .offset = offsetof(struct demo, bits),
+     .def = 2,
+     .min = 1,
+     .max = 8,
+     .choices = "2|4"},
+    {.name = "when", .type = PARAM_CHOICE, .offset = offsetof(struct demo, when), .choices = "prefill|after"},
+    {.name = "share",
+     .type = PARAM_REAL,
+     .offset = offsetof(struct demo, share),
+     .def = 0.1,
+     .min = 0,
+     .max = 1},
+    {.name = "name", .type = PARAM_TEXT, .offset = offsetof(struct demo, name), .def_text = "x"},
+    {0},
+};
+
+static void params(void **state)
+{
+    (void)state;
+    struct demo d;
+    param_defaults(demo_params, &d);
+    assert_int_equal(param_parse(demo_params, &d, "bits=4,when=after,share=0.25,name=hello", "m"), 0);
+    struct str s = {0};
+    param_text(demo_params, &d, &s);
+    assert_string_equal(s.data, "bits=4,when=after,share=0.25,name=hello");
+    assert_int_equal(param_parse(demo_params, &d, "bits=3", "method kivi"), ERR_INPUT);
+    assert_string_equal(err_text(), "method kivi: bits=3 is not allowed; use one of 2|4");
+    assert_int_equal(param_parse(demo_params, &d, "bit=2", "method kivi"), ERR_INPUT);
+    assert_non_null(strstr(err_text(), "did you mean 'bits'"));
+    assert_int_equal(param_parse(demo_params, &d, "share=nan", "m"), ERR_INPUT);
+    assert_int_equal(param_parse(demo_params, &d, "share=1.5", "m"), ERR_INPUT);
+    assert_int_equal(param_parse(demo_params, &d, "share", "m"), ERR_INPUT);
+    str_clear(&s);
+    param_text(demo_params, &d, &s); /* refused values changed nothing */
+    assert_string_equal(s.data, "bits=4,when=after,share=0.25,name=hello");
+    str_free(&s);
+    param_free(demo_params, &d);
+}
+
+static void numbers(void **state)
+{
+    (void)state;
+    char buf[32];
+    str_double(buf, 1.0 / 9);
+    assert_string_equal(buf, "0.1111111111111111");
+    str_double(buf, 0.1);
+    assert_string_equal(buf, "0.1");
+    uint64_t b;
+    assert_true(str_to_bytes("256MiB", &b) && b == 256u << 20);
+    assert_true(str_to_bytes("4096", &b) && b == 4096);
+    assert_false(str_to_bytes("-1", &b));
+    assert_false(str_to_bytes("1XB", &b));
+    double d;
+    assert_false(str_to_double("inf", &d));
+    assert_false(str_to_double("1x", &d));
+    assert_true(str_match("llama-3*", "llama-3-8b"));
+    assert_true(str_match("!llmlingua2", "kivi"));
+    assert_false(str_match("!kivi", "kivi"));
+}
+
+static void unicode(void **state)
+{
+    (void)state;
+    for (uint32_t cp = 1; cp < 0x110000; cp += 97) {
+        if (cp >= 0xd800 && cp < 0xe000)
+            continue;
+        char out[4];
+        uint32_t back;
+        int n = utf8_put(out, cp);
+        assert_int_equal(utf8_get(out, (size_t)n, &back), n);
+        assert_int_equal(back, cp);
+    }
+    assert_false(utf8_valid("\xc0\x80", 2));
+    assert_false(utf8_valid("\xed\xa0\x80", 3));
+    assert_false(utf8_valid("\xf4\x90\x80\x80", 4));
+    struct str s = {0};
+    str_add_json(&s, "a\"\n\xff\x01", 5);
+    assert_string_equal(s.data, "\"a\\\"\\n\xef\xbf\xbd\\u0001\"");
+    str_free(&s);
+}
+
+static void files(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/kvs-test-XXXXXX";
+    assert_non_null(mkdtemp(dir));
+    char *deep = file_join(dir, "a/b"), *path = file_join(dir, "a/b/f");
+    assert_int_equal(file_mkdirs(deep), 0);
+    assert_int_equal(file_write_atomic(path, "hello", 5), 0);
+    char *data;
+    size_t n;
+    assert_int_equal(file_read(path, &data, &n), 0);
+    assert_int_equal(n, 5);
+    assert_string_equal(data, "hello");
+    struct file_map m;
+    assert_int_equal(file_map(&m, path), 0);
+    assert_memory_equal(m.data, "hello", 5);
+    file_unmap(&m);
+    assert_int_equal(file_map(&m, deep), ERR_INPUT);
+    assert_int_equal(file_map(&m, "/nonexistent/x"), ERR_IO);
+    char hex[65];
+    file_sha256("abc", 3, hex);
+    assert_string_equal(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    char text[120];
+    memset(text, 'a', sizeof text);
+    file_sha256(text, 119, hex); /* the length no longer fits the first padded block */
+    assert_string_equal(hex, "31eba51c313a5c08226adf18d4a359cfdfd8d2e816b13f4af952f7ea6584dcfb");
+    unlink(path);
+    rmdir(deep);
+    free(data);
+    free(deep);
+    free(path);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(params), cmocka_unit_test(numbers),
+                                       cmocka_unit_test(unicode), cmocka_unit_test(files)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
