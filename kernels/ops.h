@@ -1,0 +1,217 @@
+/* What a device can do. The table `struct ops` holds every kernel that models and compressors use; it knows
+ * tensors, not models. ops_ref.c (plain loops) is the meaning of each entry; cpu/ is the fast table; cuda/
+ * comes as a module.
+ *
+ * Letters in shapes: T rows (tokens) of one call, D width, H query heads, Hk key/value heads, d head
+ * dimension, V vocabulary, N keys, G group length. All tensors are dense and row-major. Activations ("act")
+ * have the dtype ops->act (f32 on CPUs, f16/bf16 on GPUs); accumulation is float32 everywhere.
+ *
+ * Determinism: no entry may split a reduction by thread, so results do not depend on the number of threads.
+ * They may depend on shapes and on the instruction set.
+ *
+ * Errors: kernels return nothing. A failure (device fault, out of memory inside a library) is latched; sync()
+ * returns it. */
+#ifndef KVS_KERNELS_OPS_H
+#define KVS_KERNELS_OPS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum dtype { DT_F32, DT_F16, DT_BF16, DT_I32, DT_U8, DT_N };
+size_t dtype_bytes(enum dtype t);
+const char *dtype_name(enum dtype t);             /* "f32", "f16", "bf16", "i32", "u8" */
+int dtype_parse(const char *name, enum dtype *t); /* f32 | f16 | bf16; ERR_INPUT otherwise */
+
+/* Row-major view of device memory; never owns. Unused trailing dimensions are 1. */
+struct tensor {
+    void *data;
+    enum dtype dtype;
+    int64_t n[4];
+};
+
+static inline int64_t tensor_count(const struct tensor *t)
+{
+    return t->n[0] * t->n[1] * t->n[2] * t->n[3];
+}
+static inline size_t tensor_bytes(const struct tensor *t)
+{
+    return (size_t)tensor_count(t) * dtype_bytes(t->dtype);
+}
+/* `count` slices of the first dimension from `at`. */
+static inline struct tensor tensor_rows(const struct tensor *t, int64_t at, int64_t count)
+{
+    struct tensor r = *t;
+    r.data = (char *)t->data + (size_t)(at * t->n[1] * t->n[2] * t->n[3]) * dtype_bytes(t->dtype);
+    r.n[0] = count;
+    return r;
+}
+
+/* Memory kinds, for the allocator's count and for the ledger of a sequence. */
+enum mem_kind {
+    MEM_WEIGHTS,
+    MEM_CODES,     /* quantised keys and values */
+    MEM_SCALES,    /* their scales and minima */
+    MEM_WINDOW,    /* keys and values kept in the cache dtype */
+    MEM_INDEX,     /* which tokens are kept, representatives */
+    MEM_STATE,     /* recurrent state */
+    MEM_WORKSPACE, /* activations and scratch of a forward pass */
+    MEM_KIND_N
+};
+enum mem_place { PLACE_DEVICE, PLACE_HOST, PLACE_N };
+const char *
+mem_kind_name(enum mem_kind k); /* "codes", "scales", "window", "index", "state", "workspace", "weights" */
+const char *mem_place_name(enum mem_place p); /* "device", "host" */
+
+/* One weight matrix [n_out, n_in] in the form the device multiplies fastest. `packed` is device memory given
+ * by the caller. */
+struct weight {
+    void *packed;
+    int64_t n_out, n_in;
+    enum dtype dtype; /* values are rounded to this dtype; products accumulate in f32 */
+    size_t bytes;     /* of packed */
+};
+
+/* Rotary table: pairs (i, i + n_rot/2) of the first n_rot dimensions turn by pos * inv_freq[i]; cos and sin
+ * are scaled by `mscale`. The angle is the float32 product of position and inv_freq, as in transformers. */
+struct rope {
+    int32_t n_rot;
+    float mscale;
+    const float *inv_freq; /* [n_rot/2], device */
+};
+
+/* dst <- rotate(src): src [T,h,d], row t at position pos + t (fixed >= 0: all rows at position `fixed`). dst
+ * dtype may differ (rounded once); in place is allowed when equal. rope NULL: a plain converting copy. */
+struct rope_args {
+    struct tensor src, dst; /* [T,h,d] */
+    const struct rope *rope;
+    int64_t pos, fixed;
+};
+
+/* A run of cached keys or values, consecutive positions.
+ * QUANT_NONE: data [n,Hk,d] of `dtype`.
+ * QUANT_TOKEN: per token and head, groups of `group` channels: codes packed along channels, low bits first,
+ * [n,Hk,d*bits/8] bytes; scale, min f16 [n,Hk,d/group]. QUANT_CHANNEL: per head and channel, groups of
+ * `group` tokens: codes packed along tokens within a group, low bits first, [n/group,Hk,d,group*bits/8]
+ * bytes; scale, min f16 [n/group,Hk,d]. n is a multiple of group. value = scale*code + min in f32 (KIVI);
+ * with `f16_values` it is fp16(fp16(code*scale) + min) (FlexGen as the benchmark simulates it). index != NULL
+ * (QUANT_NONE only): row r of the run is data[index[r]] and its position is pos + index[r]. */
+enum quant_layout { QUANT_NONE, QUANT_TOKEN, QUANT_CHANNEL };
+struct kv_run {
+    enum quant_layout layout;
+    enum dtype dtype; /* QUANT_NONE */
+    int32_t bits, group;
+    bool f16_values;
+    const void *data;
+    const uint16_t *scale, *min;
+    const int32_t *index;
+    int64_t n, pos; /* tokens; position of the first */
+};
+
+/* One set of keys under one mask rule. Key j (position pj) is visible to query row t (position q_pos + t) iff
+ * dist_min <= (q_pos + t) - pj < dist_max. Sets of one call share one softmax; a key may be in two sets (it
+ * then counts twice). */
+#define ATTEND_RUNS 4
+#define ATTEND_FAR  INT64_C(0x3fffffffffffffff)
+struct attend_set {
+    struct tensor q;                              /* act [T,H,d], rotated as this set wants it */
+    struct kv_run k[ATTEND_RUNS], v[ATTEND_RUNS]; /* oldest first; key runs and value runs hold the same
+                                                     tokens, but may be cut at different places */
+    int32_t n_k, n_v;
+    int64_t dist_min, dist_max;
+};
+/* out[t,h] = sum_j softmax_j(scale * q[t,h].k_j) v_j over the visible keys of all sets; head h reads kv head
+ * h / (H/Hk). */
+struct attend_args {
+    struct attend_set set[2];
+    int32_t n_set, n_kv_head;
+    int64_t q_pos;
+    float scale;
+    struct tensor out; /* act [T,H,d] */
+};
+
+/* Groups of src values -> codes, scale, min (asymmetric, fp16 op by op; arXiv 2407.01527 code, KIVI
+ * quant/new_pack.py): mn, mx of the group; s = fp16(fp16(mx-mn)/(2^bits-1)); c =
+ * round_half_even(clamp(fp16(fp16(x-mn)/s), 0, 2^bits-1)); s == 0: c = 0. src [n,Hk,d] (rounded to fp16
+ * first), layouts as in struct kv_run. */
+struct quant_args {
+    enum quant_layout layout; /* QUANT_TOKEN or QUANT_CHANNEL */
+    int32_t bits, group;
+    struct tensor src;
+    void *codes;
+    uint16_t *scale, *min;
+};
+
+/* What the engine wants to know of one row of logits. */
+struct pick_args {
+    struct tensor logits; /* f32 [T,V] */
+    int32_t n_top;        /* K */
+    int32_t *best;        /* host [T]: index of the maximum, lowest index on ties */
+    int32_t *top_id;      /* host [T,K] by falling logit (lower id first on ties); NULL when K = 0 */
+    float *top_logit;     /* host [T,K] */
+    float *logsumexp;     /* host [T] */
+    uint8_t *finite;      /* host [T]: 0 if any logit is NaN or infinite */
+};
+
+struct ops; /* the table; also the device handle */
+
+struct ops_options {
+    int threads;     /* 0: all processors this process may use */
+    const char *isa; /* CPU: "auto", "avx512", "avx2", "portable": the widest that may be used */
+    int device;      /* CUDA ordinal */
+    enum dtype act;  /* wished activation dtype; CPUs always use f32 */
+};
+
+struct ops {
+    const char *name;    /* "ref", "cpu", "cuda" */
+    char device[96];     /* processor or card, for the results file */
+    char isa[32];        /* instruction set in use */
+    char libraries[128]; /* versions of the libraries behind it */
+    int threads;
+    enum dtype act;
+    void *impl;
+
+    void (*close)(struct ops *o);
+    /* Memory is counted by kind and place; alloc returns NULL when there is none (never aborts), zero-filled.
+     */
+    void *(*alloc)(struct ops *o, size_t bytes, enum mem_kind kind, enum mem_place place);
+    void (*free)(struct ops *o, void *p);
+    size_t (*used)(const struct ops *o, enum mem_kind kind, enum mem_place place);
+    size_t (*peak)(struct ops *o,
+                   bool reset);           /* highest device total (without weights) since the last reset */
+    size_t (*limit)(const struct ops *o); /* device bytes that may be planned with */
+    void (*copy)(struct ops *o, void *dst, const void *src,
+                 size_t bytes); /* any direction; ordered with kernels */
+    int (*sync)(struct ops *o); /* waits; returns and clears the latched error */
+
+    /* Products. pack_bytes is 0 if the dtype is not supported; dtype of `src` is any float dtype, rows
+     * [n_out,n_in]. */
+    size_t (*pack_bytes)(struct ops *o, int64_t n_out, int64_t n_in, enum dtype dtype);
+    void (*pack)(struct ops *o, struct weight *w,
+                 const struct tensor *src); /* fills w->packed, whose other members are set */
+    void (*matmul)(struct ops *o, struct tensor out, struct tensor x, const struct weight *w,
+                   const float *bias);
+    /* out [T,n_out] = x [T,n_in] w^T + bias [n_out] or NULL; out act or f32 */
+
+    void (*embed)(struct ops *o, struct tensor out, const struct tensor *table, const int32_t *ids,
+                  float scale);
+    /* out [T,D] = scale * table[ids[t]]; ids on the host; table [V,D] of any float dtype */
+    void (*rmsnorm)(struct ops *o, struct tensor out, struct tensor x, const float *w, float eps,
+                    float w_add);
+    /* out [T,D] = x / sqrt(mean(x^2) + eps) * (w + w_add) */
+    void (*add)(struct ops *o, struct tensor x, struct tensor y); /* x += y */
+    void (*swiglu)(struct ops *o, struct tensor out, struct tensor gate_up);
+    /* out [T,F] = silu(gate_up[:, :F]) * gate_up[:, F:2F] */
+    void (*rope)(struct ops *o, const struct rope_args *a, int n);
+    void (*attend)(struct ops *o, const struct attend_args *a, int n); /* n sequences in one launch */
+    void (*quant)(struct ops *o, const struct quant_args *a, int n);
+    void (*pick)(struct ops *o, const struct pick_args *a);
+};
+
+/* Opens a table by name ("ref", "cpu", "auto"); "cuda" needs the module libkvs_cuda.so. ERR_INPUT for unknown
+ * names, ERR_DEVICE if it cannot start. */
+int ops_open(struct ops **o, const char *name, const struct ops_options *opt);
+void ops_close(struct ops *o);
+const char *const *ops_names(void); /* NULL-terminated */
+
+#endif

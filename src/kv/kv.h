@@ -1,0 +1,134 @@
+/* KV caches and compressors. A method sees the rows of new tokens and the kernel table, never a model.
+ * A missing (NULL) hook means the plain behaviour, so `full` is a method without hooks. */
+#ifndef KVS_KV_KV_H
+#define KVS_KV_KV_H
+
+#include "base/param.h"
+#include "kernels/ops.h"
+
+/* What a method may know of the attention layers of a model (all layers are alike). */
+struct kv_shape {
+    int32_t n_layer, n_head, n_kv_head, head_dim;
+    enum dtype dtype;        /* of cached keys and values */
+    const struct rope *rope; /* with the overrides of the setting applied */
+    int64_t max_len;         /* positions the model can index */
+};
+
+/* New rows of one sequence in one forward pass. q, k, v come before RoPE; q and k may be overwritten. */
+struct kv_rows {
+    struct tensor q, k, v, out; /* act: q, out [T,H,d]; k, v [T,Hk,d] */
+    int64_t pos;                /* position of the first row */
+};
+
+/* Bytes by kind and place, as allocated. `shared` is the part held together with other sequences. */
+struct kv_ledger {
+    uint64_t bytes[MEM_KIND_N][PLACE_N];
+    uint64_t shared;
+};
+uint64_t kv_ledger_total(const struct kv_ledger *l);
+
+/* Effective budgets of a sequence, in tokens or bits. */
+enum kv_budget { KV_N_INIT, KV_N_LOCAL, KV_TOPK, KV_KEPT_TOKENS, KV_KEPT_BITS, KV_TRUE_RATIO, KV_BUDGET_N };
+const char *
+kv_budget_name(enum kv_budget b); /* "n_init", "n_local", "topk", "kept_tokens", "kept_bits", "true_ratio" */
+struct kv_budgets {
+    double value[KV_BUDGET_N]; /* NaN where it does not apply */
+};
+
+/* Rotated keys and values of a prompt in the cache dtype, read-only once frozen, reference-counted. One
+ * layer. */
+struct kv_dense {
+    struct tensor k, v; /* [capacity,Hk,d] */
+    int64_t n;
+    int refs;
+};
+
+/* The cache of one sequence in one layer. */
+struct kv_cache {
+    const struct kv_method *method;
+    const void *params; /* borrowed: outlives the cache */
+    const struct kv_shape *shape;
+    struct ops *ops;
+    int32_t layer;
+    int64_t n;               /* tokens seen */
+    int64_t n_prompt, n_max; /* prompt tokens; most tokens it will ever see */
+    void *state;             /* the method's own; plain caches: struct kv_plain (kv.c) */
+};
+
+/* One named array of a cache's inside, for checking against other implementations (`--dump-qkv`). Host copy,
+ * owned (free data). */
+struct kv_dump {
+    char name[24];
+    enum dtype dtype;
+    int64_t n[4];
+    void *data;
+};
+#define KV_DUMP_MAX 8
+
+struct kv_method {
+    const char *name, *source, *summary;
+    const struct param *params; /* NULL: none */
+    size_t params_bytes;
+    /* Sets the parameters for "N times smaller". NULL: the method has no such notion. ERR_INPUT if N is
+     * impossible. */
+    int (*from_ratio)(void *params, double ratio);
+    /* Before any weight is read. ERR_INPUT names the parameter and what is allowed. */
+    int (*check)(const void *params, const struct kv_shape *shape);
+    double (*nominal_ratio)(const void *params); /* NULL: 1 */
+    /* 0: the plain prompt pass, which settings may share. Otherwise caches with equal keys would be equal
+     * after the prompt. NULL: 0. */
+    uint64_t (*prefill_key)(const void *params, int64_t n_prompt, const struct kv_shape *shape);
+    int (*open)(struct kv_cache *c);
+    /* Builds the cache from the shared prompt cache (read-only; take a reference with kv_dense_ref to keep
+     * it). Needed when prefill_key can be 0. */
+    int (*from_dense)(struct kv_cache *c, struct kv_dense *dense);
+    /* Attend, append, commit, for n caches of this method in one layer; prompt pieces and decode steps alike.
+     * The order of these three is the method's. Prompt pieces come cut at multiples of 512 positions, the
+     * last prompt token by itself when the key is not 0. */
+    int (*step)(struct kv_cache *const *c, struct kv_rows *rows, int n);
+    void (*bytes)(const struct kv_cache *c, struct kv_ledger *l);    /* adds this layer's */
+    void (*budgets)(const struct kv_cache *c, struct kv_budgets *b); /* fills what applies */
+    int (*dump)(const struct kv_cache *c, struct kv_dump out[KV_DUMP_MAX],
+                int *n); /* QUANT_* arrays unpacked to one byte a code */
+    void (*close)(struct kv_cache *c);
+};
+
+const struct kv_method *kv_method_find(const char *name); /* NULL if unknown */
+const struct kv_method *kv_method_at(int i);              /* NULL past the end */
+
+/* A method with its parameters parsed: "kivi:bits=2", "streaming:ratio=4". */
+struct kv_spec {
+    const struct kv_method *method;
+    void *params; /* owned */
+    char *text;   /* canonical full text: "kivi:bits=2,group=32,residual=128" */
+    char *label;  /* short text for people: "kivi:bits=2" */
+    double nominal_ratio;
+};
+int kv_spec_parse(struct kv_spec *s,
+                  const char *text); /* ERR_INPUT: unknown method with the nearest name, bad parameter */
+void kv_spec_free(struct kv_spec *s);
+
+/* Opens a cache; ERR_NOMEM when the device is full (everything taken is given back). */
+int kv_open(struct kv_cache *c, const struct kv_spec *spec, const struct kv_shape *shape, struct ops *ops,
+            int32_t layer, int64_t n_prompt, int64_t n_max);
+void kv_close(struct kv_cache *c); /* accepts a zeroed or half-opened cache */
+/* Attends and appends new rows of n sequences in one layer: groups them by method, keeps their order
+ * otherwise. */
+int kv_step(struct kv_cache *const *c, struct kv_rows *rows, int n);
+void kv_bytes(const struct kv_cache *c, struct kv_ledger *l);
+void kv_get_budgets(const struct kv_cache *c, struct kv_budgets *b);
+
+/* Prompt cache of a plain cache that has seen its whole prompt: freezes it and returns a new reference. */
+struct kv_dense *kv_freeze(struct kv_cache *c);
+struct kv_dense *kv_dense_ref(struct kv_dense *d);
+void kv_dense_unref(struct kv_dense *d, struct ops *ops);
+/* A cache for `spec` that starts from a frozen prompt cache. */
+int kv_fork(struct kv_cache *c, const struct kv_spec *spec, const struct kv_shape *shape, struct ops *ops,
+            int32_t layer, struct kv_dense *dense, int64_t n_max);
+/* Bytes of an uncompressed cache of n tokens over all layers. */
+uint64_t kv_full_bytes(const struct kv_shape *shape, int64_t n);
+
+/* Arrays of the method's dump hook; *n is 0 for methods without one. */
+int kv_dump(const struct kv_cache *c, struct kv_dump out[KV_DUMP_MAX], int *n);
+
+#endif
