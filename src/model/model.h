@@ -1,0 +1,141 @@
+/* Models: a file (GGUF, or a Hugging Face folder with config.json and safetensors), a family (what to
+ * compute), sequences. check-type calls read headers only; weights are read by model_open. */
+#ifndef KVS_MODEL_MODEL_H
+#define KVS_MODEL_MODEL_H
+
+#include "kernels/ops.h"
+#include "kv/kv.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum rope_scaling { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3 };
+
+/* Hyper-parameters under the names of Hugging Face's config.json. */
+struct model_config {
+    char family[24];       /* "llama", … : a row of families.def */
+    char architecture[64]; /* as the file says: model_type or general.architecture */
+    int32_t n_layer, n_head, n_kv_head, head_dim;
+    int64_t d_model, d_ff, n_vocab;
+    float norm_eps;
+    double rope_theta;
+    enum rope_scaling rope_scaling;
+    double rope_factor, rope_low_freq,
+        rope_high_freq;        /* linear: factor; llama3: factor, low_freq_factor, high_freq_factor */
+    int64_t rope_original_len; /* llama3: original_max_position_embeddings */
+    int64_t max_len;           /* max_position_embeddings: the training length */
+    bool tied, qkv_bias, o_bias;
+    enum dtype dtype; /* of the checkpoint: f32, f16, bf16; quantised GGUF types count as bf16 */
+};
+
+/* A tensor in a file: raw bytes in the file's own type. */
+struct model_tensor {
+    const void *data;
+    size_t bytes;
+    int32_t type; /* enum ggml-style type of gguf.h (also used for safetensors' F32, F16, BF16) */
+    int32_t n_dim;
+    int64_t n[4]; /* row-major, slowest first, as Hugging Face prints shapes */
+};
+
+/* Open header of a model. Tensor names are Hugging Face's ("model.layers.0.self_attn.q_proj.weight") for both
+ * formats; GGUF's permuted q and k rows are un-permuted by model_tensor_read, so that rotary pairs are (i, i
+ * + n_rot/2) everywhere. */
+struct model_file;
+int model_file_open(struct model_file **f, const char *path); /* ERR_INPUT names file and key */
+void model_file_close(struct model_file *f);
+const struct model_config *model_file_config(const struct model_file *f);
+/* XXH3-128 of the configuration and of all tensor headers (name, type, shape), not of paths. */
+void model_file_hash(const struct model_file *f, uint64_t hash[2]);
+/* Total bytes of the tensors in the file. */
+uint64_t model_file_bytes(const struct model_file *f);
+/* ERR_INPUT if it is absent or its shape is not the expected one. */
+int model_file_find(const struct model_file *f, const char *name, const int64_t *shape, int n_dim,
+                    struct model_tensor *t);
+bool model_file_has(const struct model_file *f, const char *name);
+/* Rows [row, row + n) of a 1-D or 2-D tensor as float32, quantised types expanded; `out` has n * row length
+ * values. */
+int model_tensor_read(const struct model_file *f, const struct model_tensor *t, const char *name, int64_t row,
+                      int64_t n, float *out);
+/* The GGUF header for the tokenizer's tables (gguf.h), or NULL for a folder. */
+struct gguf;
+const struct gguf *model_file_gguf(const struct model_file *f);
+
+struct model;
+
+struct model_options {
+    enum dtype dtype; /* weights' dtype on the device */
+    bool share;       /* keep packed weights once per node in shared memory (CPU tables) */
+    int threads;      /* for packing */
+};
+int model_open(struct model **m, struct ops *ops, struct model_file *f,
+               const struct model_options *opt); /* borrows f until it returns */
+void model_close(struct model *m);
+const struct model_config *model_config(const struct model *m);
+struct ops *model_ops(struct model *m);
+uint64_t model_weight_bytes(const struct model *m); /* what the device holds */
+/* Multiplications and additions of one token's products (2 per multiply-add), and weight bytes read per
+ * forward; the output head counted apart. */
+double model_flops(const struct model *m, double *head);
+/* Shape of the caches with rope_theta * theta_factor (tables are made once per factor and live as long as the
+ * model). */
+int model_kv_shape(struct model *m, enum dtype cache_dtype, double theta_factor, struct kv_shape *shape);
+/* The same from a header alone, without a device: shape.rope is NULL. */
+void model_file_kv_shape(const struct model_file *f, enum dtype cache_dtype, struct kv_shape *shape);
+
+/* What is computed at one token position of the sequence: caches per layer and, for recurrent families, a
+ * state. */
+struct seq {
+    struct model *model;
+    struct kv_shape shape;
+    struct kv_cache *layer; /* [shape.n_layer] */
+    int64_t pos;            /* tokens seen */
+    int64_t n_prompt, n_max;
+};
+/* A finished plain prompt pass that many sequences can start from. */
+struct seq_prompt {
+    struct kv_dense **dense; /* [n_layer] */
+    int32_t n_layer;
+    int64_t n;
+    struct ops *ops;
+};
+int seq_open(struct seq *s, struct model *m, const struct kv_shape *shape, const struct kv_spec *spec,
+             int64_t n_prompt, int64_t n_max);
+void seq_close(struct seq *s);                       /* accepts a zeroed one */
+int seq_freeze(struct seq *s, struct seq_prompt *p); /* s was opened with `full` and has seen its prompt */
+void seq_prompt_close(struct seq_prompt *p);
+int seq_fork(struct seq *s, struct model *m, const struct kv_shape *shape, const struct kv_spec *spec,
+             const struct seq_prompt *p, int64_t n_max);
+void seq_bytes(const struct seq *s, struct kv_ledger *l);
+void seq_budgets(const struct seq *s, struct kv_budgets *b); /* of the first layer */
+
+enum logits_want { LOGITS_NONE, LOGITS_LAST, LOGITS_ALL };
+struct batch_item {
+    struct seq *seq;
+    const int32_t *ids; /* host */
+    int64_t n;          /* new tokens; several for a prompt piece, 1 in decode */
+};
+/* Runs new tokens of n sequences (of this model) through all layers. *logits: f32 [rows, n_vocab] in the
+ * model's workspace until the next call: one row per sequence (LAST) or per token (ALL); untouched for NONE.
+ * Returns latched device errors too. */
+int model_forward(struct model *m, const struct batch_item *item, int n, enum logits_want want,
+                  struct tensor *logits);
+/* Makes room for forwards of `rows` tokens with `logit_rows` rows of logits, so that no later call allocates.
+ * ERR_NOMEM. */
+int model_reserve(struct model *m, int64_t rows, int64_t logit_rows);
+/* Calls tap for every layer of every forward with the rows before RoPE (device memory). NULL stops it. */
+void model_set_tap(struct model *m, void (*tap)(void *ctx, int layer, const struct kv_rows *rows, int n),
+                   void *ctx);
+
+/* Families: a row each in families.def. */
+struct family {
+    const char *name, *hf_types,
+        *summary; /* hf_types: "llama|mistral|qwen2" as in config.json's model_type and GGUF's architecture */
+    int (*check)(const struct model_config *cfg, const char *path);
+    int (*bind)(struct model *m, struct model_file *f); /* declares, packs and uploads the weights */
+    int (*forward)(struct model *m, const struct batch_item *item, int n, int64_t rows);
+    void (*close)(struct model *m);
+};
+const struct family *family_find(const char *hf_type);
+const struct family *family_at(int i);
+
+#endif

@@ -1,0 +1,73 @@
+/* One finished unit (setting x example) and its flat byte form, as it travels from a rank to the writer and
+ * into the journal. */
+#ifndef KVS_RUN_RECORD_H
+#define KVS_RUN_RECORD_H
+
+#include "base/str.h"
+#include "kv/kv.h"
+
+#include <stdint.h>
+
+enum record_status { ST_OK, ST_OOM, ST_TOO_LONG, ST_NAN, ST_ERROR, ST_N };
+enum record_stop { STOP_EOS, STOP_MAX_NEW, STOP_NEWLINE, STOP_N };
+const char *record_status_name(int s); /* ok, oom, too_long, nan, error */
+const char *record_stop_name(int s);   /* eos, max_new, newline */
+
+struct record_metric {
+    int32_t name; /* index into task_metric_names() */
+    double value;
+};
+
+/* Owned by whoever holds it; record_free releases all pointers. Arrays may be NULL when their count is 0. */
+struct record {
+    uint64_t unit_hi, unit_lo, bundle;
+    int32_t setting, task, example;
+    int32_t status, stop;
+    double score; /* NaN if not ok */
+    int32_t n_prompt, n_new, truncated;
+    uint64_t prompt_hash; /* XXH3-64 of the int32 token ids */
+    uint64_t kv_bytes, kv_bytes_alone, kv_bytes_full, peak_bytes, want_bytes;
+    int32_t rank, attempt;
+
+    char *text;     /* the answer, UTF-8 */
+    char *error;    /* one line, or NULL */
+    int32_t *token; /* [n_new] */
+    int32_t n_metric, n_budget, n_ledger;
+    struct record_metric *metric;
+    struct record_budget {
+        int32_t name; /* enum kv_budget */
+        double value;
+    } * budget;
+    struct record_ledger {
+        int32_t kind, place; /* enum mem_kind, enum mem_place */
+        uint64_t bytes;
+    } * ledger;
+    int32_t n_vocab; /* of `first` */
+    uint16_t *first; /* f16 [n_first, n_vocab]: logits of the first answer token, or of all (option full);
+                        NULL if not asked */
+    int32_t n_first;
+    int32_t n_top;        /* K */
+    int32_t *topk_id;     /* [n_new, K] */
+    uint16_t *topk_logit; /* f16 [n_new, K] */
+    float *logsumexp;     /* [n_new] */
+    int32_t n_fidelity;
+    struct record_fidelity {
+        int32_t step;
+        float kl, top1, gold_logprob;
+    } * fidelity;
+};
+
+void record_free(struct record *r);
+/* Appends the flat little-endian form of n records; big logits are kept apart so that small parts can be
+ * reread cheaply. */
+void record_pack(const struct record *r, int n, struct str *small, struct str *big);
+/* Reads what record_pack wrote. `big` may be NULL: logits stay absent. *r is owned (records, then the array
+ * itself by free). ERR_INPUT on damage. */
+int record_unpack(const void *small, size_t n_small, const void *big, size_t n_big, struct record **r,
+                  int *n);
+
+/* f32 to f16, round to nearest even. */
+uint16_t half_from_float(float x);
+float half_to_float(uint16_t h);
+
+#endif
