@@ -1,0 +1,101 @@
+/* Running units: one loaded model, its tokenizer, the prompt policy, prefill, fork and batched decode. Knows
+ * no MPI and no HDF5. */
+#ifndef KVS_RUN_RUN_H
+#define KVS_RUN_RUN_H
+
+#include "kernels/ops.h"
+#include "kv/kv.h"
+#include "model/model.h"
+#include "run/record.h"
+#include "task/task.h"
+#include "tok/tok.h"
+
+enum run_mode { MODE_FAIR, MODE_PAPER };
+
+/* One model of a configuration, resolved. Borrowed by the runner while it is loaded. */
+struct run_model {
+    const char *id, *path, *template; /* template: name of a chat template, or "none" */
+    int64_t max_len; /* prompts are cut to this many tokens in the middle (paper: model_max_len); 0: the
+                        model's own length less the answer */
+    enum dtype dtype, cache_dtype;
+};
+
+/* What a (setting, task) pair changes about the model. */
+struct run_overrides {
+    double rope_theta_factor; /* 1: none */
+};
+
+/* One unit to compute. */
+struct run_unit {
+    int32_t setting, task, example; /* row numbers for the record */
+    uint64_t hi, lo;                /* unit id */
+    const struct kv_spec *spec;
+    struct run_overrides over;
+};
+
+struct run_options {
+    const char *device; /* auto, cpu, ref, cuda */
+    const char *isa;    /* auto, avx512, avx2, portable */
+    int threads;        /* 0: all */
+    enum run_mode mode;
+    int logits_first; /* 0 none, 1 first, 2 full */
+    int topk;         /* K logits kept of every generated token */
+    bool share;       /* weights once per node */
+    /* Called between decode steps and prompt pieces; may serve other ranks. Nonzero: give up this bundle
+     * (ERR_INTERNAL "stopped"). May be NULL. */
+    int (*poll)(void *ctx);
+    void *poll_ctx;
+};
+
+struct runner;
+int runner_open(struct runner **r, const struct run_options *opt);
+void runner_close(struct runner *r);
+struct ops *runner_ops(struct runner *r);
+/* Loads a model, giving back the one before; the same model again costs nothing. */
+int runner_load(struct runner *r, const struct run_model *m);
+struct model *runner_model(struct runner *r);
+const struct tok *runner_tok(struct runner *r);
+
+/* Computes a bundle: units of one task on the loaded model, in the given order. One prompt pass per (example,
+ * overrides, prefill key), then one batched greedy decode of all. Per-unit troubles (out of memory, NaN, too
+ * long) become records with a status; a negative return means that nothing of the bundle counts. out: [n]
+ * records, owned by the caller (record_free). */
+int runner_bundle(struct runner *r, const struct task *task, const struct run_unit *u, int n,
+                  struct record *out);
+/* How many prompt passes and prompt tokens runner_bundle has computed since the runner was opened. */
+void runner_counts(const struct runner *r, int64_t *passes, int64_t *tokens);
+
+/* The same unit alone, nothing shared: seconds of its prompt pass and of its decode. */
+struct run_timing {
+    int32_t n_prompt, n_new;
+    double s_prefill, s_decode;
+    uint64_t peak_bytes;
+};
+int runner_timing(struct runner *r, const struct task *task, const struct run_unit *u, struct run_timing *t);
+
+/* Prompt policy (policy.c): what is sent for an example. */
+struct prompt {
+    char *text;   /* after truncation and template, as it is tokenised; owned */
+    int32_t *ids; /* owned; NULL without a tokenizer */
+    int64_t n_ids;
+    bool truncated;
+    uint64_t hash;   /* XXH3-64 of the int32 ids */
+    int32_t stop[8]; /* ids that end the answer */
+    int n_stop;
+    int32_t newline;     /* id that ends the answer like a stop (samsum), or -1 */
+    bool min_one;        /* stop ids and newline are forbidden as the first token */
+    bool keep_special;   /* special tokens stay in the decoded answer */
+    bool cut_at_newline; /* the answer is cut at its first newline and stripped (paper: samsum with
+                            StreamingLLM and InfLLM) */
+};
+/* tok may be NULL: then only text is made, without truncation. */
+int policy_prompt(enum run_mode mode, const char *method, const struct run_model *m,
+                  const struct model_config *cfg, const struct tok *tok, const struct task_traits *traits,
+                  const struct example *ex, struct prompt *p);
+void prompt_free(struct prompt *p);
+
+/* Tokenizer of a model path: a folder with tokenizer.json, or the tables inside a GGUF file. */
+int run_tok_open(struct tok **t, const char *model_path);
+struct token_counter run_token_counter(const struct tok *t); /* for task_open; without special tokens */
+
+#endif
