@@ -46,7 +46,7 @@ struct record {
     uint16_t *first; /* f16 [n_first, n_vocab]: logits of the first answer token, or of all (option full);
                         NULL if not asked */
     int32_t n_first;
-    int32_t n_top;        /* K */
+    int32_t n_top;        /* K; topk_id, topk_logit and logsumexp are there together or not at all */
     int32_t *topk_id;     /* [n_new, K] */
     uint16_t *topk_logit; /* f16 [n_new, K] */
     float *logsumexp;     /* [n_new] */
@@ -61,10 +61,18 @@ void record_free(struct record *r);
 /* Appends the flat little-endian form of n records; big logits are kept apart so that small parts can be
  * reread cheaply. */
 void record_pack(const struct record *r, int n, struct str *small, struct str *big);
-/* Reads what record_pack wrote. `big` may be NULL: logits stay absent. *r is owned (records, then the array
- * itself by free). ERR_INPUT on damage. */
+/* Reads what record_pack wrote (also several packs one after the other). `big` may be NULL: logits stay
+ * absent, but n_vocab, n_first and n_top say what was packed. *r is owned (records, then the array itself by
+ * free). ERR_INPUT on damage. */
 int record_unpack(const void *small, size_t n_small, const void *big, size_t n_big, struct record **r,
                   int *n);
+
+/* Bytes of this record in the big form, by its counts alone, and where its arrays begin in them (`at` may be
+ * NULL). */
+struct record_big {
+    size_t topk_id, logsumexp, topk_logit, first;
+};
+size_t record_big_bytes(const struct record *r, struct record_big *at);
 
 /* f32 to f16, round to nearest even. */
 uint16_t half_from_float(float x);
