@@ -185,7 +185,8 @@ struct ops {
     int (*sync)(struct ops *o); /* waits; returns and clears the latched error */
 
     /* Products. pack_bytes is 0 if the dtype is not supported; dtype of `src` is any float dtype, rows
-     * [n_out,n_in]. */
+     * [n_out,n_in]. With bf16 weights x is rounded to bf16 first; with f16 weights it is kept in f32 on CPUs.
+     */
     size_t (*pack_bytes)(struct ops *o, int64_t n_out, int64_t n_in, enum dtype dtype);
     void (*pack)(struct ops *o, struct weight *w,
                  const struct tensor *src); /* fills w->packed, whose other members are set */
@@ -212,6 +213,8 @@ struct ops {
  * names, ERR_DEVICE if it cannot start. */
 int ops_open(struct ops **o, const char *name, const struct ops_options *opt);
 void ops_close(struct ops *o);
+/* For tests: the nth alloc from now on (1: the next) returns NULL, once; 0 takes it back. */
+void ops_fail_alloc(struct ops *o, int64_t nth);
 const char *const *ops_names(void); /* NULL-terminated */
 
 #endif

@@ -1,0 +1,85 @@
+/* What the two CPU tables share: the counted allocator and the error latch. `impl` of every CPU table begins
+ * with a struct host. */
+#ifndef KVS_KERNELS_HOST_H
+#define KVS_KERNELS_HOST_H
+
+#include "kernels/half.h"
+#include "kernels/ops.h"
+
+struct host {
+    size_t used[MEM_KIND_N][PLACE_N];
+    size_t scratch;  /* the table's own buffers: counted in the peak, not in used() */
+    size_t peak;     /* device, without weights */
+    size_t limit;    /* device bytes that may be used, weights included */
+    int64_t fail_at; /* alloc returns NULL when this counts down to 0 */
+    int error;       /* latched: enum kvs_err or 0 */
+    char error_text[160];
+};
+
+void host_init(struct host *h);
+/* Fills the members of `o` that are alike for CPU tables: alloc, free, used, peak, limit, copy, sync, device.
+ */
+void host_table(struct ops *o);
+/* Latches the first error until sync(). */
+void host_fail(struct host *h, int code, const char *text);
+/* A table's own buffer: grows to `bytes`, old content is lost. False and a latched ERR_NOMEM if there is
+ * none. */
+struct host_buf {
+    void *data;
+    size_t bytes;
+};
+bool host_grow(struct host *h, struct host_buf *b, size_t bytes);
+void host_drop(struct host *h, struct host_buf *b);
+
+/* 64-byte aligned, zero-filled, not counted. Big blocks ask for huge pages. */
+void *host_map(size_t bytes);
+void host_unmap(void *p, size_t bytes);
+
+/* One element of any float dtype. */
+static inline float host_get(const void *p, enum dtype t, int64_t i)
+{
+    if (t == DT_F32)
+        return ((const float *)p)[i];
+    return t == DT_F16 ? f16_to_f32(((const uint16_t *)p)[i]) : bf16_to_f32(((const uint16_t *)p)[i]);
+}
+static inline void host_put(void *p, enum dtype t, int64_t i, float x)
+{
+    if (t == DT_F32)
+        ((float *)p)[i] = x;
+    else
+        ((uint16_t *)p)[i] = t == DT_F16 ? f16_from_f32(x) : bf16_from_f32(x);
+}
+
+/* Code number `i` of `bits` bits, packed low bits first. */
+static inline uint32_t host_code(const uint8_t *p, int64_t i, int32_t bits)
+{
+    int64_t at = i * bits;
+    uint32_t w = p[at >> 3];
+    if ((at & 7) + bits > 8)
+        w |= (uint32_t)p[(at >> 3) + 1] << 8;
+    return (w >> (at & 7)) & ((1U << bits) - 1U);
+}
+static inline void host_put_code(uint8_t *p, int64_t i, int32_t bits, uint32_t code) /* p starts zeroed */
+{
+    for (int32_t b = 0; b < bits; b++) {
+        int64_t at = i * bits + b;
+        p[at >> 3] = (uint8_t)(p[at >> 3] | (((code >> b) & 1U) << (at & 7)));
+    }
+}
+
+/* The value of a code as the run defines it. */
+static inline float host_dequant(float scale, float min, uint32_t code, bool f16_values)
+{
+    float p = scale * (float)code;
+    return f16_values ? f16_round(f16_round(p) + min) : p + min;
+}
+/* Channel c of row r, head h of a run. */
+float host_kv(const struct kv_run *run, int64_t r, int32_t h, int32_t c, int32_t n_head, int32_t d);
+/* Quantises one group of g values (already rounded to f16), x[i * stride]; codes may be NULL-free g bytes. */
+void host_quant_group(const float *x, int64_t stride, int32_t g, int32_t bits, uint8_t *code, uint16_t *scale,
+                      uint16_t *min);
+
+int ops_open_ref(struct ops **o, const struct ops_options *opt);
+int ops_open_cpu(struct ops **o, const struct ops_options *opt);
+
+#endif

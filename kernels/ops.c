@@ -1,0 +1,356 @@
+/* Opening tables by name, dtype names, and what the CPU tables share (host.h). */
+#include "kernels/ops.h"
+
+#include <assert.h>
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "kernels/host.h"
+
+static const char *const dtype_names[DT_N] = {"f32", "f16", "bf16", "i32", "u8"};
+
+size_t dtype_bytes(enum dtype t)
+{
+    static const size_t bytes[DT_N] = {4, 2, 2, 4, 1};
+    return bytes[t];
+}
+
+const char *dtype_name(enum dtype t)
+{
+    return dtype_names[t];
+}
+
+int dtype_parse(const char *name, enum dtype *t)
+{
+    for (int i = 0; i <= DT_BF16; i++) {
+        if (strcmp(name, dtype_names[i]) == 0) {
+            *t = (enum dtype)i;
+            return 0;
+        }
+    }
+    return err_set(ERR_INPUT, "unknown dtype '%s' (allowed: f32, f16, bf16)", name);
+}
+
+const char *mem_kind_name(enum mem_kind k)
+{
+    static const char *const names[MEM_KIND_N] = {"weights", "codes", "scales",   "window",
+                                                  "index",   "state", "workspace"};
+    return names[k];
+}
+
+const char *mem_place_name(enum mem_place p)
+{
+    return p == PLACE_DEVICE ? "device" : "host";
+}
+
+/* ------------------------------------------------------------------ memory */
+
+#define BLOCK_HEAD 64
+#define BIG_BLOCK  ((size_t)4 << 20)
+#define HUGE_PAGE  ((size_t)2 << 20)
+
+/* Sits in the 64 bytes before every block. */
+struct block {
+    size_t bytes;
+    int32_t kind, place;
+};
+
+void *host_map(size_t bytes)
+{
+    if (bytes < BIG_BLOCK) {
+        void *p = aligned_alloc(BLOCK_HEAD, (bytes + BLOCK_HEAD - 1) & ~(size_t)(BLOCK_HEAD - 1));
+        return p ? memset(p, 0, bytes) : NULL;
+    }
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+        return NULL;
+    /* Weights and caches are read in full every step: small pages would cost a table walk per 4 KiB. Only
+     * whole huge pages are asked for, so resident bytes stay near the counted ones. */
+    uintptr_t at = ((uintptr_t)p + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1);
+    uintptr_t end = ((uintptr_t)p + bytes) & ~(uintptr_t)(HUGE_PAGE - 1);
+    if (end > at)
+        (void)madvise((void *)at, end - at, MADV_HUGEPAGE);
+    return p;
+}
+
+void host_unmap(void *p, size_t bytes)
+{
+    if (bytes < BIG_BLOCK)
+        free(p);
+    else
+        munmap(p, bytes);
+}
+
+static size_t device_used(const struct host *h)
+{
+    size_t sum = h->scratch;
+    for (int k = 0; k < MEM_KIND_N; k++)
+        sum += h->used[k][PLACE_DEVICE];
+    return sum;
+}
+
+static void note_peak(struct host *h)
+{
+    size_t now = device_used(h) - h->used[MEM_WEIGHTS][PLACE_DEVICE];
+    if (now > h->peak)
+        h->peak = now;
+}
+
+static void *host_alloc(struct ops *o, size_t bytes, enum mem_kind kind, enum mem_place place)
+{
+    struct host *h = o->impl;
+    if (h->fail_at > 0 && --h->fail_at == 0)
+        return NULL;
+    size_t used = device_used(h);
+    if (bytes > SIZE_MAX / 2 || used > h->limit || bytes > h->limit - used)
+        return NULL;
+    char *p = host_map(bytes + BLOCK_HEAD);
+    if (!p)
+        return NULL;
+    *(struct block *)(void *)p = (struct block){bytes, (int32_t)kind, (int32_t)place};
+    h->used[kind][place] += bytes;
+    note_peak(h);
+    return p + BLOCK_HEAD;
+}
+
+static void host_free(struct ops *o, void *p)
+{
+    if (!p)
+        return;
+    struct host *h = o->impl;
+    struct block *b = (struct block *)(void *)((char *)p - BLOCK_HEAD);
+    assert(h->used[b->kind][b->place] >= b->bytes);
+    h->used[b->kind][b->place] -= b->bytes;
+    host_unmap(b, b->bytes + BLOCK_HEAD);
+}
+
+bool host_grow(struct host *h, struct host_buf *b, size_t bytes)
+{
+    if (bytes <= b->bytes)
+        return true;
+    size_t want = bytes + bytes / 4; /* few steps when contexts grow token by token */
+    host_drop(h, b);
+    size_t used = device_used(h);
+    if (used > h->limit || want > h->limit - used || !(b->data = host_map(want))) {
+        host_fail(h, ERR_NOMEM, "no memory for a kernel's scratch buffer");
+        return false;
+    }
+    b->bytes = want;
+    h->scratch += want;
+    note_peak(h);
+    return true;
+}
+
+void host_drop(struct host *h, struct host_buf *b)
+{
+    if (b->data) {
+        h->scratch -= b->bytes;
+        host_unmap(b->data, b->bytes);
+    }
+    *b = (struct host_buf){0};
+}
+
+static size_t host_used(const struct ops *o, enum mem_kind kind, enum mem_place place)
+{
+    return ((const struct host *)o->impl)->used[kind][place];
+}
+
+static size_t host_peak(struct ops *o, bool reset)
+{
+    struct host *h = o->impl;
+    size_t p = h->peak;
+    if (reset) {
+        h->peak = 0;
+        note_peak(h);
+    }
+    return p;
+}
+
+static size_t host_limit(const struct ops *o)
+{
+    return ((const struct host *)o->impl)->limit;
+}
+
+static void host_copy(struct ops *o, void *dst, const void *src, size_t bytes)
+{
+    (void)o;
+    if (bytes)
+        memmove(dst, src, bytes);
+}
+
+void host_fail(struct host *h, int code, const char *text)
+{
+    if (h->error)
+        return;
+    h->error = code;
+    snprintf(h->error_text, sizeof h->error_text, "%s", text);
+}
+
+static int host_sync(struct ops *o)
+{
+    struct host *h = o->impl;
+    if (!h->error)
+        return 0;
+    int code = h->error;
+    h->error = 0;
+    return err_set(code, "%s: %s", o->name, h->error_text);
+}
+
+/* A number in a small text file such as /proc/meminfo: after `key`, or the first one if key is "". */
+static bool number_in(const char *path, const char *key, size_t *v)
+{
+    char text[4096];
+    FILE *f = fopen(path, "r");
+    if (!f)
+        return false;
+    size_t n = fread(text, 1, sizeof text - 1, f);
+    fclose(f);
+    text[n] = 0;
+    const char *at = strstr(text, key);
+    return at && sscanf(at + strlen(key), "%zu", v) == 1;
+}
+
+void host_init(struct host *h)
+{
+    memset(h, 0, sizeof *h);
+    size_t v, used;
+    h->limit = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+    if (number_in("/proc/meminfo", "MemAvailable:", &v) && v < h->limit / 1024)
+        h->limit = v * 1024;
+    if (number_in("/sys/fs/cgroup/memory.max", "", &v) &&
+        number_in("/sys/fs/cgroup/memory.current", "", &used) && v > used && v - used < h->limit)
+        h->limit = v - used;
+}
+
+static void device_name(char *name, size_t size)
+{
+    char line[512];
+    snprintf(name, size, "unknown processor");
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    while (f && fgets(line, sizeof line, f)) {
+        const char *colon = strchr(line, ':');
+        if (strncmp(line, "model name", 10) == 0 && colon) {
+            snprintf(name, size, "%.*s", (int)strcspn(colon + 2, "\n"), colon + 2);
+            break;
+        }
+    }
+    if (f)
+        fclose(f);
+}
+
+void host_table(struct ops *o)
+{
+    o->act = DT_F32;
+    o->alloc = host_alloc;
+    o->free = host_free;
+    o->used = host_used;
+    o->peak = host_peak;
+    o->limit = host_limit;
+    o->copy = host_copy;
+    o->sync = host_sync;
+    device_name(o->device, sizeof o->device);
+}
+
+void ops_fail_alloc(struct ops *o, int64_t nth)
+{
+    ((struct host *)o->impl)->fail_at = nth;
+}
+
+/* ------------------------------------------------------------------ quantised runs */
+
+float host_kv(const struct kv_run *run, int64_t r, int32_t h, int32_t c, int32_t n_head, int32_t d)
+{
+    const uint8_t *codes = run->data;
+    if (run->layout == QUANT_NONE) {
+        int64_t row = run->index ? run->index[r] : r;
+        return host_get(run->data, run->dtype, (row * n_head + h) * d + c);
+    }
+    int64_t s;
+    uint32_t code;
+    if (run->layout == QUANT_TOKEN) {
+        s = (r * n_head + h) * (d / run->group) + c / run->group;
+        code = host_code(codes + (r * n_head + h) * d * run->bits / 8, c, run->bits);
+    } else {
+        s = ((r / run->group) * n_head + h) * d + c;
+        code = host_code(codes + s * run->group * run->bits / 8, r % run->group, run->bits);
+    }
+    return host_dequant(f16_to_f32(run->scale[s]), f16_to_f32(run->min[s]), code, run->f16_values);
+}
+
+void host_quant_group(const float *x, int64_t stride, int32_t g, int32_t bits, uint8_t *code, uint16_t *scale,
+                      uint16_t *min)
+{
+    float mn = x[0], mx = x[0], top = (float)((1 << bits) - 1);
+    for (int32_t i = 1; i < g; i++) {
+        float v = x[i * stride];
+        mn = v < mn ? v : mn;
+        mx = v > mx ? v : mx;
+    }
+    float s = f16_round(f16_round(mx - mn) / top);
+    *scale = f16_from_f32(s);
+    *min = f16_from_f32(mn);
+    for (int32_t i = 0; i < g; i++) {
+        float q = f16_round(f16_round(x[i * stride] - mn) / s);
+        q = q > 0.0f ? q : 0.0f; /* NaN too: inf / inf where mx - mn overflows */
+        q = q < top ? q : top;
+        uint32_t n = (uint32_t)q; /* round half to even by hand: no dependence on the rounding mode */
+        float rest = q - (float)n;
+        n += rest > 0.5f || (rest == 0.5f && (n & 1U)) ? 1U : 0U;
+        code[i] = s == 0.0f ? 0 : (uint8_t)n;
+    }
+}
+
+/* ------------------------------------------------------------------ tables by name */
+
+/* The CUDA table lives in a module, so that hosts without CUDA libraries can run the same program. */
+static int ops_open_cuda(struct ops **o, const struct ops_options *opt)
+{
+    void *lib = dlopen("libkvs_cuda.so", RTLD_NOW | RTLD_LOCAL);
+    if (!lib)
+        return err_set(ERR_DEVICE, "cuda: %s", dlerror());
+    int (*start)(struct ops **, const struct ops_options *);
+    void *symbol = dlsym(lib, "ops_open_cuda");
+    if (!symbol) {
+        dlclose(lib);
+        return err_set(ERR_DEVICE, "cuda: libkvs_cuda.so has no ops_open_cuda");
+    }
+    memcpy(&start, &symbol, sizeof start);
+    return start(o, opt); /* the module stays loaded until the process ends */
+}
+
+const char *const *ops_names(void)
+{
+    static const char *const names[] = {"ref", "cuda", "auto", NULL};
+    return names;
+}
+
+int ops_open(struct ops **o, const char *name, const struct ops_options *opt)
+{
+    static const struct ops_options plain = {0};
+    opt = opt ? opt : &plain;
+    *o = NULL;
+    if (opt->threads < 0 || opt->threads > 4096)
+        return err_set(ERR_INPUT, "threads: %d (allowed: 0 to 4096; 0 means all processors)", opt->threads);
+    if (strcmp(name, "ref") == 0)
+        return ops_open_ref(o, opt);
+    if (strcmp(name, "cuda") == 0)
+        return ops_open_cuda(o, opt);
+    if (strcmp(name, "auto") == 0)
+        return ops_open_cuda(o, opt) == 0 ? 0 : ops_open_ref(o, opt);
+    const char *near = str_nearest(name, ops_names());
+    return err_set(ERR_INPUT, "unknown kernel table '%s'%s%s%s (allowed: ref, cuda, auto)", name,
+                   near ? ", did you mean '" : "", near ? near : "", near ? "'?" : "");
+}
+
+void ops_close(struct ops *o)
+{
+    if (o)
+        o->close(o);
+}
