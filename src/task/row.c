@@ -1,0 +1,106 @@
+#include "task/row.h"
+
+#include "base/err.h"
+#include "base/mem.h"
+
+#include <limits.h>
+#include <string.h>
+
+int rows_open(struct rows *r, const char *path)
+{
+    *r = (struct rows){.path = path};
+    return file_map(&r->map, path);
+}
+
+void rows_close(struct rows *r)
+{
+    file_unmap(&r->map);
+}
+
+static bool is_blank(const char *s, size_t n)
+{
+    while (n > 0 && strchr(" \t\r\f\v", s[n - 1]) && s[n - 1])
+        n--;
+    return n == 0;
+}
+
+static int parse(const struct rows *r, const char *text, size_t n, json_t **object)
+{
+    json_error_t e;
+    *object = json_loadb(text, n, 0, &e);
+    if (!*object)
+        return err_set(ERR_INPUT, "%s:%d: not a JSON line: %s (column %d)", r->path, r->line, e.text,
+                       e.column);
+    if (json_is_object(*object))
+        return 1;
+    json_decref(*object);
+    *object = NULL;
+    return err_set(ERR_INPUT, "%s:%d: the line is not a JSON object", r->path, r->line);
+}
+
+int rows_next(struct rows *r, json_t **object)
+{
+    while (r->at < r->map.bytes) {
+        const char *text = (const char *)r->map.data + r->at;
+        const char *end = memchr(text, '\n', r->map.bytes - r->at);
+        size_t n = end ? (size_t)(end - text) : r->map.bytes - r->at;
+        r->at += n + (end != NULL);
+        if (r->line == INT_MAX)
+            return err_set(ERR_INPUT, "%s: too many lines", r->path);
+        r->line++;
+        if (!is_blank(text, n))
+            return parse(r, text, n, object);
+    }
+    return 0;
+}
+
+static int wrong(const struct rows *r, const json_t *v, const char *key, const char *wanted)
+{
+    return err_set(ERR_INPUT, "%s:%d: %s '%s'; it must be %s", r->path, r->line,
+                   v ? "wrong type of" : "missing", key, wanted);
+}
+
+static const char *copy(struct task *t, const json_t *string)
+{
+    return task_own(t, mem_strndup(json_string_value(string), json_string_length(string)));
+}
+
+int row_text(const struct rows *r, struct task *t, const json_t *object, const char *key, const char **text)
+{
+    const json_t *v = json_object_get(object, key);
+    if (!json_is_string(v))
+        return wrong(r, v, key, "a string");
+    *text = copy(t, v);
+    return 0;
+}
+
+int row_texts(const struct rows *r, struct task *t, const json_t *object, const char *key, bool need_one,
+              const char *const **texts, int *n)
+{
+    static const char wanted[] = "a list of strings";
+    const json_t *v = json_object_get(object, key);
+    size_t count = json_array_size(v);
+    if (!json_is_array(v) || count > INT_MAX)
+        return wrong(r, v, key, wanted);
+    if (need_one && count == 0)
+        return err_set(ERR_INPUT, "%s:%d: '%s' is empty", r->path, r->line, key);
+    const char **list = task_own(t, mem_alloc(count + 1, sizeof *list));
+    for (size_t i = 0; i < count; i++) {
+        const json_t *s = json_array_get(v, i);
+        if (!json_is_string(s))
+            return wrong(r, v, key, wanted);
+        list[i] = copy(t, s);
+    }
+    *texts = list;
+    *n = (int)count;
+    return 0;
+}
+
+int row_int(const struct rows *r, const json_t *object, const char *key, int32_t *v)
+{
+    const json_t *j = json_object_get(object, key);
+    if (!json_is_integer(j) || json_integer_value(j) < 0 || json_integer_value(j) > INT32_MAX)
+        return wrong(r, j, key, "a whole number from 0 to 2147483647");
+    *v = (int32_t)json_integer_value(j);
+    return 0;
+}
