@@ -85,6 +85,8 @@ struct prompt {
     int32_t newline;     /* id that ends the answer like a stop (samsum), or -1 */
     bool min_one;        /* stop ids and newline are forbidden as the first token */
     bool keep_special;   /* special tokens stay in the decoded answer */
+    bool keep_newline;   /* the newline that ended the answer stays in its text (paper: pipelines built on
+                            generate) */
     bool cut_at_newline; /* the answer is cut at its first newline and stripped (paper: samsum with
                             StreamingLLM and InfLLM) */
 };

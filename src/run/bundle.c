@@ -1,0 +1,327 @@
+/* Examples in, records out: groups units by prompt pass, forks them from it, decodes them together, scores.
+ */
+#include "base/err.h"
+#include "base/mem.h"
+#include "run/runner.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* One unit while its bundle runs. */
+struct job {
+    const struct run_unit *unit;
+    const struct example *ex;
+    struct prompt prompt;
+    struct kv_shape shape;
+    uint64_t key;  /* prefill key */
+    bool in_group; /* its prompt pass is done (or failed) */
+    bool holder;   /* counts the bytes shared by its group */
+    int rc;        /* first error of this unit */
+    char *error;   /* its text, owned */
+};
+
+static void fail(struct job *j, struct lane *l, int rc)
+{
+    j->rc = rc;
+    free(j->error);
+    j->error = mem_strdup(err_text());
+    l->done = true;
+    l->status = rc == ERR_NOMEM      ? ST_OOM
+                : rc == ERR_TOO_LONG ? ST_TOO_LONG
+                : rc == ERR_NAN      ? ST_NAN
+                                     : ST_ERROR;
+}
+
+/* Errors of one unit become its record; a device that failed, a stop or a broken program end the bundle. */
+static bool is_fatal(int rc)
+{
+    return rc == ERR_DEVICE || rc == ERR_INTERNAL || rc == ERR_IO;
+}
+
+static bool same_pass(const struct job *a, const struct job *b)
+{
+    return a->key == 0 && b->key == 0 && a->ex == b->ex && a->prompt.hash == b->prompt.hash &&
+           a->prompt.n_ids == b->prompt.n_ids &&
+           a->unit->over.rope_theta_factor == b->unit->over.rope_theta_factor;
+}
+
+static int job_init(struct runner *r, const struct task *task, const struct run_unit *u, struct job *j)
+{
+    *j = (struct job){.unit = u, .ex = task_example(task, u->example), .prompt.newline = -1};
+    TRY(policy_prompt(r->opt.mode, u->spec->method->name, &r->m, model_config(r->model), r->tok,
+                      task_traits(task), j->ex, &j->prompt));
+    TRY(model_kv_shape(r->model, r->m.cache_dtype, u->over.rope_theta_factor, &j->shape));
+    int64_t n_max = j->prompt.n_ids + task_traits(task)->max_new;
+    if (n_max > j->shape.max_len)
+        return err_set(
+            ERR_TOO_LONG, "prompt of %lld tokens and %d new ones exceed the %lld positions of model %s",
+            (long long)j->prompt.n_ids, task_traits(task)->max_new, (long long)j->shape.max_len, r->m.id);
+    if (u->spec->method->prefill_key)
+        j->key = u->spec->method->prefill_key(u->spec->params, j->prompt.n_ids, &j->shape);
+    return 0;
+}
+
+/* A pass of the method's own: nothing is shared. */
+static int own_pass(struct runner *r, struct job *j, struct lane *l)
+{
+    struct tensor logits;
+    const struct prompt *p = &j->prompt;
+    l->open = true;
+    TRY(seq_open(&l->seq, r->model, &j->shape, j->unit->spec, p->n_ids, p->n_ids + l->max_new));
+    TRY(engine_prefill(&r->engine, &l->seq, p->ids, p->n_ids, true, &logits));
+    return engine_choose(&r->engine, &l, 1, logits);
+}
+
+/* The plain pass, frozen; `first` are the lanes that start from it and choose from its last row. */
+static int plain_pass(struct runner *r, const struct job *j, struct lane *const *first, int n,
+                      struct seq_prompt *out)
+{
+    struct seq s = {0};
+    struct tensor logits;
+    const struct prompt *p = &j->prompt;
+    int rc;
+    TRY_GOTO(seq_open(&s, r->model, &j->shape, &r->full, p->n_ids, p->n_ids), done);
+    TRY_GOTO(engine_prefill(&r->engine, &s, p->ids, p->n_ids, false, &logits), done);
+    TRY_GOTO(engine_choose(&r->engine, first, n, logits), done);
+    rc = seq_freeze(&s, out);
+done:
+    seq_close(&s);
+    return rc;
+}
+
+static int shared_pass(struct runner *r, struct job *job, struct lane *lane, int n, int lead)
+{
+    struct lane **first = mem_alloc((size_t)n, sizeof *first);
+    int *who = mem_alloc((size_t)n, sizeof *who), m = 0;
+    for (int i = lead; i < n; i++) {
+        if (job[i].rc == 0 && !job[i].in_group && same_pass(&job[lead], &job[i])) {
+            job[i].in_group = true;
+            who[m] = i;
+            first[m++] = &lane[i];
+        }
+    }
+    struct seq_prompt p = {0};
+    int rc = plain_pass(r, &job[lead], first, m, &p);
+    bool held = false;
+    for (int k = 0; k < m && !is_fatal(rc); k++) {
+        struct job *j = &job[who[k]];
+        struct lane *l = first[k];
+        int one = rc;
+        if (one == 0) {
+            one = seq_fork(&l->seq, r->model, &j->shape, j->unit->spec, &p, j->prompt.n_ids + l->max_new);
+            l->open = true;
+        }
+        struct kv_ledger ledger = {0};
+        if (one == 0)
+            seq_bytes(&l->seq, &ledger);
+        j->holder = one == 0 && ledger.shared > 0 && !held;
+        held = held || j->holder;
+        if (is_fatal(one))
+            rc = one;
+        else if (one < 0)
+            fail(j, l, one);
+    }
+    seq_prompt_close(&p);
+    free(first);
+    free(who);
+    return is_fatal(rc) ? rc : 0;
+}
+
+static int all_passes(struct runner *r, struct job *job, struct lane *lane, int n)
+{
+    for (int i = 0; i < n; i++) {
+        if (job[i].rc < 0 || job[i].in_group)
+            continue;
+        int rc;
+        if (job[i].key == 0) {
+            rc = shared_pass(r, job, lane, n, i);
+        } else {
+            job[i].in_group = true;
+            rc = own_pass(r, &job[i], &lane[i]);
+            if (rc < 0 && !is_fatal(rc))
+                fail(&job[i], &lane[i], rc);
+        }
+        if (is_fatal(rc))
+            return rc;
+    }
+    return 0;
+}
+
+static void put_bytes(const struct job *j, const struct lane *l, struct record *rec)
+{
+    rec->kv_bytes_full = kv_full_bytes(&j->shape, j->prompt.n_ids + l->max_new);
+    if (!l->open || j->rc < 0) {
+        rec->want_bytes = j->rc == ERR_NOMEM ? rec->kv_bytes_full : 0;
+        return;
+    }
+    struct kv_ledger led = {0};
+    seq_bytes(&l->seq, &led);
+    rec->kv_bytes_alone = kv_ledger_total(&led);
+    rec->kv_bytes = rec->kv_bytes_alone - (j->holder ? 0 : led.shared);
+    rec->ledger = mem_alloc(MEM_KIND_N * PLACE_N, sizeof *rec->ledger);
+    for (int k = 0; k < MEM_KIND_N; k++)
+        for (int p = 0; p < PLACE_N; p++)
+            if (led.bytes[k][p])
+                rec->ledger[rec->n_ledger++] = (struct record_ledger){k, p, led.bytes[k][p]};
+    struct kv_budgets b;
+    for (int i = 0; i < KV_BUDGET_N; i++)
+        b.value[i] = NAN;
+    seq_budgets(&l->seq, &b);
+    rec->budget = mem_alloc(KV_BUDGET_N, sizeof *rec->budget);
+    for (int i = 0; i < KV_BUDGET_N; i++)
+        if (!isnan(b.value[i]))
+            rec->budget[rec->n_budget++] = (struct record_budget){i, b.value[i]};
+}
+
+static char *stripped_first_line(const char *s)
+{
+    size_t n = strcspn(s, "\n"), i = 0;
+    while (n && strchr(" \t\r\f\v", s[n - 1]))
+        n--;
+    while (i < n && strchr(" \t\r\f\v", s[i]))
+        i++;
+    return mem_strndup(s + i, n - i);
+}
+
+static int answer_text(struct runner *r, const struct job *j, const struct lane *l, char **text)
+{
+    int n = l->n_new;
+    bool ended = l->stop == STOP_EOS || (l->stop == STOP_NEWLINE && !j->prompt.keep_newline);
+    TRY(tok_decode(r->tok, l->token, ended && n ? n - 1 : n, !j->prompt.keep_special, text));
+    if (j->prompt.cut_at_newline) {
+        char *line = stripped_first_line(*text);
+        free(*text);
+        *text = line;
+    }
+    return 0;
+}
+
+static void put_score(const struct task *task, const struct job *j, struct record *rec)
+{
+    struct score_extra extra[4];
+    int n = task_score(task, j->unit->example, rec->text, &rec->score, extra);
+    const char *const *names = task_metric_names();
+    rec->metric = mem_alloc((size_t)(n > 0 ? n : 1), sizeof *rec->metric);
+    for (int i = 0; i < n; i++)
+        for (int k = 0; names[k]; k++)
+            if (!strcmp(names[k], extra[i].name))
+                rec->metric[rec->n_metric++] = (struct record_metric){k, extra[i].value};
+}
+
+/* Moves what the lane holds into the record. */
+static int put_record(struct runner *r, const struct task *task, struct job *j, struct lane *l,
+                      struct record *rec)
+{
+    *rec = (struct record){.unit_hi = j->unit->hi,
+                           .unit_lo = j->unit->lo,
+                           .setting = j->unit->setting,
+                           .task = j->unit->task,
+                           .example = j->unit->example,
+                           .status = l->status,
+                           .stop = l->stop,
+                           .score = NAN,
+                           .n_prompt = (int32_t)j->prompt.n_ids,
+                           .n_new = l->n_new,
+                           .truncated = j->prompt.truncated,
+                           .prompt_hash = j->prompt.hash};
+    put_bytes(j, l, rec);
+    rec->error = j->error;
+    j->error = NULL;
+    if (l->status == ST_NAN && !rec->error)
+        rec->error = mem_printf("a logit was not finite after %d new tokens", l->n_new);
+    TRY(answer_text(r, j, l, &rec->text));
+    if (rec->status == ST_OK)
+        put_score(task, j, rec);
+    rec->n_vocab = (int32_t)r->engine.n_vocab;
+    rec->n_first = l->n_first;
+    rec->n_top = l->n_top;
+    rec->token = l->token, rec->first = l->first, rec->topk_id = l->topk_id, rec->topk_logit = l->topk_logit,
+    rec->logsumexp = l->logsumexp;
+    l->token = NULL, l->first = NULL, l->topk_id = NULL, l->topk_logit = NULL, l->logsumexp = NULL;
+    return 0;
+}
+
+static void free_jobs(struct job *job, struct lane *lane, int n)
+{
+    for (int i = 0; i < n; i++) {
+        prompt_free(&job[i].prompt);
+        free(job[i].error);
+        lane_free(&lane[i]);
+    }
+    free(job);
+    free(lane);
+}
+
+static int prepare(struct runner *r, const struct task *task, const struct run_unit *u, int n,
+                   struct job *job, struct lane *lane)
+{
+    int64_t rows = r->engine.piece > n ? r->engine.piece : n;
+    TRY(model_reserve(r->model, rows, n));
+    for (int i = 0; i < n; i++) {
+        int rc = job_init(r, task, &u[i], &job[i]);
+        lane_init(&lane[i], &r->engine, &job[i].prompt, task_traits(task)->max_new);
+        if (is_fatal(rc))
+            return rc;
+        if (rc < 0)
+            fail(&job[i], &lane[i], rc);
+    }
+    return 0;
+}
+
+int runner_bundle(struct runner *r, const struct task *task, const struct run_unit *u, int n,
+                  struct record *out)
+{
+    struct job *job = mem_alloc((size_t)n, sizeof *job);
+    struct lane *lane = mem_alloc((size_t)n, sizeof *lane);
+    int made = 0;
+    r->ops->peak(r->ops, true);
+    int rc = prepare(r, task, u, n, job, lane);
+    if (rc == 0)
+        rc = all_passes(r, job, lane, n);
+    if (rc == 0)
+        rc = engine_decode(&r->engine, lane, n);
+    uint64_t peak = r->ops->peak(r->ops, false);
+    for (; made < n && rc == 0; made++) {
+        rc = put_record(r, task, &job[made], &lane[made], &out[made]);
+        out[made].peak_bytes = peak;
+    }
+    for (int i = 0; i < made && rc < 0; i++)
+        record_free(&out[i]);
+    free_jobs(job, lane, n);
+    return rc;
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+int runner_timing(struct runner *r, const struct task *task, const struct run_unit *u, struct run_timing *t)
+{
+    struct job *job = mem_alloc(1, sizeof *job);
+    struct lane *lane = mem_alloc(1, sizeof *lane);
+    r->ops->peak(r->ops, true);
+    double t0 = 0, t1 = 0, t2 = 0;
+    int rc = prepare(r, task, u, 1, job, lane);
+    if (rc == 0 && job->rc == 0) {
+        t0 = now();
+        rc = all_passes(r, job, lane, 1);
+        t1 = now();
+    }
+    if (rc == 0 && job->rc == 0)
+        rc = engine_decode(&r->engine, lane, 1);
+    t2 = now();
+    if (rc == 0)
+        rc = job->rc;
+    *t = (struct run_timing){.n_prompt = (int32_t)job->prompt.n_ids,
+                             .n_new = lane->n_new,
+                             .s_prefill = t1 - t0,
+                             .s_decode = t2 - t1,
+                             .peak_bytes = r->ops->peak(r->ops, false)};
+    free_jobs(job, lane, 1);
+    return rc;
+}

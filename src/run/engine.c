@@ -1,0 +1,188 @@
+#include "run/engine.h"
+
+#include "base/err.h"
+#include "base/mem.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void lane_init(struct lane *l, const struct engine *e, const struct prompt *p, int max_new)
+{
+    *l = (struct lane){.prompt = p, .max_new = max_new, .n_top = e->n_top, .stop = STOP_MAX_NEW};
+    size_t cap = (size_t)max_new;
+    l->token = mem_alloc(cap, sizeof *l->token);
+    l->logsumexp = mem_alloc(cap, sizeof *l->logsumexp);
+    if (e->n_top) {
+        l->topk_id = mem_alloc(cap * (size_t)e->n_top, sizeof *l->topk_id);
+        l->topk_logit = mem_alloc(cap * (size_t)e->n_top, sizeof *l->topk_logit);
+    }
+    size_t rows = e->first_rows < max_new ? (size_t)e->first_rows : cap;
+    if (rows)
+        l->first = mem_alloc(rows * (size_t)e->n_vocab, sizeof *l->first);
+}
+
+void lane_free(struct lane *l)
+{
+    if (l->open)
+        seq_close(&l->seq);
+    free(l->token);
+    free(l->logsumexp);
+    free(l->topk_id);
+    free(l->topk_logit);
+    free(l->first);
+    *l = (struct lane){0};
+}
+
+static int polled(struct engine *e)
+{
+    if (e->poll && e->poll(e->poll_ctx) != 0)
+        return err_set(ERR_INTERNAL, "stopped");
+    return 0;
+}
+
+int engine_prefill(struct engine *e, struct seq *s, const int32_t *ids, int64_t n, bool last_alone,
+                   struct tensor *logits)
+{
+    e->passes++;
+    e->prompt_tokens += n;
+    int64_t bulk = last_alone && n > 1 ? n - 1 : n;
+    for (int64_t at = 0; at < n;) {
+        int64_t end = at < bulk ? (at / e->piece + 1) * e->piece : n;
+        if (at < bulk && end > bulk)
+            end = bulk;
+        struct batch_item item = {.seq = s, .ids = ids + at, .n = end - at};
+        TRY(model_forward(e->model, &item, 1, end == n ? LOGITS_LAST : LOGITS_NONE, logits));
+        TRY(polled(e));
+        at = end;
+    }
+    return 0;
+}
+
+static bool ends(const struct prompt *p, int32_t id, int *why)
+{
+    for (int i = 0; i < p->n_stop; i++) {
+        if (p->stop[i] == id) {
+            *why = STOP_EOS;
+            return true;
+        }
+    }
+    *why = STOP_NEWLINE;
+    return p->newline >= 0 && p->newline == id;
+}
+
+static int32_t choose(const struct lane *l, const struct said *s, int n_top)
+{
+    if (l->n_new < l->n_force)
+        return l->force[l->n_new];
+    int why;
+    if (l->n_new > 0 || !l->prompt->min_one)
+        return s->best;
+    for (int i = 0; i < n_top; i++)
+        if (!ends(l->prompt, s->top_id[i], &why))
+            return s->top_id[i];
+    return s->best;
+}
+
+static void keep_logits(struct engine *e, struct lane *l, const struct said *s, struct tensor row)
+{
+    size_t at = (size_t)l->n_new;
+    l->logsumexp[at] = s->logsumexp;
+    for (size_t i = 0; i < (size_t)l->n_top; i++) {
+        l->topk_id[at * (size_t)l->n_top + i] = s->top_id[i];
+        l->topk_logit[at * (size_t)l->n_top + i] = half_from_float(s->top_logit[i]);
+    }
+    if (l->n_new < e->first_rows) {
+        float *host = mem_alloc((size_t)e->n_vocab, sizeof *host);
+        e->ops->copy(e->ops, host, row.data, (size_t)e->n_vocab * sizeof *host);
+        e->ops->sync(e->ops);
+        for (size_t i = 0; i < (size_t)e->n_vocab; i++)
+            l->first[at * (size_t)e->n_vocab + i] = half_from_float(host[i]);
+        l->n_first = l->n_new + 1;
+        free(host);
+    }
+    if (e->observe)
+        e->observe(e->observe_ctx, l, row);
+}
+
+static void take(struct engine *e, struct lane *l, const struct said *s, int n_top, struct tensor row)
+{
+    if (!s->finite) {
+        l->status = ST_NAN;
+        l->done = true;
+        return;
+    }
+    keep_logits(e, l, s, row);
+    int32_t id = choose(l, s, n_top);
+    bool forced = l->n_new < l->n_force;
+    l->token[l->n_new++] = id;
+    int why;
+    if (!forced && ends(l->prompt, id, &why)) {
+        l->stop = why;
+        l->done = true;
+    } else if (l->n_new == l->max_new) {
+        l->stop = STOP_MAX_NEW;
+        l->done = true;
+    }
+}
+
+int engine_choose(struct engine *e, struct lane *const *lane, int n, struct tensor logits)
+{
+    int rows = (int)logits.n[0];
+    /* min_one looks past the stop ids and the newline, at most 9 of them */
+    int n_top = e->n_top > 10 ? e->n_top : 10;
+    if (n_top > e->n_vocab)
+        n_top = (int)e->n_vocab;
+    size_t t = (size_t)rows, k = (size_t)n_top;
+    int32_t *best = mem_alloc(t, sizeof *best), *top_id = mem_alloc(t * k, sizeof *top_id);
+    float *top_logit = mem_alloc(t * k, sizeof *top_logit), *lse = mem_alloc(t, sizeof *lse);
+    uint8_t *finite = mem_alloc(t, 1);
+    struct pick_args a = {.logits = logits,
+                          .n_top = n_top,
+                          .best = best,
+                          .top_id = top_id,
+                          .top_logit = top_logit,
+                          .logsumexp = lse,
+                          .finite = finite};
+    e->ops->pick(e->ops, &a);
+    int rc = e->ops->sync(e->ops);
+    for (int i = 0; i < n && rc == 0; i++) {
+        size_t r = rows == n ? (size_t)i : 0;
+        struct said s = {best[r], finite[r] != 0, lse[r], top_id + r * k, top_logit + r * k};
+        take(e, lane[i], &s, n_top, tensor_rows(&logits, (int64_t)r, 1));
+    }
+    free(best);
+    free(top_id);
+    free(top_logit);
+    free(lse);
+    free(finite);
+    return rc;
+}
+
+int engine_decode(struct engine *e, struct lane *lane, int n)
+{
+    struct batch_item *item = mem_alloc((size_t)n, sizeof *item);
+    struct lane **live = mem_alloc((size_t)n, sizeof *live);
+    int rc = 0;
+    while (rc == 0) {
+        int m = 0;
+        for (int i = 0; i < n; i++) {
+            if (lane[i].done || !lane[i].open)
+                continue;
+            live[m] = &lane[i];
+            item[m] =
+                (struct batch_item){.seq = &lane[i].seq, .ids = &lane[i].token[lane[i].n_new - 1], .n = 1};
+            m++;
+        }
+        if (m == 0)
+            break;
+        struct tensor logits;
+        rc = model_forward(e->model, item, m, LOGITS_LAST, &logits);
+        if (rc == 0)
+            rc = engine_choose(e, live, m, logits);
+        if (rc == 0)
+            rc = polled(e);
+    }
+    free(item);
+    free(live);
+    return rc;
+}

@@ -1,0 +1,61 @@
+/* Prompt passes and batched greedy (or forced) decode over sequences of any method. Internal to src/run. */
+#ifndef KVS_RUN_ENGINE_H
+#define KVS_RUN_ENGINE_H
+
+#include "run/run.h"
+
+/* What the model said at one position, on the host. */
+struct said {
+    int32_t best;
+    bool finite;
+    float logsumexp;
+    int32_t *top_id;  /* [n_top] */
+    float *top_logit; /* [n_top] */
+};
+
+/* One sequence on its way to an answer. */
+struct lane {
+    struct seq seq;
+    const struct prompt *prompt;
+    const int32_t *force; /* tokens to take instead of the model's own choice, or NULL */
+    int n_force;
+    int max_new;
+    bool open, done;
+    int status, stop; /* enum record_status, enum record_stop */
+    int32_t *token;   /* [max_new] */
+    int n_new;
+    int n_top, n_first; /* K kept per token; rows of full logits kept */
+    int32_t *topk_id;
+    uint16_t *topk_logit, *first;
+    float *logsumexp;
+    void *user; /* for the observer */
+};
+
+struct engine {
+    struct ops *ops;
+    struct model *model;
+    int n_top;      /* K to keep of every token */
+    int first_rows; /* full logits to keep: 0, 1, or INT32_MAX for all */
+    int64_t piece;  /* rows of a prompt piece; pieces are cut at its multiples */
+    int (*poll)(void *ctx);
+    void *poll_ctx;
+    /* Sees every row of logits (f32 device row of n_vocab) before a token is chosen. May be NULL. */
+    void (*observe)(void *ctx, struct lane *l, struct tensor row);
+    void *observe_ctx;
+    int64_t passes, prompt_tokens; /* counts */
+    int64_t n_vocab;
+};
+
+/* Feeds a prompt; *logits is its last row. `last_alone`: the last token goes by itself. */
+int engine_prefill(struct engine *e, struct seq *s, const int32_t *ids, int64_t n, bool last_alone,
+                   struct tensor *logits);
+/* Chooses the next token of each of n lanes from the same row of logits (lanes that share a prompt pass), or
+ * row i for lane i when logits has n rows. */
+int engine_choose(struct engine *e, struct lane *const *lane, int n, struct tensor logits);
+/* Decodes until every lane is done. The batch shrinks as lanes finish. */
+int engine_decode(struct engine *e, struct lane *lane, int n);
+
+void lane_init(struct lane *l, const struct engine *e, const struct prompt *p, int max_new);
+void lane_free(struct lane *l);
+
+#endif

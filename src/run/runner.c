@@ -1,0 +1,117 @@
+#include "run/runner.h"
+
+#include "base/err.h"
+#include "base/mem.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Prompt pieces: wide enough for full-speed products, and the piece the block-wise methods are defined on. */
+#define PIECE 512
+
+int runner_open(struct runner **out, const struct run_options *opt)
+{
+    *out = NULL;
+    struct runner *r = mem_alloc(1, sizeof *r);
+    r->opt = *opt;
+    const struct ops_options o = {.threads = opt->threads, .isa = opt->isa, .act = DT_F32};
+    int rc = kv_spec_parse(&r->full, "full");
+    if (rc == 0)
+        rc = ops_open(&r->ops, opt->device ? opt->device : "auto", &o);
+    if (rc < 0) {
+        runner_close(r);
+        return rc;
+    }
+    *out = r;
+    return 0;
+}
+
+static void unload(struct runner *r)
+{
+    if (r->model)
+        model_close(r->model);
+    if (r->tok)
+        tok_close(r->tok);
+    free(r->loaded);
+    r->model = NULL;
+    r->tok = NULL;
+    r->loaded = NULL;
+}
+
+void runner_close(struct runner *r)
+{
+    if (!r)
+        return;
+    unload(r);
+    if (r->ops)
+        ops_close(r->ops);
+    kv_spec_free(&r->full);
+    free(r);
+}
+
+struct ops *runner_ops(struct runner *r)
+{
+    return r->ops;
+}
+
+struct model *runner_model(struct runner *r)
+{
+    return r->model;
+}
+
+const struct tok *runner_tok(struct runner *r)
+{
+    return r->tok;
+}
+
+void runner_counts(const struct runner *r, int64_t *passes, int64_t *tokens)
+{
+    *passes = r->engine.passes;
+    *tokens = r->engine.prompt_tokens;
+}
+
+static void wire_engine(struct runner *r)
+{
+    struct engine *e = &r->engine;
+    e->ops = r->ops;
+    e->model = r->model;
+    e->n_vocab = model_config(r->model)->n_vocab;
+    e->n_top = r->opt.topk < e->n_vocab ? r->opt.topk : (int)e->n_vocab;
+    e->first_rows = r->opt.logits_first == 0 ? 0 : r->opt.logits_first == 1 ? 1 : INT32_MAX;
+    e->piece = PIECE;
+    e->poll = r->opt.poll;
+    e->poll_ctx = r->opt.poll_ctx;
+}
+
+static int load(struct runner *r, const struct run_model *m)
+{
+    struct model_file *f;
+    TRY(model_file_open(&f, m->path));
+    const struct model_options o = {.dtype = m->dtype, .share = r->opt.share, .threads = r->ops->threads};
+    int rc = run_tok_open(&r->tok, m->path);
+    if (rc == 0)
+        rc = model_open(&r->model, r->ops, f, &o);
+    model_file_close(f);
+    if (rc < 0)
+        unload(r);
+    return rc;
+}
+
+int runner_load(struct runner *r, const struct run_model *m)
+{
+    char *want = mem_printf("%s %s", m->path, dtype_name(m->dtype));
+    if (!r->loaded || strcmp(want, r->loaded) != 0) {
+        unload(r);
+        int rc = load(r, m);
+        if (rc < 0) {
+            free(want);
+            return err_prefix(rc, "model %s", m->id);
+        }
+        r->loaded = want;
+        wire_engine(r);
+    } else {
+        free(want);
+    }
+    r->m = *m;
+    return 0;
+}

@@ -1,0 +1,18 @@
+/* Inside of a runner. Internal to src/run. */
+#ifndef KVS_RUN_RUNNER_H
+#define KVS_RUN_RUNNER_H
+
+#include "run/engine.h"
+
+struct runner {
+    struct run_options opt;
+    struct ops *ops;
+    struct kv_spec full; /* the plain prompt pass */
+    struct run_model m;  /* the loaded model; path NULL: none */
+    char *loaded;        /* "path dtype", owned */
+    struct model *model;
+    struct tok *tok;
+    struct engine engine;
+};
+
+#endif
