@@ -72,7 +72,8 @@ struct kv_method {
     /* Sets the parameters for "N times smaller". NULL: the method has no such notion. ERR_INPUT if N is
      * impossible. */
     int (*from_ratio)(void *params, double ratio);
-    /* Before any weight is read. ERR_INPUT names the parameter and what is allowed. */
+    /* Before any weight is read. ERR_INPUT names the parameter and what is allowed. shape NULL: the
+     * parameters among themselves only (kv_spec_parse). */
     int (*check)(const void *params, const struct kv_shape *shape);
     double (*nominal_ratio)(const void *params); /* NULL: 1 */
     /* 0: the plain prompt pass, which settings may share. Otherwise caches with equal keys would be equal
@@ -130,5 +131,41 @@ uint64_t kv_full_bytes(const struct kv_shape *shape, int64_t n);
 
 /* Arrays of the method's dump hook; *n is 0 for methods without one. */
 int kv_dump(const struct kv_cache *c, struct kv_dump out[KV_DUMP_MAX], int *n);
+
+/* ---- For method files ------------------------------------------------------------------------------- */
+
+/* One block of device memory of a cache. What kv_mem_count adds is what kv_mem_open took: a ledger built
+ * from these is exact. Zero bytes are allowed (data stays NULL). */
+struct kv_mem {
+    void *data;
+    size_t bytes;
+    enum mem_kind kind;
+};
+/* ERR_NOMEM names the layer, the bytes and the kind; `m` then stays empty. */
+int kv_mem_open(const struct kv_cache *c, struct kv_mem *m, size_t bytes, enum mem_kind kind);
+void kv_mem_close(const struct kv_cache *c, struct kv_mem *m); /* accepts a zeroed one */
+void kv_mem_count(const struct kv_mem *m, int n, struct kv_ledger *l);
+
+/* Bytes of one cached row: keys or values of one token, [Hk,d] in the cache dtype. */
+size_t kv_row_bytes(const struct kv_shape *shape);
+/* View of n cached rows: [n,Hk,d] in the cache dtype. */
+struct tensor kv_tensor(const struct kv_cache *c, void *data, int64_t n);
+/* Rows [at, at+n) of t as a run whose first token has position pos. */
+struct kv_run kv_run_of(const struct tensor *t, int64_t at, int64_t n, int64_t pos);
+/* A ring keeps token j in row (j - base) % capacity. Runs of tokens [from, to), oldest first: 0, 1 or 2. */
+int kv_ring_runs(const struct tensor *ring, int64_t base, int64_t from, int64_t to, struct kv_run out[2]);
+/* Copies rows (tokens pos, pos+1, ...; not more than the capacity) into their places. */
+void kv_ring_put(struct ops *ops, const struct tensor *ring, int64_t base, const struct tensor *rows,
+                 int64_t pos);
+/* Everything of one attention over a plain causal set but its runs: q and out from `r`, scale 1/sqrt(d). */
+void kv_attend_init(struct attend_args *a, const struct kv_cache *c, const struct kv_rows *r);
+/* Rows [at, at+n) of r. */
+struct kv_rows kv_rows_part(const struct kv_rows *r, int64_t at, int64_t n);
+/* Rotates in cache order: src (act) -> dst (cache dtype), first row at position pos. */
+struct rope_args kv_rotate(struct tensor src, struct tensor dst, const struct rope *rope, int64_t pos);
+/* Key of a prompt pass from a method's name and the numbers it depends on; never 0. */
+uint64_t kv_key(const char *name, const int64_t *numbers, int n);
+/* Appends one array of zeros to a dump and returns its memory, to be filled. */
+void *kv_dump_add(struct kv_dump *out, int *n, const char *name, enum dtype dtype, const int64_t shape[3]);
 
 #endif
