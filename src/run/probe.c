@@ -1,0 +1,222 @@
+#include "run/probe.h"
+
+#include "base/err.h"
+#include "base/mem.h"
+#include "run/runner.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int emit(struct runner *r, struct probe_logits *p, struct tensor logits)
+{
+    size_t bytes = tensor_bytes(&logits);
+    float *host = mem_alloc(bytes, 1);
+    r->ops->copy(r->ops, host, logits.data, bytes);
+    int rc = r->ops->sync(r->ops);
+    if (rc == 0)
+        rc = p->rows(p->ctx, host, logits.n[0], logits.n[1]);
+    free(host);
+    return rc;
+}
+
+/* Feeds the prompt in pieces; leaves the logits of its last token in *last. */
+static int feed(struct runner *r, struct probe_logits *p, struct seq *s, bool last_alone, struct tensor *last)
+{
+    int64_t piece = r->engine.piece, bulk = last_alone && p->n_ids > 1 ? p->n_ids - 1 : p->n_ids;
+    for (int64_t at = 0; at < p->n_ids;) {
+        int64_t end = at < bulk && at + piece < bulk ? at + piece : at < bulk ? bulk : p->n_ids;
+        struct batch_item item = {.seq = s, .ids = p->ids + at, .n = end - at};
+        TRY(model_forward(r->model, &item, 1, p->all_positions ? LOGITS_ALL : LOGITS_LAST, last));
+        if (p->all_positions || end == p->n_ids)
+            TRY(emit(r, p, *last));
+        *last = tensor_rows(last, last->n[0] - 1, 1);
+        at = end;
+    }
+    return 0;
+}
+
+static int next_token(struct runner *r, struct probe_logits *p, int64_t i, struct tensor logits, int32_t *id)
+{
+    float lse;
+    uint8_t finite;
+    struct pick_args a = {.logits = logits, .best = id, .logsumexp = &lse, .finite = &finite};
+    r->ops->pick(r->ops, &a);
+    TRY(r->ops->sync(r->ops));
+    if (!finite)
+        return err_set(ERR_NAN, "a logit was not finite after %lld new tokens", (long long)i);
+    if (i < p->n_force)
+        *id = p->force[i];
+    return 0;
+}
+
+static int run_tokens(struct runner *r, struct probe_logits *p, struct seq *s, struct tensor logits)
+{
+    for (int64_t i = 0; i < p->max_new; i++) {
+        TRY(next_token(r, p, i, logits, &p->out_ids[i]));
+        if (i + 1 == p->max_new)
+            break;
+        struct batch_item item = {.seq = s, .ids = &p->out_ids[i], .n = 1};
+        TRY(model_forward(r->model, &item, 1, LOGITS_LAST, &logits));
+        TRY(emit(r, p, logits));
+    }
+    return p->finished ? p->finished(p->ctx, s) : 0;
+}
+
+int probe_logits(struct runner *r, struct probe_logits *p)
+{
+    struct kv_shape shape;
+    struct seq plain = {0}, s = {0};
+    struct seq_prompt prompt = {0};
+    struct tensor logits;
+    int64_t n_max = p->n_ids + p->max_new;
+    const struct kv_method *m = p->spec->method;
+    int rc;
+    TRY(model_reserve(r->model, r->engine.piece, p->all_positions ? r->engine.piece : 1));
+    TRY(model_kv_shape(r->model, p->cache_dtype, p->rope_theta_factor, &shape));
+    if (m->check)
+        TRY(m->check(p->spec->params, &shape));
+    model_set_tap(r->model, p->tap, p->ctx);
+    if (m->prefill_key && m->prefill_key(p->spec->params, p->n_ids, &shape) != 0) {
+        TRY_GOTO(seq_open(&s, r->model, &shape, p->spec, p->n_ids, n_max), done);
+        TRY_GOTO(feed(r, p, &s, true, &logits), done);
+    } else {
+        TRY_GOTO(seq_open(&plain, r->model, &shape, &r->full, p->n_ids, p->n_ids), done);
+        TRY_GOTO(feed(r, p, &plain, false, &logits), done);
+        TRY_GOTO(seq_freeze(&plain, &prompt), done);
+        TRY_GOTO(seq_fork(&s, r->model, &shape, p->spec, &prompt, n_max), done);
+    }
+    rc = run_tokens(r, p, &s, logits);
+done:
+    model_set_tap(r->model, NULL, NULL);
+    seq_close(&s);
+    seq_close(&plain);
+    seq_prompt_close(&prompt);
+    return rc;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Seconds spent in attention: the table's entries are wrapped while steps are timed. CPU tables only, where
+ * calls are synchronous. */
+struct meter {
+    struct ops *ops;
+    void (*attend)(struct ops *, const struct attend_args *, int);
+    double s;
+};
+static _Thread_local struct meter meter;
+
+static void metered_attend(struct ops *o, const struct attend_args *a, int n)
+{
+    double t = now();
+    meter.attend(o, a, n);
+    meter.s += now() - t;
+}
+
+static int time_steps(struct runner *r, struct seq *s, int n_seq, int n_steps, struct probe_time *t)
+{
+    struct batch_item *item = mem_alloc((size_t)n_seq, sizeof *item);
+    double *sec = mem_alloc((size_t)n_steps, sizeof *sec), *att = mem_alloc((size_t)n_steps, sizeof *att);
+    int32_t id = 7;
+    struct tensor logits;
+    int rc = 0;
+    bool metered = strcmp(r->ops->name, "cuda") != 0;
+    meter = (struct meter){r->ops, r->ops->attend, 0};
+    if (metered)
+        r->ops->attend = metered_attend;
+    for (int i = -2; i < n_steps && rc == 0; i++) {
+        for (int k = 0; k < n_seq; k++)
+            item[k] = (struct batch_item){.seq = &s[k], .ids = &id, .n = 1};
+        meter.s = 0;
+        double t0 = now();
+        rc = model_forward(r->model, item, n_seq, LOGITS_LAST, &logits);
+        if (rc == 0)
+            rc = r->ops->sync(r->ops);
+        if (i >= 0) {
+            sec[i] = now() - t0;
+            att[i] = meter.s;
+        }
+    }
+    r->ops->attend = meter.attend;
+    qsort(sec, (size_t)n_steps, sizeof *sec, by_value);
+    qsort(att, (size_t)n_steps, sizeof *att, by_value);
+    t->s_step = sec[n_steps / 2];
+    t->s_attend_step = att[n_steps / 2];
+    free(item);
+    free(sec);
+    free(att);
+    return rc;
+}
+
+static int open_copies(struct runner *r, const struct kv_spec *spec, const struct kv_shape *shape,
+                       const int32_t *ids, int64_t n_ctx, int64_t n_max, struct seq *s, int n_seq,
+                       struct probe_time *t)
+{
+    struct tensor logits;
+    struct seq plain = {0};
+    struct seq_prompt prompt = {0};
+    bool own = spec->method->prefill_key && spec->method->prefill_key(spec->params, n_ctx, shape) != 0;
+    int rc = 0;
+    double t0 = now();
+    for (int i = 0; own && i < n_seq; i++) {
+        TRY_GOTO(seq_open(&s[i], r->model, shape, spec, n_ctx, n_max), done);
+        TRY_GOTO(engine_prefill(&r->engine, &s[i], ids, n_ctx, true, &logits), done);
+        if (i == 0)
+            t->s_prefill = now() - t0;
+    }
+    if (own)
+        return 0;
+    TRY_GOTO(seq_open(&plain, r->model, shape, &r->full, n_ctx, n_ctx), done);
+    TRY_GOTO(engine_prefill(&r->engine, &plain, ids, n_ctx, false, &logits), done);
+    TRY_GOTO(r->ops->sync(r->ops), done);
+    t->s_prefill = now() - t0;
+    TRY_GOTO(seq_freeze(&plain, &prompt), done);
+    for (int i = 0; i < n_seq; i++)
+        TRY_GOTO(seq_fork(&s[i], r->model, shape, spec, &prompt, n_max), done);
+done:
+    seq_close(&plain);
+    seq_prompt_close(&prompt);
+    return rc;
+}
+
+int probe_time(struct runner *r, const struct kv_spec *spec, int64_t n_ctx, int n_seq, int n_steps,
+               struct probe_time *t)
+{
+    *t = (struct probe_time){0};
+    struct kv_shape shape;
+    int64_t rows = r->engine.piece > n_seq ? r->engine.piece : n_seq;
+    TRY(model_reserve(r->model, rows, n_seq));
+    TRY(model_kv_shape(r->model, r->m.cache_dtype, 1, &shape));
+    int64_t before = r->engine.passes;
+    int32_t *ids = mem_alloc((size_t)n_ctx, sizeof *ids);
+    uint64_t x = 88172645463325252u;
+    for (int64_t i = 0; i < n_ctx; i++) {
+        x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+        ids[i] = (int32_t)(x % (uint64_t)r->engine.n_vocab);
+    }
+    struct seq *s = mem_alloc((size_t)n_seq, sizeof *s);
+    int rc = open_copies(r, spec, &shape, ids, n_ctx, n_ctx + n_steps + 2, s, n_seq, t);
+    if (rc == 0)
+        rc = time_steps(r, s, n_seq, n_steps, t);
+    struct kv_ledger led = {0};
+    if (rc == 0)
+        seq_bytes(&s[0], &led);
+    t->cache_bytes = kv_ledger_total(&led);
+    t->prefill_passes = r->engine.passes - before;
+    for (int i = 0; i < n_seq; i++)
+        seq_close(&s[i]);
+    free(s);
+    free(ids);
+    return rc;
+}
