@@ -63,6 +63,9 @@ static int add_length(struct lengths *l, int64_t v, const char *text)
                        MAX_LENGTH);
     if (l->n == MAX_LENGTHS)
         return err_set(ERR_INPUT, "task passkey: lengths=%s: more than %d lengths", text, MAX_LENGTHS);
+    for (int i = 0; i < l->n; i++)
+        if (l->v[i] == v)
+            return err_set(ERR_INPUT, "task passkey: lengths=%s: %lld comes twice", text, (long long)v);
     l->v[l->n++] = v;
     return 0;
 }

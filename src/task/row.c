@@ -27,7 +27,7 @@ static bool is_blank(const char *s, size_t n)
 static int parse(const struct rows *r, const char *text, size_t n, json_t **object)
 {
     json_error_t e;
-    *object = json_loadb(text, n, 0, &e);
+    *object = json_loadb(text, n, r->json_flags, &e);
     if (!*object)
         return err_set(ERR_INPUT, "%s:%d: not a JSON line: %s (column %d)", r->path, r->line, e.text,
                        e.column);
@@ -54,7 +54,7 @@ int rows_next(struct rows *r, json_t **object)
     return 0;
 }
 
-static int wrong(const struct rows *r, const json_t *v, const char *key, const char *wanted)
+int row_wrong(const struct rows *r, const json_t *v, const char *key, const char *wanted)
 {
     return err_set(ERR_INPUT, "%s:%d: %s '%s'; it must be %s", r->path, r->line,
                    v ? "wrong type of" : "missing", key, wanted);
@@ -69,7 +69,7 @@ int row_text(const struct rows *r, struct task *t, const json_t *object, const c
 {
     const json_t *v = json_object_get(object, key);
     if (!json_is_string(v))
-        return wrong(r, v, key, "a string");
+        return row_wrong(r, v, key, "a string");
     *text = copy(t, v);
     return 0;
 }
@@ -81,14 +81,14 @@ int row_texts(const struct rows *r, struct task *t, const json_t *object, const 
     const json_t *v = json_object_get(object, key);
     size_t count = json_array_size(v);
     if (!json_is_array(v) || count > INT_MAX)
-        return wrong(r, v, key, wanted);
+        return row_wrong(r, v, key, wanted);
     if (need_one && count == 0)
         return err_set(ERR_INPUT, "%s:%d: '%s' is empty", r->path, r->line, key);
     const char **list = task_own(t, mem_alloc(count + 1, sizeof *list));
     for (size_t i = 0; i < count; i++) {
         const json_t *s = json_array_get(v, i);
         if (!json_is_string(s))
-            return wrong(r, v, key, wanted);
+            return row_wrong(r, v, key, wanted);
         list[i] = copy(t, s);
     }
     *texts = list;
@@ -100,7 +100,7 @@ int row_int(const struct rows *r, const json_t *object, const char *key, int32_t
 {
     const json_t *j = json_object_get(object, key);
     if (!json_is_integer(j) || json_integer_value(j) < 0 || json_integer_value(j) > INT32_MAX)
-        return wrong(r, j, key, "a whole number from 0 to 2147483647");
+        return row_wrong(r, j, key, "a whole number from 0 to 2147483647");
     *v = (int32_t)json_integer_value(j);
     return 0;
 }

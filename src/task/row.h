@@ -14,7 +14,8 @@ struct rows {
     const char *path; /* borrowed */
     struct file_map map;
     size_t at;
-    int line; /* number of the last line read, from 1 */
+    int line;          /* number of the last line read, from 1 */
+    size_t json_flags; /* of jansson */
 };
 
 int rows_open(struct rows *r, const char *path);
@@ -22,6 +23,8 @@ void rows_close(struct rows *r);
 /* The next line's object (json_decref it); 0 at the end, 1 if there is one, or ERR_INPUT. */
 int rows_next(struct rows *r, json_t **object);
 
+/* Says that member `key`, found as `v` (NULL: not at all), must be `wanted`. */
+int row_wrong(const struct rows *r, const json_t *v, const char *key, const char *wanted);
 /* A member that must be a string, or a list of strings (and not empty where `need_one`). The texts belong to
  * `t`. */
 int row_text(const struct rows *r, struct task *t, const json_t *object, const char *key, const char **text);
