@@ -13,13 +13,14 @@ enum { TOK_MAX_ID = (1 << 24) - 1 }; /* ids above this are refused: tables are i
 
 /* ---- tok_map.c ---- */
 
-/* Byte string → int32. Keys are copied into chunks that live as long as the map, so pointers to them stay valid. */
+/* Byte string → int32. Keys are copied into chunks that live as long as the map, so pointers to them stay
+ * valid. */
 struct tok_map {
     struct tok_map_entry {
         const char *key;
         uint32_t n, hash;
         int32_t value;
-    } *slot; /* open addressing, key == NULL where free */
+    } * slot; /* open addressing, key == NULL where free */
     size_t n, cap;
     struct tok_chunk *chunk;
 };
@@ -35,7 +36,7 @@ struct tok_merges {
     uint64_t *key;
     struct tok_merge {
         int32_t rank, id;
-    } *value;
+    } * value;
     size_t n, cap;
 };
 
@@ -50,7 +51,7 @@ struct pieces {
     struct str text;
     struct span {
         size_t at, n;
-    } *span;
+    } * span;
     size_t n, cap;
     bool at_start; /* the first piece begins at byte 0 of the text that the caller gave */
 };
@@ -66,14 +67,16 @@ void pieces_swap(struct pieces *a, struct pieces *b);
 
 struct tok_regex;
 
-/* Patterns are written for Oniguruma's Ruby syntax; what PCRE2 understands differently is rewritten or refused. */
+/* Patterns are written for Oniguruma's Ruby syntax; what PCRE2 understands differently is rewritten or
+ * refused. */
 int tok_regex_open(struct tok_regex **r, const char *pattern, const char *where);
 void tok_regex_close(struct tok_regex *r);
 
 struct tok_find; /* per-call state of one regex: the tokenizer itself stays constant while threads share it */
 struct tok_find *tok_find_open(const struct tok_regex *r);
 void tok_find_close(struct tok_find *f);
-/* First match at or after `from` in the valid UTF-8 s[0..n). Returns 1 and sets *a, *b; 0 when there is none; negative on errors. */
+/* First match at or after `from` in the valid UTF-8 s[0..n). Returns 1 and sets *a, *b; 0 when there is none;
+ * negative on errors. */
 int tok_find_next(struct tok_find *f, const char *s, size_t n, size_t from, size_t *a, size_t *b);
 
 /* ---- steps: normalizers, pre-tokenizers and decoders are flat lists of these ---- */
@@ -83,17 +86,17 @@ enum step_kind {
     STEP_NFD,
     STEP_NFKC,
     STEP_NFKD,
-    STEP_TRIM,       /* white space at the left (start) and right (stop) end */
-    STEP_PREPEND,    /* content before a text that is not empty */
-    STEP_REPLACE,    /* every match by content */
-    STEP_BYTES,      /* bytes to the GPT-2 byte alphabet; decoding: back, over all tokens at once */
-    STEP_PREFIX,     /* a blank before every piece that does not begin with one */
+    STEP_TRIM,    /* white space at the left (start) and right (stop) end */
+    STEP_PREPEND, /* content before a text that is not empty */
+    STEP_REPLACE, /* every match by content */
+    STEP_BYTES,   /* bytes to the GPT-2 byte alphabet; decoding: back, over all tokens at once */
+    STEP_PREFIX,  /* a blank before every piece that does not begin with one */
     STEP_SPLIT,
     STEP_DIGITS,
     STEP_METASPACE,
     STEP_BYTE_FALLBACK,
     STEP_FUSE,
-    STEP_STRIP,      /* at most start/stop times content off each token's ends */
+    STEP_STRIP, /* at most start/stop times content off each token's ends */
 };
 
 enum split_behavior { SPLIT_REMOVED, SPLIT_ISOLATED, SPLIT_PREVIOUS, SPLIT_NEXT, SPLIT_CONTIGUOUS };
@@ -144,7 +147,8 @@ bool uni_numeric(uint32_t cp); /* categories Nd, Nl, No */
 bool uni_word(uint32_t cp);    /* \w of the field's regex engines: Alphabetic, M, Nd, Pc, Join_Control */
 size_t uni_trim_left(const char *s, size_t n);  /* bytes of white space at the start */
 size_t uni_trim_right(const char *s, size_t n); /* bytes of white space at the end */
-/* Appends bytes, every ill-formed part replaced by U+FFFD ("maximal subpart" practice of the Unicode standard). */
+/* Appends bytes, every ill-formed part replaced by U+FFFD ("maximal subpart" practice of the Unicode
+ * standard). */
 void uni_add_lossy(struct str *out, const char *s, size_t n);
 /* The GPT-2 byte alphabet: printable Latin-1 bytes stand for themselves, the others for U+0100... */
 void uni_add_bytes(struct str *out, const char *s, size_t n);
@@ -166,7 +170,7 @@ struct added_trie {
         unsigned char byte;
         int32_t child, sibling; /* node indices, -1 = none */
         int32_t token;          /* index into the added tokens, -1 = none */
-    } *node;
+    } * node;
     size_t n, cap;
     int32_t root[256];
 };
@@ -197,7 +201,7 @@ struct bpe {
     bool fuse_unk, byte_fallback, ignore_merges;
     char *prefix, *suffix;   /* continuing_subword_prefix, end_of_word_suffix; NULL = none */
     int32_t byte_token[256]; /* ids of "<0x00>"…, -1 where absent */
-    bool cut_at_blank;       /* no merge crosses into U+2581 from another character: words can be handled apart */
+    bool cut_at_blank; /* no merge crosses into U+2581 from another character: words can be handled apart */
 };
 
 void bpe_free(struct bpe *b);
@@ -236,8 +240,8 @@ struct tok {
 };
 
 struct tok *tok_new(void);
-/* Adds a token text with its flags; the id is the vocabulary's, or the next free one. `want` (-1 = any) is the id the file
- * states. Returns the id. */
+/* Adds a token text with its flags; the id is the vocabulary's, or the next free one. `want` (-1 = any) is
+ * the id the file states. Returns the id. */
 int tok_add(struct tok *t, const struct added_token *a, int32_t want, int32_t *id);
 /* Builds tables that depend on everything read so far. */
 int tok_finish(struct tok *t);
@@ -247,10 +251,16 @@ int tok_merges_from_scores(struct bpe *b, const char *const *token, const float 
 /* tok_json.c, tok_config.c */
 int tok_read_json(struct tok *t, const char *path);
 int tok_read_config(struct tok *t, const char *dir);
+/* "legacy" of tokenizer_config.json, which decides how a SentencePiece model file is used; unchanged where
+ * absent. */
+int tok_config_legacy(const char *dir, bool *legacy);
+/* tok_gguf.c: vocabulary with SentencePiece scores */
+int tok_read_scores(struct tok *t, const struct tok_gguf *g, bool legacy);
 /* tok_spm.c: a SentencePiece model file (BPE) */
-int tok_read_spm(struct tok *t, const char *path);
-/* The steps that SentencePiece-style (Llama-2) tokenizers have in the field's files. */
-void tok_set_llama(struct tok *t, bool add_space_prefix);
+int tok_read_spm(struct tok *t, const char *path, bool legacy);
+/* The steps that SentencePiece-style (Llama-2) tokenizers have in the field's files. `legacy` puts the blank
+ * before every text between special tokens, otherwise only before the first. */
+void tok_set_llama(struct tok *t, bool add_space_prefix, bool legacy);
 
 /* Text of the pre-tokenizer patterns that GGUF files only name. */
 extern const char *const TOK_PATTERN_GPT2;

@@ -21,9 +21,10 @@ bool uni_numeric(uint32_t cp)
 
 bool uni_word(uint32_t cp)
 {
-    /* Alphabetic beyond the letter and mark categories: Nl, and the circled and squared Latin letters (So). */
-    if ((cp >= 0x24b6 && cp <= 0x24e9) || (cp >= 0x1f130 && cp <= 0x1f149) || (cp >= 0x1f150 && cp <= 0x1f169) ||
-        (cp >= 0x1f170 && cp <= 0x1f189) || cp == 0x200c || cp == 0x200d)
+    /* Alphabetic beyond the letter and mark categories: Nl, and the circled and squared Latin letters (So).
+     */
+    if ((cp >= 0x24b6 && cp <= 0x24e9) || (cp >= 0x1f130 && cp <= 0x1f149) ||
+        (cp >= 0x1f150 && cp <= 0x1f169) || (cp >= 0x1f170 && cp <= 0x1f189) || cp == 0x200c || cp == 0x200d)
         return true;
     switch (utf8proc_category((utf8proc_int32_t)cp)) {
     case UTF8PROC_CATEGORY_LU:

@@ -1,0 +1,380 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "tok/tok_int.h"
+
+struct tok *tok_new(void)
+{
+    struct tok *t = mem_alloc(1, sizeof *t);
+    t->bpe.unk = t->bos = t->eos = -1;
+    added_trie_init(&t->trie);
+    added_trie_init(&t->trie_normalized);
+    return t;
+}
+
+void tok_close(struct tok *t)
+{
+    if (!t)
+        return;
+    bpe_free(&t->bpe);
+    free(t->text);
+    free(t->n_text);
+    free(t->special);
+    for (size_t i = 0; i < t->n_added; i++)
+        free(t->added[i].text);
+    free(t->added);
+    tok_map_free(&t->added_map);
+    added_trie_free(&t->trie);
+    added_trie_free(&t->trie_normalized);
+    steps_free(&t->normalizer);
+    steps_free(&t->pre);
+    steps_free(&t->decoder);
+    free(t->before.v);
+    free(t->after.v);
+    free(t->stop.v);
+    free(t);
+}
+
+static int32_t next_free_id(const struct tok *t)
+{
+    int32_t next = (int32_t)t->bpe.vocab.n;
+    for (size_t i = 0; i < t->n_added; i++)
+        if (t->added[i].id >= next)
+            next = t->added[i].id + 1;
+    return next;
+}
+
+int tok_add(struct tok *t, const struct added_token *a, int32_t want, int32_t *id)
+{
+    *id = -1;
+    if (!a->n)
+        return 0;
+    int32_t at = tok_map_get(&t->added_map, a->text, a->n);
+    *id = at >= 0 ? t->added[at].id : tok_map_get(&t->bpe.vocab, a->text, a->n);
+    if (*id < 0)
+        *id = next_free_id(t);
+    if (want >= 0 && want != *id)
+        return err_set(ERR_INPUT, "added token \"%.40s\": id %d, but the vocabulary makes it %d", a->text,
+                       want, *id);
+    if (*id > TOK_MAX_ID)
+        return err_set(ERR_INPUT, "added token \"%.40s\": id %d is above %d", a->text, *id, TOK_MAX_ID);
+    if (at < 0) {
+        at = (int32_t)t->n_added;
+        *MEM_PUSH(t->added, t->n_added, t->cap_added) =
+            (struct added_token){.text = mem_strndup(a->text, a->n)};
+        tok_map_put(&t->added_map, a->text, a->n, at);
+    }
+    char *text = t->added[at].text;
+    t->added[at] = *a;
+    t->added[at].text = text;
+    t->added[at].id = *id;
+    return 0;
+}
+
+/* Tokens flagged "normalized" are looked for in normalized text, by their normalized text. */
+static int put_normalized(struct tok *t, struct steps_run *run, size_t k)
+{
+    const struct added_token *a = &t->added[k];
+    struct pieces p = {0};
+    pieces_add(&p, a->text, a->n);
+    int rc = steps_split(run, &p);
+    if (rc >= 0 && p.n == 1)
+        added_trie_put(&t->trie_normalized, p.text.data + p.span[0].at, p.span[0].n, (int32_t)k);
+    pieces_free(&p);
+    return rc;
+}
+
+static int build_tries(struct tok *t)
+{
+    struct steps_run run;
+    steps_run_open(&run, &t->normalizer);
+    int rc = 0;
+    for (int special = 1; special >= 0; special--) /* special tokens come first where texts collide */
+        for (size_t i = 0; i < t->n_added && rc >= 0; i++) {
+            if (t->added[i].special != (special == 1))
+                continue;
+            if (t->added[i].normalized)
+                rc = put_normalized(t, &run, i);
+            else
+                added_trie_put(&t->trie, t->added[i].text, t->added[i].n, (int32_t)i);
+        }
+    steps_run_close(&run);
+    return rc;
+}
+
+static void set_text(struct tok *t, int32_t id, const char *text, size_t n)
+{
+    t->text[id] = text;
+    t->n_text[id] = (uint32_t)n;
+}
+
+int tok_finish(struct tok *t)
+{
+    const struct tok_map *vocab = &t->bpe.vocab;
+    for (size_t i = 0; i < vocab->cap; i++)
+        if (vocab->slot[i].key && vocab->slot[i].value >= t->n_vocab)
+            t->n_vocab = vocab->slot[i].value + 1;
+    for (size_t i = 0; i < t->n_added; i++)
+        if (t->added[i].id >= t->n_vocab)
+            t->n_vocab = t->added[i].id + 1;
+    size_t n = (size_t)t->n_vocab + 1;
+    t->text = mem_alloc(n, sizeof *t->text);
+    t->n_text = mem_alloc(n, sizeof *t->n_text);
+    t->special = mem_alloc(n, sizeof *t->special);
+    for (size_t i = 0; i < vocab->cap; i++)
+        if (vocab->slot[i].key)
+            set_text(t, vocab->slot[i].value, vocab->slot[i].key, vocab->slot[i].n);
+    for (size_t i = 0; i < t->n_added; i++) {
+        set_text(t, t->added[i].id, t->added[i].text, t->added[i].n);
+        t->special[t->added[i].id] = t->added[i].special;
+    }
+    bpe_finish(&t->bpe);
+    return build_tries(t);
+}
+
+static int open_dir(struct tok *t, const char *dir)
+{
+    char *json = file_join(dir, "tokenizer.json"), *spm = file_join(dir, "tokenizer.model");
+    int rc;
+    if (!file_exists(json) && file_exists(spm)) {
+        bool legacy = true;
+        rc = tok_config_legacy(dir, &legacy);
+        rc = rc < 0 ? rc : tok_read_spm(t, spm, legacy);
+    } else {
+        rc = tok_read_json(t, json);
+    }
+    free(json);
+    free(spm);
+    TRY(rc);
+    if ((rc = tok_finish(t)) < 0)
+        return err_prefix(rc, "%s", dir);
+    return tok_read_config(t, dir);
+}
+
+int tok_open_dir(struct tok **out, const char *dir)
+{
+    struct tok *t = tok_new();
+    int rc = open_dir(t, dir);
+    if (rc < 0) {
+        tok_close(t);
+        t = NULL;
+    }
+    *out = t;
+    return rc;
+}
+
+int32_t tok_n_vocab(const struct tok *t)
+{
+    return t->n_vocab;
+}
+
+int32_t tok_bos(const struct tok *t)
+{
+    return t->bos;
+}
+
+int32_t tok_eos(const struct tok *t)
+{
+    return t->eos;
+}
+
+int32_t tok_id(const struct tok *t, const char *text)
+{
+    size_t n = strlen(text);
+    int32_t at = tok_map_get(&t->added_map, text, n);
+    return at >= 0 ? t->added[at].id : tok_map_get(&t->bpe.vocab, text, n);
+}
+
+int tok_stop_ids(const struct tok *t, const int32_t **ids)
+{
+    *ids = t->stop.n ? t->stop.v : &t->eos;
+    return t->stop.n ? (int)t->stop.n : t->eos >= 0;
+}
+
+bool tok_is_special(const struct tok *t, int32_t id)
+{
+    return id >= 0 && id < t->n_vocab && t->special[id];
+}
+
+/* ---- text to ids ---- */
+
+struct encode {
+    const struct tok *tok;
+    struct steps_run normalizer, pre;
+    struct bpe_run *bpe;
+    struct pieces normal, pieces;
+    struct added_cuts cuts, inner;
+    struct ids ids;
+};
+
+static void encode_open(struct encode *e, const struct tok *t)
+{
+    *e = (struct encode){.tok = t};
+    steps_run_open(&e->normalizer, &t->normalizer);
+    steps_run_open(&e->pre, &t->pre);
+    e->bpe = bpe_run_open(&t->bpe);
+}
+
+static void encode_close(struct encode *e)
+{
+    steps_run_close(&e->normalizer);
+    steps_run_close(&e->pre);
+    bpe_run_close(e->bpe);
+    pieces_free(&e->normal);
+    pieces_free(&e->pieces);
+    free(e->cuts.v);
+    free(e->inner.v);
+    free(e->ids.v);
+}
+
+static void add_ids(struct ids *ids, const int32_t *v, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        *MEM_PUSH(ids->v, ids->n, ids->cap) = v[i];
+}
+
+/* Normalized text without added tokens. */
+static int encode_plain(struct encode *e, const char *s, size_t n, bool at_start)
+{
+    pieces_clear(&e->pieces);
+    e->pieces.at_start = at_start;
+    pieces_add(&e->pieces, s, n);
+    TRY(steps_split(&e->pre, &e->pieces));
+    const struct pieces *p = &e->pieces;
+    for (size_t i = 0; i < p->n; i++)
+        bpe_encode(e->bpe, p->text.data + p->span[i].at, p->span[i].n, &e->ids);
+    return 0;
+}
+
+static int encode_segment(struct encode *e, const char *s, size_t n, bool at_start)
+{
+    struct pieces *p = &e->normal;
+    pieces_clear(p);
+    pieces_add(p, s, n);
+    TRY(steps_split(&e->normalizer, p));
+    e->inner.n = 0;
+    added_split(&e->tok->trie_normalized, e->tok->added, p->text.data + p->span[0].at, p->span[0].n,
+                &e->inner);
+    for (size_t i = 0; i < e->inner.n; i++) {
+        struct added_cut c = e->inner.v[i];
+        if (c.token >= 0)
+            add_ids(&e->ids, &e->tok->added[c.token].id, 1);
+        else
+            TRY(encode_plain(e, p->text.data + p->span[0].at + c.at, c.n, at_start && c.at == 0));
+    }
+    return 0;
+}
+
+static int encode_text(struct encode *e, const char *s, size_t n, bool add_special)
+{
+    const struct tok *t = e->tok;
+    if (add_special)
+        add_ids(&e->ids, t->before.v, t->before.n);
+    added_split(&t->trie, t->added, s, n, &e->cuts);
+    for (size_t i = 0; i < e->cuts.n; i++) {
+        struct added_cut c = e->cuts.v[i];
+        if (c.token >= 0)
+            add_ids(&e->ids, &t->added[c.token].id, 1);
+        else
+            TRY(encode_segment(e, s + c.at, c.n, c.at == 0));
+    }
+    if (add_special)
+        add_ids(&e->ids, t->after.v, t->after.n);
+    return 0;
+}
+
+int tok_encode(const struct tok *t, const char *text, size_t n_bytes, bool add_special, int32_t **ids,
+               int64_t *n_ids)
+{
+    *ids = NULL;
+    *n_ids = 0;
+    if (n_bytes > INT32_MAX / 4)
+        return err_set(ERR_INPUT, "text of %zu bytes is too long to tokenize (at most %d)", n_bytes,
+                       INT32_MAX / 4);
+    if (!utf8_valid(text, n_bytes))
+        return err_set(ERR_INPUT, "text to tokenize is not valid UTF-8");
+    struct encode e;
+    encode_open(&e, t);
+    int rc = encode_text(&e, text, n_bytes, add_special);
+    if (rc >= 0) {
+        *ids = e.ids.v ? e.ids.v : mem_alloc(1, sizeof **ids);
+        *n_ids = (int64_t)e.ids.n;
+        e.ids.v = NULL;
+    }
+    encode_close(&e);
+    return rc;
+}
+
+/* ---- ids to text ---- */
+
+/* What the field calls clean_up_tokenization_spaces: these replacements, each over the whole text, in this
+ * order. */
+static void clean_up(struct str *s)
+{
+    static const char *const pair[][2] = {{" .", "."},     {" ?", "?"},     {" !", "!"},   {" ,", ","},
+                                          {" ' ", "'"},    {" n't", "n't"}, {" 'm", "'m"}, {" 's", "'s"},
+                                          {" 've", "'ve"}, {" 're", "'re"}};
+    for (size_t k = 0; k < sizeof pair / sizeof *pair; k++) {
+        size_t n = strlen(pair[k][0]), to = 0;
+        for (size_t at = 0; at < s->n;)
+            if (s->n - at >= n && memcmp(s->data + at, pair[k][0], n) == 0) {
+                memcpy(s->data + to, pair[k][1], strlen(pair[k][1]));
+                to += strlen(pair[k][1]);
+                at += n;
+            } else {
+                s->data[to++] = s->data[at++];
+            }
+        s->n = to;
+    }
+}
+
+static int collect_tokens(const struct tok *t, const int32_t *ids, int64_t n, bool skip_special,
+                          struct pieces *p)
+{
+    for (int64_t i = 0; i < n; i++) {
+        if (ids[i] < 0 || ids[i] >= t->n_vocab)
+            return err_set(ERR_INPUT, "token id %d at %lld is outside the vocabulary (0 to %d)", ids[i],
+                           (long long)i, t->n_vocab - 1);
+        if (!t->text[ids[i]] || (skip_special && t->special[ids[i]]))
+            continue;
+        if (!t->has_decoder && p->n)
+            str_addc(&p->text, ' ');
+        pieces_add(p, t->text[ids[i]], t->n_text[ids[i]]);
+    }
+    return 0;
+}
+
+static void join(const struct tok *t, const struct pieces *p, struct str *out)
+{
+    if (!t->has_decoder) {
+        str_addn(out, p->text.data, p->text.n);
+        return;
+    }
+    for (size_t i = 0; i < p->n; i++)
+        str_addn(out, p->text.data + p->span[i].at, p->span[i].n);
+}
+
+int tok_decode(const struct tok *t, const int32_t *ids, int64_t n_ids, bool skip_special, char **text)
+{
+    struct pieces p = {0};
+    struct steps_run run;
+    struct str out = {0};
+    *text = NULL;
+    steps_run_open(&run, &t->decoder);
+    int rc = collect_tokens(t, ids, n_ids, skip_special, &p);
+    if (rc >= 0)
+        rc = steps_decode(&run, &p);
+    if (rc >= 0) {
+        join(t, &p, &out);
+        if (t->clean_up)
+            clean_up(&out);
+        *text = mem_strndup(str_c(&out), out.n);
+    }
+    str_free(&out);
+    steps_run_close(&run);
+    pieces_free(&p);
+    return rc;
+}

@@ -1,0 +1,118 @@
+/* The small files beside tokenizer.json: tokenizer_config.json, special_tokens_map.json,
+ * generation_config.json. */
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "tok/tok_int.h"
+
+/* *j = NULL where the file does not exist. */
+static int load(const char *dir, const char *name, json_t **j)
+{
+    char *path = file_join(dir, name);
+    json_error_t why;
+    *j = NULL;
+    int rc = 0;
+    if (file_exists(path) && !(*j = json_load_file(path, JSON_ALLOW_NUL, &why)))
+        rc = err_set(ERR_INPUT, "%s: not readable as JSON: line %d: %s", path, why.line, why.text);
+    if (*j && !json_is_object(*j)) {
+        json_decref(*j);
+        *j = NULL;
+        rc = err_set(ERR_INPUT, "%s: an object is expected", path);
+    }
+    free(path);
+    return rc;
+}
+
+/* "bos_token": "<s>" or {"content": "<s>", …} */
+static void read_token(const struct tok *t, const json_t *j, const char *key, int32_t *id)
+{
+    const json_t *v = json_object_get(j, key);
+    const char *text = json_string_value(json_is_object(v) ? json_object_get(v, "content") : v);
+    if (*id < 0 && text)
+        *id = tok_id(t, text);
+}
+
+/* The Llama and Gemma classes of the field's library build BOS and EOS from these flags, whatever
+ * tokenizer.json says. */
+static void read_add_flags(struct tok *t, const json_t *j)
+{
+    const char *class = json_string_value(json_object_get(j, "tokenizer_class"));
+    const json_t *bos = json_object_get(j, "add_bos_token"), *eos = json_object_get(j, "add_eos_token");
+    if (!class || (strncmp(class, "Llama", 5) != 0 && strncmp(class, "Gemma", 5) != 0))
+        return;
+    if (json_is_boolean(bos)) {
+        t->before.n = 0;
+        if (json_is_true(bos) && t->bos >= 0)
+            *MEM_PUSH(t->before.v, t->before.n, t->before.cap) = t->bos;
+    }
+    if (json_is_boolean(eos)) {
+        t->after.n = 0;
+        if (json_is_true(eos) && t->eos >= 0)
+            *MEM_PUSH(t->after.v, t->after.n, t->after.cap) = t->eos;
+    }
+}
+
+/* eos_token_id: a number or a list of numbers. */
+static int read_stop(struct tok *t, const json_t *v, const char *dir)
+{
+    size_t n = json_is_array(v) ? json_array_size(v) : json_is_integer(v);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *e = json_is_array(v) ? json_array_get(v, i) : v;
+        json_int_t id = json_integer_value(e);
+        if (!json_is_integer(e) || id < 0 || id > TOK_MAX_ID)
+            return err_set(ERR_INPUT, "%s/generation_config.json: eos_token_id: token ids are expected", dir);
+        *MEM_PUSH(t->stop.v, t->stop.n, t->stop.cap) = (int32_t)id;
+    }
+    return 0;
+}
+
+static int read_generation(struct tok *t, const char *dir)
+{
+    json_t *j;
+    TRY(load(dir, "generation_config.json", &j));
+    const json_t *bos = json_object_get(j, "bos_token_id");
+    int rc = read_stop(t, json_object_get(j, "eos_token_id"), dir);
+    if (t->bos < 0 && json_is_integer(bos) && json_integer_value(bos) >= 0 &&
+        json_integer_value(bos) < t->n_vocab)
+        t->bos = (int32_t)json_integer_value(bos);
+    if (t->eos < 0 && t->stop.n)
+        t->eos = t->stop.v[0];
+    json_decref(j);
+    return rc;
+}
+
+int tok_read_config(struct tok *t, const char *dir)
+{
+    json_t *config, *map;
+    TRY(load(dir, "tokenizer_config.json", &config));
+    int rc = load(dir, "special_tokens_map.json", &map);
+    if (rc >= 0) {
+        const json_t *clean = json_object_get(config, "clean_up_tokenization_spaces");
+        read_token(t, config, "bos_token", &t->bos);
+        read_token(t, config, "eos_token", &t->eos);
+        read_token(t, map, "bos_token", &t->bos);
+        read_token(t, map, "eos_token", &t->eos);
+        /* where a configuration leaves it open, the reference's version of the field's library cleans up */
+        t->clean_up = config && !json_is_false(clean);
+        read_add_flags(t, config);
+        rc = read_generation(t, dir);
+    }
+    json_decref(config);
+    json_decref(map);
+    return rc;
+}
+
+int tok_config_legacy(const char *dir, bool *legacy)
+{
+    json_t *config;
+    TRY(load(dir, "tokenizer_config.json", &config));
+    const json_t *v = json_object_get(config, "legacy");
+    if (json_is_boolean(v))
+        *legacy = json_is_true(v);
+    json_decref(config);
+    return 0;
+}

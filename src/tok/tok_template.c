@@ -1,0 +1,71 @@
+#include <string.h>
+
+#include "base/mem.h"
+#include "tok/tok_int.h"
+
+static const struct chat_template table[] = {
+    {"none", "", "", false, NULL, "the prompt as it is"},
+    {"chatml",
+     "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging "
+     "Face<|im_end|>\n<|im_start|>user\n",
+     "<|im_end|>\n<|im_start|>assistant\n", false, "<|im_end|>", "chat_template of SmolLM2-Instruct"},
+    {"chatml-plain", "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", false, "<|im_end|>",
+     "ChatML without a system message"},
+    {"qwen2", "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
+     "<|im_end|>\n<|im_start|>assistant\n", false, "<|im_end|>", "chat_template of Qwen2-Instruct"},
+    {"qwen2.5",
+     "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful "
+     "assistant.<|im_end|>\n<|im_start|>user\n",
+     "<|im_end|>\n<|im_start|>assistant\n", false, "<|im_end|>", "chat_template of Qwen2.5-Instruct"},
+    {"llama3", "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n",
+     "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n", true, "<|eot_id|>",
+     "chat_template of Meta-Llama-3-Instruct"},
+    {"mistral_instruct", "<s>[INST] ", " [/INST]", false, NULL,
+     "chat_template of Mistral-7B-Instruct-v0.2, early revisions"},
+    {"vicuna",
+     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+     "detailed, and "
+     "polite answers to the user's questions. USER: ",
+     " ASSISTANT:", false, NULL, "FastChat vicuna_v1.1 (LongChat)"},
+    {"recurrentgemma", "<bos><start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n", true, NULL,
+     "chat_template of recurrentgemma-it; its stop set has <eos> alone"},
+    {"mamba-chat", "<|user|>\n", "<|endoftext|>\n<|assistant|>\n", false, NULL,
+     "Zephyr's form with this tokenizer's EOS"},
+    {"rwkv",
+     "User: hi\n\n"
+     "                Assistant: Hi. I am your assistant and I will provide expert full response in full "
+     "details. Please "
+     "feel free to ask any question and I will always answer it.\n\n"
+     "                User: ",
+     "\n\n                Assistant:", false, NULL,
+     "pipeline/model_utils.py of the reference benchmark, indents included"},
+};
+
+enum { N_TEMPLATES = sizeof table / sizeof *table };
+
+const struct chat_template *tok_template(const char *name)
+{
+    for (size_t i = 0; i < N_TEMPLATES; i++)
+        if (strcmp(table[i].name, name) == 0)
+            return &table[i];
+    return NULL;
+}
+
+const char *const *tok_template_names(void)
+{
+    static const char *const names[N_TEMPLATES + 1] = {
+        "none",   "chatml",         "chatml-plain", "qwen2", "qwen2.5", "llama3", "mistral_instruct",
+        "vicuna", "recurrentgemma", "mamba-chat",   "rwkv"};
+    return names;
+}
+
+char *tok_template_apply(const struct chat_template *t, const char *prompt)
+{
+    size_t n = strlen(prompt), left = t->trim ? uni_trim_left(prompt, n) : 0;
+    size_t right = t->trim ? uni_trim_right(prompt + left, n - left) : 0;
+    struct str out = {0};
+    str_add(&out, t->before);
+    str_addn(&out, prompt + left, n - left - right);
+    str_add(&out, t->after);
+    return out.data ? out.data : mem_strdup("");
+}

@@ -1,0 +1,92 @@
+"""Compares src/tok with the `tokenizers` library: ids of random texts, text of random ids.
+
+    tok_compare.py DRIVER WHERE/NAME [...] [--count 10000]
+
+DRIVER is tok_drive (built from tok_drive.c). Each NAME is a folder with tokenizer.json (what tok_models.py writes). If it also
+holds gguf.json (the tokenizer keys of a GGUF file) or tokenizer.model, kvsweep's tokenizer is opened from that as well.
+"""
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from tokenizers import Tokenizer
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from tok_texts import texts  # noqa: E402
+
+
+def ask(driver, model, questions):
+    text = "".join(json.dumps(q) + "\n" for q in questions)
+    done = subprocess.run([driver, model], input=text.encode(), stdout=subprocess.PIPE, check=True)
+    lines = done.stdout.decode().split("\n")[:-1]
+    assert len(lines) == len(questions), (len(lines), len(questions))
+    return [json.loads(line) for line in lines]
+
+
+def clean_up(text):
+    for a, b in ((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"),
+                 (" 've", "'ve"), (" 're", "'re")):
+        text = text.replace(a, b)
+    return text
+
+
+def id_lists(tok, seed, count):
+    rnd = random.Random(seed)
+    known = sorted(tok.get_vocab().values())
+    special = [i for i, t in tok.get_added_tokens_decoder().items()] or known
+    frequent = known[:600]
+    for i in range(count):
+        pool = rnd.choice((known, known, frequent))
+        yield [rnd.choice(special if rnd.random() < 0.1 else pool) for _ in range(rnd.choice((0, 1, 2, 3, 7, 20, 60)))]
+
+
+def compare(driver, name, model, tok, count, clean):
+    specials = [t.content for t in tok.get_added_tokens_decoder().values()]
+    questions, want = [], []
+    for i, text in enumerate(texts(7, count, specials[:60] + specials[-5:])):
+        questions.append({"text": text, "special": i % 2 == 0})
+        want.append(tok.encode(text, add_special_tokens=i % 2 == 0).ids)
+    for i, ids in enumerate(id_lists(tok, 8, count)):
+        questions.append({"ids": ids, "skip": i % 2 == 0})
+        text = tok.decode(ids, skip_special_tokens=i % 2 == 0)
+        want.append(clean_up(text) if clean else text)
+    got = ask(driver, model, questions)
+    bad = [k for k in range(len(want)) if got[k] != want[k] and not (isinstance(want[k], str) and "\x00" in want[k])]
+    for k in bad[:5]:
+        print("  differs:", json.dumps(questions[k])[:300], "\n    library:", str(want[k])[:300], "\n    kvsweep:", str(got[k])[:300])
+    print(f"{name}: {count} texts, {count} id lists, {len(bad)} differ", flush=True)
+    return len(bad)
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("driver")
+    p.add_argument("folders", nargs="+")
+    p.add_argument("--count", type=int, default=10000)
+    a = p.parse_args()
+    bad = 0
+    for folder in a.folders:
+        tok = Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
+        config = os.path.join(folder, "tokenizer_config.json")
+        clean = os.path.exists(config) and json.load(open(config)).get("clean_up_tokenization_spaces", True)
+        bad += compare(a.driver, folder, folder, tok, a.count, clean)
+        gguf = os.path.join(folder, "gguf.json")
+        if os.path.exists(gguf):
+            bad += compare(a.driver, gguf, gguf, tok, a.count, clean)
+        spm = os.path.join(folder, "tokenizer.model")
+        if os.path.exists(spm):
+            with tempfile.TemporaryDirectory() as alone:
+                shutil.copy(spm, alone)
+                if os.path.exists(config):
+                    shutil.copy(config, alone)
+                bad += compare(a.driver, spm, alone, tok, a.count, clean)
+    return bad > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
