@@ -25,19 +25,27 @@ static bool span_is(struct uspan s, const char *ascii)
     return i == s.n && !ascii[i];
 }
 
-static void blank_articles(struct utext *t)
+/* What becomes of a, an, the: LongBench puts a blank, the needle's scorer nothing. */
+enum articles { BLANK_ARTICLES, DELETE_ARTICLES };
+
+static void remove_articles(struct utext *t, enum articles how)
 {
-    for (size_t from = 0, to = 0; from < t->n; from = to + 1) {
-        for (to = from; to < t->n && ucp_is_word(t->cp[to]);)
+    size_t n = 0;
+    for (size_t from = 0, to = 0; from < t->n; from = to) {
+        for (to = from + 1; ucp_is_word(t->cp[from]) && to < t->n && ucp_is_word(t->cp[to]);)
             to++;
         struct uspan word = {t->cp + from, to - from};
-        if (span_is(word, "a") || span_is(word, "an") || span_is(word, "the"))
-            for (size_t i = from; i < to; i++)
-                t->cp[i] = ' ';
+        if (!span_is(word, "a") && !span_is(word, "an") && !span_is(word, "the")) {
+            memmove(t->cp + n, word.cp, word.n * sizeof *t->cp);
+            n += word.n;
+        } else if (how == BLANK_ARTICLES) {
+            t->cp[n++] = ' ';
+        }
     }
+    t->n = n;
 }
 
-static void words_init(struct words *out, struct uspan s)
+static void words_init(struct words *out, struct uspan s, enum articles how)
 {
     utext_lower(&out->text, s);
     size_t n = 0;
@@ -45,7 +53,7 @@ static void words_init(struct words *out, struct uspan s)
         if (!is_ascii_punct(out->text.cp[i]))
             out->text.cp[n++] = out->text.cp[i];
     out->text.n = n;
-    blank_articles(&out->text);
+    remove_articles(&out->text, how);
     out->w = mem_alloc(n / 2 + 1, sizeof *out->w);
     out->n = 0;
     struct uspan rest = utext_span(&out->text), word;
@@ -82,8 +90,8 @@ static size_t common_words(struct words *a, struct words *b)
 double metric_qa_f1(struct uspan answer, struct uspan truth)
 {
     struct words a, t;
-    words_init(&a, answer);
-    words_init(&t, truth);
+    words_init(&a, answer, BLANK_ARTICLES);
+    words_init(&t, truth, BLANK_ARTICLES);
     double common = (double)common_words(&a, &t), f1 = 0;
     if (common > 0) {
         double precision = common / (double)a.n, recall = common / (double)t.n;
@@ -97,8 +105,8 @@ double metric_qa_f1(struct uspan answer, struct uspan truth)
 double metric_qa_exact(struct uspan answer, struct uspan truth)
 {
     struct words a, t;
-    words_init(&a, answer);
-    words_init(&t, truth);
+    words_init(&a, answer, BLANK_ARTICLES);
+    words_init(&t, truth, BLANK_ARTICLES);
     bool equal = a.n == t.n;
     for (size_t i = 0; equal && i < a.n; i++)
         equal = uspan_equal(a.w[i], t.w[i]);
@@ -124,8 +132,8 @@ double metric_contains(struct uspan answer, struct uspan key)
 {
     struct words a, k;
     struct utext at, kt;
-    words_init(&a, answer);
-    words_init(&k, key);
+    words_init(&a, answer, DELETE_ARTICLES);
+    words_init(&k, key, DELETE_ARTICLES);
     join(&at, &a);
     join(&kt, &k);
     bool found = uspan_contains(utext_span(&at), utext_span(&kt));

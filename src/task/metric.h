@@ -29,7 +29,8 @@ bool metric_retrieval_id(struct uspan truth, struct uspan *id);
 double metric_code_sim(struct uspan answer, struct uspan truth);
 double metric_code_sim_indel(struct uspan answer, struct uspan truth);
 
-/* 1 if the normalised key stands anywhere in the normalised answer. */
+/* 1 if the normalised key stands anywhere in the normalised answer; here the articles are deleted, not
+ * blanked. */
 double metric_contains(struct uspan answer, struct uspan key);
 /* Longest common substring of the raw texts over the key's length. */
 double metric_partial_match(struct uspan answer, struct uspan key);

@@ -125,4 +125,5 @@ def main():
         print("published hashes equal")
 
 
-main()
+if __name__ == "__main__":
+    main()
