@@ -1,0 +1,241 @@
+/* Opening, looking up and reading model files of both formats. */
+#include "base/err.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "model/file_int.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <xxhash.h>
+
+void file_tensor_add(struct model_file *f, const struct file_tensor *t)
+{
+    *MEM_PUSH(f->t, f->n, f->cap) = *t;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const struct file_tensor *)a)->name, ((const struct file_tensor *)b)->name);
+}
+
+int file_tensor_sort(struct model_file *f)
+{
+    if (f->n)
+        qsort(f->t, (size_t)f->n, sizeof *f->t, by_name);
+    for (int i = 1; i < f->n; i++)
+        if (by_name(&f->t[i - 1], &f->t[i]) == 0)
+            return err_set(ERR_INPUT, "%s: tensor '%.200s' occurs twice", f->path, f->t[i].name);
+    return 0;
+}
+
+const struct file_tensor *file_tensor_find(const struct model_file *f, const char *name)
+{
+    struct file_tensor key = {.name = (char *)(uintptr_t)name};
+    return f->n ? bsearch(&key, f->t, (size_t)f->n, sizeof *f->t, by_name) : NULL;
+}
+
+void file_tensor_release(const struct model_file *f, const char *name)
+{
+    const struct file_tensor *t = file_tensor_find(f, name);
+    if (t)
+        file_release(&f->map[t->map], (size_t)((const unsigned char *)t->t.data - f->map[t->map].data),
+                     t->t.bytes);
+}
+
+static void hash_file(struct model_file *f)
+{
+    const struct model_config *c = &f->cfg;
+    struct str s = {0};
+    str_printf(&s,
+               "%s %s layers %d heads %d %d dim %d model %" PRId64 " ff %" PRId64 " vocab %" PRId64
+               " eps %.9g theta %.17g scaling %d %.17g %.17g %.17g %" PRId64 " len %" PRId64
+               " tied %d bias %d %d dtype %s\n",
+               c->family, c->architecture, c->n_layer, c->n_head, c->n_kv_head, c->head_dim, c->d_model,
+               c->d_ff, c->n_vocab, (double)c->norm_eps, c->rope_theta, (int)c->rope_scaling, c->rope_factor,
+               c->rope_low_freq, c->rope_high_freq, c->rope_original_len, c->max_len, c->tied, c->qkv_bias,
+               c->o_bias, dtype_name(c->dtype));
+    for (int i = 0; i < f->n; i++) {
+        const struct model_tensor *t = &f->t[i].t;
+        str_printf(&s, "%s %d %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 "\n", f->t[i].name, t->type,
+                   t->n[0], t->n[1], t->n[2], t->n[3]);
+    }
+    XXH128_hash_t h = XXH3_128bits(s.data, s.n);
+    f->hash[0] = h.high64;
+    f->hash[1] = h.low64;
+    str_free(&s);
+}
+
+/* Two fine-tunes have equal headers; shared memory must not mix them up. */
+void file_identify(struct model_file *f, const char *path)
+{
+    struct stat st;
+    struct str s = {0};
+    if (stat(path, &st) == 0)
+        str_printf(&s, "%016" PRIx64 " %ju %ju %jd %jd.%ld", f->identity, (uintmax_t)st.st_dev,
+                   (uintmax_t)st.st_ino, (intmax_t)st.st_size, (intmax_t)st.st_mtim.tv_sec,
+                   st.st_mtim.tv_nsec);
+    f->identity = XXH3_64bits(str_c(&s), s.n);
+    str_free(&s);
+}
+
+const char *file_shown(char out[80], const char *s)
+{
+    size_t n = 0;
+    for (; s[n] && n < 76; n++)
+        out[n] = s[n] >= 0x20 && s[n] < 0x7f ? s[n] : '?';
+    strcpy(out + n, s[n] ? "..." : "");
+    return out;
+}
+
+/* The weights know the checkpoint's dtype better than config.json does. */
+static void correct_dtype(struct model_file *f)
+{
+    const struct file_tensor *t = file_tensor_find(f, "model.layers.0.self_attn.q_proj.weight");
+    if (!f->gguf && t && t->t.type >= 0)
+        f->cfg.dtype = t->t.type == GGML_F32 ? DT_F32 : t->t.type == GGML_F16 ? DT_F16 : DT_BF16;
+}
+
+static int open_any(struct model_file *f)
+{
+    if (file_is_dir(f->path)) {
+        TRY(config_read(&f->cfg, f->path));
+        TRY(safetensors_open(f));
+    } else if (!file_exists(f->path)) {
+        return err_set(ERR_INPUT, "%s: no such model file or folder (`kvsweep fetch` downloads known models)",
+                       f->path);
+    } else {
+        TRY(gguf_model_open(f));
+        file_identify(f, f->path);
+    }
+    TRY(file_tensor_sort(f));
+    correct_dtype(f);
+    hash_file(f);
+    return 0;
+}
+
+int model_file_open(struct model_file **out, const char *path)
+{
+    struct model_file *f = mem_alloc(1, sizeof *f);
+    f->path = mem_strdup(path);
+    int rc = open_any(f);
+    if (rc < 0) {
+        model_file_close(f);
+        f = NULL;
+    }
+    *out = f;
+    return rc;
+}
+
+void model_file_close(struct model_file *f)
+{
+    if (!f)
+        return;
+    for (int i = 0; i < f->n; i++)
+        free(f->t[i].name);
+    for (int i = 0; i < f->n_map && !f->gguf; i++)
+        file_unmap(&f->map[i]);
+    gguf_close(f->gguf);
+    free(f->t);
+    free(f->map);
+    free(f->missing);
+    free(f->path);
+    free(f);
+}
+
+const struct model_config *model_file_config(const struct model_file *f)
+{
+    return &f->cfg;
+}
+
+void model_file_hash(const struct model_file *f, uint64_t hash[2])
+{
+    memcpy(hash, f->hash, sizeof f->hash);
+}
+
+uint64_t model_file_bytes(const struct model_file *f)
+{
+    uint64_t sum = 0;
+    for (int i = 0; i < f->n; i++)
+        sum += f->t[i].t.bytes;
+    return sum;
+}
+
+bool model_file_has(const struct model_file *f, const char *name)
+{
+    return file_tensor_find(f, name) != NULL;
+}
+
+const struct gguf *model_file_gguf(const struct model_file *f)
+{
+    return f->gguf;
+}
+
+static void shape_text(struct str *s, const int64_t *n, int n_dim)
+{
+    str_addc(s, '[');
+    for (int i = 0; i < n_dim; i++)
+        str_printf(s, "%s%" PRId64, i ? ", " : "", n[i]);
+    str_addc(s, ']');
+}
+
+static int wrong_shape(const struct model_file *f, const char *name, const struct model_tensor *t,
+                       const int64_t *shape, int n_dim)
+{
+    struct str is = {0}, want = {0};
+    shape_text(&is, t->n, t->n_dim);
+    shape_text(&want, shape, n_dim);
+    int rc = err_set(ERR_INPUT, "%s: tensor '%s' has shape %s, the configuration needs %s", f->path, name,
+                     str_c(&is), str_c(&want));
+    str_free(&is);
+    str_free(&want);
+    return rc;
+}
+
+int model_file_find(const struct model_file *f, const char *name, const int64_t *shape, int n_dim,
+                    struct model_tensor *t)
+{
+    const struct file_tensor *ft = file_tensor_find(f, name);
+    if (!ft && f->missing)
+        return err_set(ERR_INPUT, "%s is missing: the weights of this model are not complete", f->missing);
+    if (!ft)
+        return err_set(ERR_INPUT, "%s: tensor '%s' is missing", f->path, name);
+    *t = ft->t;
+    if (t->n_dim != n_dim || memcmp(t->n, shape, (size_t)n_dim * sizeof *shape) != 0)
+        return wrong_shape(f, name, t, shape, n_dim);
+    if (t->type < 0)
+        return err_set(ERR_INPUT,
+                       "%s: tensor '%s' has a dtype that cannot be read as weights (F32, F16, BF16 can)",
+                       f->path, name);
+    return 0;
+}
+
+int model_tensor_read(const struct model_file *f, const struct model_tensor *t, const char *name, int64_t row,
+                      int64_t n, float *out)
+{
+    int64_t width = t->n_dim > 1 ? t->n[1] : 1, rows = t->n[0];
+    const struct file_tensor *ft = file_tensor_find(f, name);
+    int64_t heads = ft ? ft->heads : 0;
+    if (t->n_dim < 1 || t->n_dim > 2 || row < 0 || n < 0 || n > rows || row > rows - n)
+        return err_set(ERR_INTERNAL, "%s: tensor '%s': rows %" PRId64 " + %" PRId64 " of %" PRId64, f->path,
+                       name, row, n, rows);
+    if (heads == 0) {
+        ggml_expand(t->type, t->data, row * width, n * width, out);
+        return 0;
+    }
+    /* rows of a head are stored as (i, i + half) pairs: row 2 i + p of the file is row p * half + i */
+    int64_t dim = rows / heads, half = dim / 2;
+    if (rows % heads || dim % 2)
+        return err_set(ERR_INPUT,
+                       "%s: tensor '%s' has %" PRId64 " rows, which %" PRId64
+                       " heads of even size cannot share",
+                       f->path, name, rows, heads);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t h = (row + i) / dim, j = (row + i) % dim;
+        int64_t from = h * dim + 2 * (j % half) + j / half;
+        ggml_expand(t->type, t->data, from * width, width, out + i * width);
+    }
+    return 0;
+}

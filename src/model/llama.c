@@ -1,0 +1,238 @@
+/* Llama, Mistral, SmolLM2, LongChat, Qwen2: pre-norm blocks of grouped-query attention with rotary positions
+ * and a SwiGLU layer (arXiv 2302.13971; transformers models/llama, mistral, qwen2). */
+#include "base/err.h"
+#include "base/mem.h"
+#include "model/model_int.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Letters: D d_model, H heads, Hk key/value heads, d head_dim, F d_ff, V vocabulary, T rows of the batch. */
+struct layer {
+    const float *norm_att, *norm_mlp; /* [D] */
+    struct weight qkv;                /* [(H + 2 Hk) d, D]: rows of q, then k, then v */
+    const float *qkv_bias, *o_bias;   /* [(H + 2 Hk) d], [D], or NULL */
+    struct weight o;                  /* [D, H d] */
+    struct weight gate_up, down;      /* [2 F, D], [D, F] */
+};
+struct llama {
+    struct tensor embed; /* [V, D] */
+    const float *norm;   /* [D] */
+    struct weight head;  /* [V, D] */
+    struct layer *layer; /* [n_layer] */
+};
+
+static int llama_check(const struct model_config *c, const char *path)
+{
+    if (c->n_head % c->n_kv_head)
+        return err_set(ERR_INPUT, "%s: %d query heads cannot share %d key/value heads evenly", path,
+                       c->n_head, c->n_kv_head);
+    if (c->head_dim % 2)
+        return err_set(ERR_INPUT, "%s: head_dim %d must be even (rotary pairs)", path, c->head_dim);
+    return 0;
+}
+
+/* Names of one layer's tensors: up to LOAD_PARTS at a time. */
+struct names {
+    char text[LOAD_PARTS][96];
+    const char *p[LOAD_PARTS];
+};
+static const char *const *layer_names(struct names *s, int layer, const char *a, const char *b, const char *c)
+{
+    const char *const tail[LOAD_PARTS] = {a, b, c};
+    for (int i = 0; i < LOAD_PARTS; i++) {
+        snprintf(s->text[i], sizeof s->text[i], "model.layers.%d.%s", layer, tail[i] ? tail[i] : "");
+        s->p[i] = s->text[i];
+    }
+    return s->p;
+}
+
+static int bind_layer(struct model *m, const struct model_file *f, struct layer *y, int i)
+{
+    const struct model_config *c = &m->cfg;
+    struct load *l = &m->load;
+    struct names s;
+    int64_t D = c->d_model, F = c->d_ff, q = (int64_t)c->n_head * c->head_dim,
+            k = (int64_t)c->n_kv_head * c->head_dim;
+    TRY(load_floats(l, f, &y->norm_att, layer_names(&s, i, "input_layernorm.weight", NULL, NULL), &D, 1));
+    TRY(load_packed(
+        l, f, &y->qkv,
+        layer_names(&s, i, "self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
+        (int64_t[]){q, k, k}, 3, D));
+    if (c->qkv_bias)
+        TRY(load_floats(
+            l, f, &y->qkv_bias,
+            layer_names(&s, i, "self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"),
+            (int64_t[]){q, k, k}, 3));
+    TRY(load_packed(l, f, &y->o, layer_names(&s, i, "self_attn.o_proj.weight", NULL, NULL), &D, 1, q));
+    if (c->o_bias)
+        TRY(load_floats(l, f, &y->o_bias, layer_names(&s, i, "self_attn.o_proj.bias", NULL, NULL), &D, 1));
+    TRY(load_floats(l, f, &y->norm_mlp, layer_names(&s, i, "post_attention_layernorm.weight", NULL, NULL), &D,
+                    1));
+    TRY(load_packed(l, f, &y->gate_up, layer_names(&s, i, "mlp.gate_proj.weight", "mlp.up_proj.weight", NULL),
+                    (int64_t[]){F, F}, 2, D));
+    return load_packed(l, f, &y->down, layer_names(&s, i, "mlp.down_proj.weight", NULL, NULL), &D, 1, F);
+}
+
+/* Sizes that follow from the configuration: flops per token, workspace per row. */
+static void set_sizes(struct model *m)
+{
+    const struct model_config *c = &m->cfg;
+    int64_t D = c->d_model, F = c->d_ff, Hd = (int64_t)c->n_head * c->head_dim,
+            fused = Hd + 2 * (int64_t)c->n_kv_head * c->head_dim;
+    m->flops = 2.0 * c->n_layer * (double)(fused * D + D * Hd + 3 * F * D);
+    m->head_flops = 2.0 * (double)(c->n_vocab * D);
+    int64_t attention = 2 * fused + 2 * Hd + D, mlp = 3 * F;
+    m->row_bytes = (size_t)(2 * D + attention + mlp) * dtype_bytes(m->ops->act);
+}
+
+static int llama_bind(struct model *m, struct model_file *f)
+{
+    const struct model_config *c = &m->cfg;
+    static const char embed[] = "model.embed_tokens.weight";
+    const char *norm = "model.norm.weight", *head = c->tied ? embed : "lm_head.weight";
+    struct llama *w = m->impl = mem_alloc(1, sizeof *w);
+    w->layer = mem_alloc((size_t)c->n_layer, sizeof *w->layer);
+    set_sizes(m);
+    TRY(load_table(&m->load, f, &w->embed, embed, c->n_vocab, c->d_model));
+    for (int i = 0; i < c->n_layer; i++)
+        TRY(bind_layer(m, f, &w->layer[i], i));
+    TRY(load_floats(&m->load, f, &w->norm, &norm, &c->d_model, 1));
+    return load_packed(&m->load, f, &w->head, &head, &c->n_vocab, 1, c->d_model);
+}
+
+static void llama_close(struct model *m)
+{
+    struct llama *w = m->impl;
+    if (w)
+        free(w->layer);
+    free(w);
+}
+
+static struct tensor heads(void *data, enum dtype dtype, int64_t T, int64_t h, int64_t d)
+{
+    return (struct tensor){data, dtype, {T, h, d, 1}};
+}
+
+/* Buffers of the attention half of a block. */
+struct att_bufs {
+    struct tensor qkv;     /* [T, (H + 2 Hk) d] */
+    struct tensor q, k, v; /* [T, H, d], [T, Hk, d]: the same apart, for sequences of several rows */
+    struct tensor out;     /* [T, H d] */
+};
+
+/* Rows of every sequence as the caches want them: dense q, k and v. One row is dense where it lies; several
+ * are copied apart. */
+static void split_rows(struct model *m, struct att_bufs *b, const struct batch_item *item, int n)
+{
+    struct ops *ops = m->ops;
+    int64_t H = m->cfg.n_head, Hk = m->cfg.n_kv_head, d = m->cfg.head_dim, at = 0;
+    size_t elt = dtype_bytes(ops->act), q_bytes = (size_t)(H * d) * elt, k_bytes = (size_t)(Hk * d) * elt,
+           row = q_bytes + 2 * k_bytes;
+    for (int i = 0; i < n; i++) {
+        int64_t T = item[i].n;
+        char *from = (char *)b->qkv.data + (size_t)at * row;
+        struct kv_rows *r = &m->rows[i];
+        r->pos = item[i].seq->pos;
+        r->q = heads(from, ops->act, T, H, d);
+        r->k = heads(from + q_bytes, ops->act, T, Hk, d);
+        r->v = heads(from + q_bytes + k_bytes, ops->act, T, Hk, d);
+        r->out = heads((char *)b->out.data + (size_t)at * q_bytes, ops->act, T, H, d);
+        if (T > 1) {
+            r->q = tensor_rows(&b->q, at, T);
+            r->k = tensor_rows(&b->k, at, T);
+            r->v = tensor_rows(&b->v, at, T);
+            for (int64_t t = 0; t < T; t++, from += row) {
+                ops->copy(ops, (char *)r->q.data + (size_t)t * q_bytes, from, q_bytes);
+                ops->copy(ops, (char *)r->k.data + (size_t)t * k_bytes, from + q_bytes, k_bytes);
+                ops->copy(ops, (char *)r->v.data + (size_t)t * k_bytes, from + q_bytes + k_bytes, k_bytes);
+            }
+        }
+        at += T;
+    }
+}
+
+/* b->out <- attention over the caches of layer i for the normed rows h [T, D]. */
+static int attend(struct model *m, const struct layer *y, int i, struct att_bufs *b, struct tensor h,
+                  const struct batch_item *item, int n)
+{
+    struct ops *ops = m->ops;
+    ops->matmul(ops, b->qkv, h, &y->qkv, y->qkv_bias);
+    split_rows(m, b, item, n);
+    for (int j = 0; j < n; j++)
+        m->caches[j] = &item[j].seq->layer[i];
+    if (m->tap)
+        m->tap(m->tap_ctx, i, m->rows, n);
+    return kv_step(m->caches, m->rows, n);
+}
+
+static struct att_bufs att_buffers(struct model *m, int64_t T)
+{
+    int64_t H = m->cfg.n_head, Hk = m->cfg.n_kv_head, d = m->cfg.head_dim;
+    enum dtype act = m->ops->act;
+    struct att_bufs b = {.qkv = model_scratch(m, T, (H + 2 * Hk) * d, act),
+                         .q = model_scratch(m, T, H * d, act),
+                         .k = model_scratch(m, T, Hk * d, act),
+                         .v = model_scratch(m, T, Hk * d, act),
+                         .out = model_scratch(m, T, H * d, act)};
+    b.q = heads(b.q.data, act, T, H, d);
+    b.k = heads(b.k.data, act, T, Hk, d);
+    b.v = heads(b.v.data, act, T, Hk, d);
+    return b;
+}
+
+static int llama_forward(struct model *m, const struct batch_item *item, int n, int64_t rows)
+{
+    const struct llama *w = m->impl;
+    const struct model_config *c = &m->cfg;
+    struct ops *ops = m->ops;
+    int64_t wanted = model_wanted(m, n, rows);
+    struct tensor x = model_scratch(m, rows, c->d_model, ops->act); /* the residual stream [T, D] */
+    struct tensor h = model_scratch(m, rows, c->d_model, ops->act); /* what a half block reads or adds */
+    struct att_bufs b = att_buffers(m, rows);
+    struct tensor gate_up = model_scratch(m, rows, 2 * c->d_ff, ops->act);
+    struct tensor mid = model_scratch(m, rows, c->d_ff, ops->act);
+
+    ops->embed(ops, x, &w->embed, m->ids, 1.0f);
+    for (int i = 0; i < c->n_layer; i++) {
+        const struct layer *y = &w->layer[i];
+        ops->rmsnorm(ops, h, x, y->norm_att, c->norm_eps, 0.0f);
+        TRY(attend(m, y, i, &b, h, item, n));
+        if (i == c->n_layer - 1 && wanted < rows) {
+            /* the caches are complete; only rows that become logits go on */
+            if (wanted == 0)
+                return 0;
+            struct tensor last_x = model_scratch(m, wanted, c->d_model, ops->act);
+            struct tensor last_out = model_scratch(m, wanted, b.out.n[1], ops->act);
+            model_gather(m, last_x, x, item, n);
+            model_gather(m, last_out, b.out, item, n);
+            x = last_x;
+            b.out = last_out;
+            h.n[0] = gate_up.n[0] = mid.n[0] = wanted;
+        }
+        ops->matmul(ops, h, b.out, &y->o, y->o_bias);
+        ops->add(ops, x, h);
+        ops->rmsnorm(ops, h, x, y->norm_mlp, c->norm_eps, 0.0f);
+        ops->matmul(ops, gate_up, h, &y->gate_up, NULL);
+        ops->swiglu(ops, mid, gate_up);
+        ops->matmul(ops, h, mid, &y->down, NULL);
+        ops->add(ops, x, h);
+    }
+    if (wanted == 0)
+        return 0;
+    ops->rmsnorm(ops, h, x, w->norm, c->norm_eps, 0.0f);
+    ops->matmul(ops, m->out, h, &w->head, NULL);
+    return 0;
+}
+
+const struct family family_llama = {
+    .name = "llama",
+    .hf_types = "llama|mistral|qwen2",
+    .summary =
+        "Llama 1 to 3, Mistral, LongChat, SmolLM2, Qwen2: grouped-query attention, rotary positions, SwiGLU",
+    .check = llama_check,
+    .bind = llama_bind,
+    .forward = llama_forward,
+    .close = llama_close,
+};

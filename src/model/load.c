@@ -1,0 +1,250 @@
+#include "model/load.h"
+
+#include "base/err.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "kernels/half.h"
+#include "model/file_int.h"
+#include "model/share.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LOAD_ALIGN 4096  /* bytes: weights begin on pages of their own */
+#define LOAD_CHUNK 65536 /* values converted at a time by one thread */
+
+static struct load_item *add(struct load *l, enum load_kind kind, const char *const *names, int n_part)
+{
+    assert(n_part >= 1 && n_part <= LOAD_PARTS);
+    struct load_item *it = MEM_PUSH(l->item, l->n, l->cap);
+    *it = (struct load_item){.kind = kind, .n_part = n_part};
+    for (int i = 0; i < n_part; i++)
+        it->name[i] = mem_strdup(names[i]);
+    return it;
+}
+
+static int find_parts(struct load_item *it, const struct model_file *f, const int64_t *rows, int64_t n_in,
+                      int n_dim)
+{
+    it->n_in = n_in;
+    for (int i = 0; i < it->n_part; i++) {
+        int64_t shape[2] = {rows[i], n_in};
+        TRY(model_file_find(f, it->name[i], shape, n_dim, &it->part[i]));
+        it->n_out += rows[i];
+    }
+    return 0;
+}
+
+int load_packed(struct load *l, const struct model_file *f, struct weight *out, const char *const *names,
+                const int64_t *rows, int n_part, int64_t n_in)
+{
+    struct load_item *it = add(l, LOAD_PACKED, names, n_part);
+    it->weight = out;
+    return find_parts(it, f, rows, n_in, 2);
+}
+
+int load_table(struct load *l, const struct model_file *f, struct tensor *out, const char *name, int64_t rows,
+               int64_t n_in)
+{
+    struct load_item *it = add(l, LOAD_TABLE, &name, 1);
+    it->table = out;
+    return find_parts(it, f, &rows, n_in, 2);
+}
+
+int load_floats(struct load *l, const struct model_file *f, const float **out, const char *const *names,
+                const int64_t *rows, int n_part)
+{
+    struct load_item *it = add(l, LOAD_FLOATS, names, n_part);
+    it->floats = out;
+    return find_parts(it, f, rows, 1, 1);
+}
+
+/* Sizes and places of all items. */
+static int lay_out(struct load *l, struct ops *ops, enum dtype dtype)
+{
+    l->bytes = 0;
+    for (int i = 0; i < l->n; i++) {
+        struct load_item *it = &l->item[i];
+        size_t count = (size_t)(it->n_out * it->n_in);
+        it->bytes = it->kind == LOAD_PACKED  ? ops->pack_bytes(ops, it->n_out, it->n_in, dtype)
+                    : it->kind == LOAD_TABLE ? count * dtype_bytes(dtype)
+                                             : count * sizeof(float);
+        if (it->bytes == 0)
+            return err_set(ERR_INPUT, "weights in dtype %s are not supported by the '%s' kernels",
+                           dtype_name(dtype), ops->name);
+        it->at = l->bytes;
+        l->bytes += (it->bytes + LOAD_ALIGN - 1) / LOAD_ALIGN * LOAD_ALIGN;
+    }
+    return 0;
+}
+
+/* Tells the owners where their weights are. */
+static void hand_out(struct load *l, enum dtype dtype)
+{
+    for (int i = 0; i < l->n; i++) {
+        struct load_item *it = &l->item[i];
+        void *p = (char *)l->block + it->at;
+        if (it->kind == LOAD_PACKED)
+            *it->weight = (struct weight){p, it->n_out, it->n_in, dtype, it->bytes};
+        else if (it->kind == LOAD_TABLE)
+            *it->table = (struct tensor){p, dtype, {it->n_out, it->n_in, 1, 1}};
+        else
+            *it->floats = p;
+    }
+}
+
+static void convert(void *dst, enum dtype dtype, int64_t at, const float *x, int64_t n)
+{
+    if (dtype == DT_F32) {
+        memcpy((float *)dst + at, x, (size_t)n * sizeof *x);
+        return;
+    }
+    uint16_t *h = (uint16_t *)dst + at;
+    for (int64_t i = 0; i < n; i++)
+        h[i] = dtype == DT_F16 ? f16_from_f32(x[i]) : bf16_from_f32(x[i]);
+}
+
+/* Rows of one part -> dst [rows, n_in] from row `to` on. Each value is converted by itself, so threads do not
+ * matter for the result. */
+static int convert_part(const struct model_file *f, const struct load_item *it, int part, void *dst,
+                        enum dtype dtype, int64_t to, int threads)
+{
+    const struct model_tensor *t = &it->part[part];
+    int64_t width = it->n_in, step = LOAD_CHUNK / width + 1, n_step = (t->n[0] + step - 1) / step;
+    int failed = 0;
+#pragma omp parallel num_threads(threads) if (n_step > 1)
+    {
+        float *x = mem_alloc((size_t)(step * width), sizeof *x);
+#pragma omp for schedule(dynamic)
+        for (int64_t s = 0; s < n_step; s++) {
+            int64_t row = s * step, n = row + step < t->n[0] ? step : t->n[0] - row;
+            int rc = model_tensor_read(f, t, it->name[part], row, n, x);
+            if (rc < 0) {
+#pragma omp atomic write
+                failed = rc;
+            } else {
+                convert(dst, dtype, (to + row) * width, x, n * width);
+            }
+        }
+        free(x);
+    }
+    if (failed) /* the text may belong to another thread: say it again here */
+        return err_set(failed, "cannot read the rows of tensor '%s'", it->name[part]);
+    file_tensor_release(f, it->name[part]);
+    return 0;
+}
+
+static enum dtype dtype_of(int32_t ggml)
+{
+    return ggml == GGML_F32 ? DT_F32 : ggml == GGML_F16 ? DT_F16 : ggml == GGML_BF16 ? DT_BF16 : DT_N;
+}
+
+/* A matrix that the file holds as the device wants it needs no copy. */
+static bool as_it_is(const struct model_file *f, const struct load_item *it, enum dtype dtype)
+{
+    const struct file_tensor *ft = file_tensor_find(f, it->name[0]);
+    return it->kind != LOAD_FLOATS && it->n_part == 1 && dtype_of(it->part[0].type) == dtype && ft &&
+           !ft->heads && (uintptr_t)it->part[0].data % dtype_bytes(dtype) == 0;
+}
+
+static int bring(const struct load *l, const struct load_item *it, const struct model_file *f,
+                 struct ops *ops, const struct model_options *opt, void *stage)
+{
+    enum dtype dtype = it->kind == LOAD_FLOATS ? DT_F32 : opt->dtype;
+    struct tensor src = {stage, dtype, {it->n_out, it->n_in, 1, 1}};
+    bool direct = as_it_is(f, it, dtype);
+    int64_t row = 0;
+    if (direct)
+        src.data = (void *)(uintptr_t)it->part[0].data;
+    for (int i = 0; i < it->n_part && !direct; i++) {
+        TRY(convert_part(f, it, i, stage, dtype, row, opt->threads > 0 ? opt->threads : 1));
+        row += it->part[i].n[0];
+    }
+    if (it->kind == LOAD_PACKED)
+        ops->pack(ops, it->weight, &src);
+    else
+        ops->copy(ops, (char *)l->block + it->at, src.data, it->bytes);
+    TRY(ops->sync(ops)); /* the stage is used again */
+    if (direct)
+        file_tensor_release(f, it->name[0]);
+    return 0;
+}
+
+static int bring_all(const struct load *l, const struct model_file *f, struct ops *ops,
+                     const struct model_options *opt)
+{
+    size_t most = 0;
+    for (int i = 0; i < l->n; i++) {
+        const struct load_item *it = &l->item[i];
+        enum dtype dtype = it->kind == LOAD_FLOATS ? DT_F32 : opt->dtype;
+        size_t bytes = as_it_is(f, it, dtype) ? 0 : (size_t)(it->n_out * it->n_in) * dtype_bytes(dtype);
+        most = bytes > most ? bytes : most;
+    }
+    void *stage = most ? ops->alloc(ops, most, MEM_WORKSPACE, PLACE_HOST) : NULL;
+    int rc = most && !stage ? err_set(ERR_NOMEM, "no host memory to convert weights (%zu bytes)", most) : 0;
+    for (int i = 0; i < l->n && rc == 0; i++)
+        rc = bring(l, &l->item[i], f, ops, opt, stage);
+    if (stage)
+        ops->free(ops, stage);
+    return rc;
+}
+
+/* What the bytes of the block depend on. */
+static uint64_t block_key(const struct load *l, const struct model_file *f, const struct ops *ops,
+                          enum dtype dtype)
+{
+    struct str s = {0};
+    str_printf(&s, "layout 1 %016lx %016lx %016lx %s %s %s %s %zu", (unsigned long)f->hash[0],
+               (unsigned long)f->hash[1], (unsigned long)f->identity, dtype_name(dtype), ops->name, ops->isa,
+               ops->libraries, l->bytes);
+    uint64_t key = share_key(s.data, s.n);
+    str_free(&s);
+    return key;
+}
+
+static int load_private(struct load *l, const struct model_file *f, struct ops *ops,
+                        const struct model_options *opt)
+{
+    char text[32];
+    l->block = ops->alloc(ops, l->bytes, MEM_WEIGHTS, PLACE_DEVICE);
+    str_bytes(text, (double)l->bytes);
+    if (!l->block)
+        return err_set(ERR_NOMEM, "no memory for %s of weights", text);
+    hand_out(l, opt->dtype);
+    return bring_all(l, f, ops, opt);
+}
+
+int load_run(struct load *l, const struct model_file *f, struct ops *ops, const struct model_options *opt)
+{
+    TRY(lay_out(l, ops, opt->dtype));
+    bool host = !strcmp(ops->name, "ref") || !strcmp(ops->name, "cpu");
+    bool creator = false;
+    if (opt->share && host)
+        TRY(share_open(&l->share, block_key(l, f, ops, opt->dtype), l->bytes, &creator));
+    if (!l->share)
+        return load_private(l, f, ops, opt);
+    l->block = share_data(l->share);
+    hand_out(l, opt->dtype);
+    if (!creator)
+        return 0;
+    int rc = bring_all(l, f, ops, opt);
+    if (rc == 0)
+        rc = share_publish(l->share);
+    l->block = rc == 0 ? share_data(l->share) : NULL;
+    return rc;
+}
+
+void load_free(struct load *l, struct ops *ops)
+{
+    if (l->share)
+        share_close(l->share);
+    else if (l->block)
+        ops->free(ops, l->block);
+    for (int i = 0; i < l->n; i++)
+        for (int p = 0; p < l->item[i].n_part; p++)
+            free(l->item[i].name[p]);
+    free(l->item);
+    *l = (struct load){0};
+}

@@ -1,0 +1,48 @@
+/* Weights of a model: declared one by one, then brought to the device in one block. Each weight is the rows
+ * of up to LOAD_PARTS tensors of the file, one after the other. */
+#ifndef KVS_MODEL_LOAD_H
+#define KVS_MODEL_LOAD_H
+
+#include "kernels/ops.h"
+#include "model/model.h"
+
+#define LOAD_PARTS 3
+
+enum load_kind {
+    LOAD_PACKED, /* matrix for ops->matmul, in the model's dtype */
+    LOAD_TABLE,  /* plain rows in the model's dtype (embeddings) */
+    LOAD_FLOATS, /* plain float32 (norms, biases) */
+};
+struct load_item {
+    enum load_kind kind;
+    int n_part;
+    char *name[LOAD_PARTS]; /* owned */
+    struct model_tensor part[LOAD_PARTS];
+    int64_t n_out, n_in;   /* rows and width; floats: n_in is 1 */
+    struct weight *weight; /* LOAD_PACKED: filled; borrowed */
+    struct tensor *table;  /* LOAD_TABLE: filled */
+    const float **floats;  /* LOAD_FLOATS: filled */
+    size_t at, bytes;      /* in the block */
+};
+struct share;
+struct load {
+    struct load_item *item;
+    int n, cap;
+    void *block; /* device memory; its bytes do not depend on the number of threads */
+    size_t bytes;
+    struct share *share; /* NULL: `block` is this process's own */
+};
+
+/* Declare: the file must hold tensors of these names and rows; `out` is filled by load_run. */
+int load_packed(struct load *l, const struct model_file *f, struct weight *out, const char *const *names,
+                const int64_t *rows, int n_part, int64_t n_in);
+int load_table(struct load *l, const struct model_file *f, struct tensor *out, const char *name, int64_t rows,
+               int64_t n_in);
+int load_floats(struct load *l, const struct model_file *f, const float **out, const char *const *names,
+                const int64_t *rows, int n_part);
+/* Packs everything; pages of the file are let go as they are used up. With opt->share one process of the node
+ * packs and the others map its bytes. ERR_NOMEM if the device or the host is full. */
+int load_run(struct load *l, const struct model_file *f, struct ops *ops, const struct model_options *opt);
+void load_free(struct load *l, struct ops *ops);
+
+#endif

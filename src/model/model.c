@@ -1,0 +1,287 @@
+/* Opening a model, its rotary tables, its workspace, and the entry of a forward pass. */
+#include "base/err.h"
+#include "base/mem.h"
+#include "model/model_int.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WS_ALIGN   256 /* bytes: every buffer of the workspace begins at a multiple */
+#define WS_BUFFERS 16  /* most buffers of one pass, for the padding */
+
+/* GGUF keeps llama3's scaling as one divisor per frequency. */
+static int read_divisor(struct model *m, const struct model_file *f)
+{
+    static const char name[] = "rope_freqs.weight";
+    struct model_tensor t;
+    int64_t half = m->cfg.head_dim / 2;
+    if (!model_file_has(f, name))
+        return 0;
+    TRY(model_file_find(f, name, &half, 1, &t));
+    m->rope_divisor = mem_alloc((size_t)half, sizeof *m->rope_divisor);
+    TRY(model_tensor_read(f, &t, name, 0, half, m->rope_divisor));
+    for (int64_t i = 0; i < half; i++)
+        if (!(m->rope_divisor[i] > 0) || !isfinite(m->rope_divisor[i]))
+            return err_set(ERR_INPUT, "%s: tensor '%s' must hold numbers above 0", f->path, name);
+    return 0;
+}
+
+int model_open(struct model **out, struct ops *ops, struct model_file *f, const struct model_options *opt)
+{
+    *out = NULL;
+    const struct family *fam = family_find(f->cfg.architecture);
+    if (!fam)
+        return err_set(ERR_INTERNAL, "%s: no family for '%s'", f->path, f->cfg.architecture);
+    struct model *m = mem_alloc(1, sizeof *m);
+    m->ops = ops;
+    m->cfg = f->cfg;
+    m->family = fam;
+    int rc = read_divisor(m, f);
+    if (rc == 0)
+        rc = fam->bind(m, f);
+    if (rc == 0)
+        rc = load_run(&m->load, f, ops, opt);
+    if (rc < 0) {
+        model_close(m);
+        return rc;
+    }
+    *out = m;
+    return 0;
+}
+
+static void free_ropes(struct model *m)
+{
+    while (m->ropes) {
+        struct rope_node *r = m->ropes;
+        m->ropes = r->next;
+        m->ops->free(m->ops, (void *)(uintptr_t)r->rope.inv_freq);
+        free(r);
+    }
+}
+
+void model_close(struct model *m)
+{
+    if (!m)
+        return;
+    free_ropes(m);
+    if (m->ws)
+        m->ops->free(m->ops, m->ws);
+    m->family->close(m);
+    load_free(&m->load, m->ops);
+    free(m->rope_divisor);
+    free(m->ids);
+    free(m->rows);
+    free(m->caches);
+    free(m);
+}
+
+const struct model_config *model_config(const struct model *m)
+{
+    return &m->cfg;
+}
+
+struct ops *model_ops(struct model *m)
+{
+    return m->ops;
+}
+
+uint64_t model_weight_bytes(const struct model *m)
+{
+    return m->load.bytes;
+}
+
+double model_flops(const struct model *m, double *head)
+{
+    if (head)
+        *head = m->head_flops;
+    return m->flops;
+}
+
+void model_set_tap(struct model *m, void (*tap)(void *ctx, int layer, const struct kv_rows *rows, int n),
+                   void *ctx)
+{
+    m->tap = tap;
+    m->tap_ctx = ctx;
+}
+
+/* ---- rotary tables ---- */
+
+/* llama3: long waves are slowed by `factor`, short ones kept, those between blended (transformers
+ * modeling_rope_utils.py, _compute_llama3_parameters). */
+static float scale_llama3(const struct model_config *c, float f)
+{
+    float len = (float)c->rope_original_len, factor = (float)c->rope_factor;
+    float low = (float)c->rope_low_freq, high = (float)c->rope_high_freq;
+    float wave = (float)(2 * M_PI) / f;
+    if (wave > len / low)
+        return f / factor;
+    if (wave < len / high)
+        return f;
+    float smooth = (len / wave - low) / (high - low);
+    return (1 - smooth) * f / factor + smooth * f;
+}
+
+/* In float32 step by step, as the reference does it: angles of late positions feel the last bit. */
+static void fill_freq(const struct model *m, double theta_factor, float *freq)
+{
+    const struct model_config *c = &m->cfg;
+    float base = (float)(c->rope_theta * theta_factor);
+    for (int32_t i = 0; i < c->head_dim / 2; i++) {
+        float f = 1.0f / powf(base, (float)(2 * i) / (float)c->head_dim);
+        if (c->rope_scaling == ROPE_LINEAR)
+            f /= (float)c->rope_factor;
+        if (c->rope_scaling == ROPE_LLAMA3)
+            f = scale_llama3(c, f);
+        freq[i] = m->rope_divisor ? f / m->rope_divisor[i] : f;
+    }
+}
+
+static int find_rope(struct model *m, double factor, const struct rope **rope)
+{
+    struct rope_node *r = m->ropes;
+    while (r && r->factor != factor)
+        r = r->next;
+    if (!r) {
+        size_t bytes = (size_t)m->cfg.head_dim / 2 * sizeof(float);
+        float *host = mem_alloc(1, bytes), *dev = m->ops->alloc(m->ops, bytes, MEM_WEIGHTS, PLACE_DEVICE);
+        if (!dev) {
+            free(host);
+            return err_set(ERR_NOMEM, "no device memory for a rotary table");
+        }
+        fill_freq(m, factor, host);
+        m->ops->copy(m->ops, dev, host, bytes);
+        int rc = m->ops->sync(m->ops);
+        free(host);
+        r = mem_alloc(1, sizeof *r);
+        *r = (struct rope_node){factor, {m->cfg.head_dim, 1.0f, dev}, m->ropes};
+        m->ropes = r;
+        TRY(rc);
+    }
+    *rope = &r->rope;
+    return 0;
+}
+
+static void shape_of(const struct model_config *c, enum dtype cache_dtype, struct kv_shape *shape)
+{
+    *shape = (struct kv_shape){.n_layer = c->n_layer,
+                               .n_head = c->n_head,
+                               .n_kv_head = c->n_kv_head,
+                               .head_dim = c->head_dim,
+                               .dtype = cache_dtype,
+                               .max_len = INT32_MAX}; /* angles are computed, not looked up */
+}
+
+int model_kv_shape(struct model *m, enum dtype cache_dtype, double theta_factor, struct kv_shape *shape)
+{
+    shape_of(&m->cfg, cache_dtype, shape);
+    if (!(theta_factor > 0) || !isfinite(theta_factor))
+        return err_set(ERR_INPUT, "rope_theta_factor %g must be a number above 0", theta_factor);
+    return find_rope(m, theta_factor, &shape->rope);
+}
+
+void model_file_kv_shape(const struct model_file *f, enum dtype cache_dtype, struct kv_shape *shape)
+{
+    shape_of(&f->cfg, cache_dtype, shape);
+}
+
+/* ---- workspace ---- */
+
+int model_reserve(struct model *m, int64_t rows, int64_t logit_rows)
+{
+    if (rows <= m->ws_rows && logit_rows <= m->ws_logit_rows)
+        return 0;
+    rows = rows > m->ws_rows ? rows : m->ws_rows;
+    logit_rows = logit_rows > m->ws_logit_rows ? logit_rows : m->ws_logit_rows;
+    if (m->ws)
+        m->ops->free(m->ops, m->ws);
+    m->ws_rows = m->ws_logit_rows = 0;
+    size_t acts = (size_t)rows * m->row_bytes + WS_ALIGN * WS_BUFFERS;
+    acts = (acts + WS_ALIGN - 1) / WS_ALIGN * WS_ALIGN;
+    m->ws_bytes = acts + (size_t)logit_rows * (size_t)m->cfg.n_vocab * sizeof(float);
+    m->ws = m->ops->alloc(m->ops, m->ws_bytes, MEM_WORKSPACE, PLACE_DEVICE);
+    if (!m->ws)
+        return err_set(ERR_NOMEM, "no device memory for the workspace of %" PRId64 " rows (%zu bytes)", rows,
+                       m->ws_bytes);
+    m->ws_rows = rows;
+    m->ws_logit_rows = logit_rows;
+    m->logits = (struct tensor){(char *)m->ws + acts, DT_F32, {logit_rows, m->cfg.n_vocab, 1, 1}};
+    m->ids = mem_grow(m->ids, (size_t)rows, sizeof *m->ids);
+    return 0;
+}
+
+struct tensor model_scratch(struct model *m, int64_t rows, int64_t width, enum dtype dtype)
+{
+    struct tensor t = {(char *)m->ws + m->ws_used, dtype, {rows, width, 1, 1}};
+    m->ws_used += (tensor_bytes(&t) + WS_ALIGN - 1) / WS_ALIGN * WS_ALIGN;
+    assert(m->ws_used <= m->ws_bytes - tensor_bytes(&m->logits));
+    return t;
+}
+
+int64_t model_wanted(const struct model *m, int n, int64_t rows)
+{
+    return m->want == LOGITS_ALL ? rows : m->want == LOGITS_LAST ? n : 0;
+}
+
+void model_gather(struct model *m, struct tensor dst, struct tensor x, const struct batch_item *item, int n)
+{
+    size_t row_bytes = (size_t)x.n[1] * dtype_bytes(x.dtype);
+    int64_t at = 0;
+    for (int i = 0; i < n; i++) {
+        at += item[i].n;
+        m->ops->copy(m->ops, (char *)dst.data + (size_t)i * row_bytes,
+                     (char *)x.data + (size_t)(at - 1) * row_bytes, row_bytes);
+    }
+}
+
+/* ---- forward ---- */
+
+static int check_item(const struct model *m, const struct batch_item *it)
+{
+    assert(it->n > 0 && it->seq->model == m);
+    if (it->n > it->seq->n_max - it->seq->pos)
+        return err_set(ERR_TOO_LONG,
+                       "%" PRId64 " tokens after %" PRId64 " are more than the %" PRId64
+                       " the sequence was opened for",
+                       it->n, it->seq->pos, it->seq->n_max);
+    for (int64_t i = 0; i < it->n; i++)
+        if (it->ids[i] < 0 || it->ids[i] >= m->cfg.n_vocab)
+            return err_set(ERR_INPUT, "token id %d is outside the model's vocabulary of %" PRId64, it->ids[i],
+                           m->cfg.n_vocab);
+    return 0;
+}
+
+int model_forward(struct model *m, const struct batch_item *item, int n, enum logits_want want,
+                  struct tensor *logits)
+{
+    int64_t rows = 0, at = 0;
+    for (int i = 0; i < n; i++) {
+        TRY(check_item(m, &item[i]));
+        rows += item[i].n;
+    }
+    m->want = want;
+    int64_t wanted = model_wanted(m, n, rows);
+    TRY(model_reserve(m, rows, wanted));
+    if (n > m->n_batch) {
+        m->rows = mem_grow(m->rows, (size_t)n, sizeof *m->rows);
+        m->caches = mem_grow(m->caches, (size_t)n, sizeof *m->caches);
+        m->n_batch = n;
+    }
+    for (int i = 0; i < n; i++) {
+        memcpy(m->ids + at, item[i].ids, (size_t)item[i].n * sizeof *m->ids);
+        at += item[i].n;
+    }
+    m->ws_used = 0;
+    m->out = tensor_rows(&m->logits, 0, wanted);
+    int rc = m->family->forward(m, item, n, rows);
+    int latched = m->ops->sync(m->ops);
+    TRY(rc);
+    TRY(latched);
+    for (int i = 0; i < n; i++)
+        item[i].seq->pos += item[i].n;
+    if (want != LOGITS_NONE)
+        *logits = m->out;
+    return 0;
+}
