@@ -50,6 +50,9 @@ struct sink_timing {
     int32_t setting, task, example, n_prompt, n_new;
     double s_prefill, s_decode;
     uint64_t peak_bytes;
+    /* least seconds the measured limits of the device allow (products for the prompt, memory for the answer);
+     * 0: not measured */
+    double s_prefill_limit, s_decode_limit;
 };
 
 struct sink;
@@ -65,7 +68,8 @@ struct sink_type {
     /* Rebuilds FILE.h5 from the journal when the last rebuild is older than its interval or `now`; without
      * big logits unless final. */
     int (*refresh)(struct sink *s, bool now, bool final);
-    int (*close)(struct sink *s); /* final refresh if the grid is complete, then the journal goes */
+    int (*close)(struct sink *s);         /* final refresh if the grid is complete, then the journal goes */
+    int (*attempt)(const struct sink *s); /* 1 for the first start, counts up with every resume */
 };
 extern const struct sink_type sink_hdf5, sink_null;
 

@@ -1,0 +1,9 @@
+/* The report of a results file: index.html (self-contained), tables as Markdown and CSV, figures as SVG. */
+#ifndef KVS_HDF5IO_REPORT_H
+#define KVS_HDF5IO_REPORT_H
+
+/* Writes into the folder (made if needed): index.html, settings.{md,csv}, tasks.{md,csv}, needle_*.svg,
+ * frontier_*.svg. */
+int report_write(const char *results_path, const char *dir);
+
+#endif

@@ -1,0 +1,182 @@
+#include "hdf5io/summary.h"
+
+#include "base/mem.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+bool summary_averaged(const struct sink_task *t)
+{
+    return strcmp(t->category, "not_averaged") != 0;
+}
+
+const struct record *summary_unit(const struct summary *s, int setting, int64_t example_row)
+{
+    return s->unit[(int64_t)setting * s->r->n_example + example_row];
+}
+
+/* Row of /examples of a record: the table is ordered by task, then example. */
+static int64_t example_row(const struct results *r, int32_t task, int32_t example)
+{
+    const struct sink_example *e = results_example(r, task, example);
+    return e ? e - r->example : -1;
+}
+
+static void place_units(struct summary *s)
+{
+    const struct results *r = s->r;
+    for (int64_t i = 0; i < r->n_record; i++) {
+        const struct record *rec = &r->record[i];
+        int64_t row = example_row(r, rec->task, rec->example);
+        if (row >= 0 && rec->setting >= 0 && rec->setting < r->n_setting)
+            s->unit[(int64_t)rec->setting * r->n_example + row] = rec;
+    }
+}
+
+/* Collects scores of a setting (or pairs of two) in groups by task. Returns the number of groups. */
+static int collect(const struct summary *s, int a, int b, int task, double *va, double *vb, int64_t *at)
+{
+    const struct results *r = s->r;
+    int n_group = 0;
+    int64_t n = 0;
+    at[0] = 0;
+    for (int64_t row = 0; row < r->n_example; row++) {
+        const struct sink_example *e = &r->example[row];
+        if (row && e->task != r->example[row - 1].task)
+            at[++n_group] = n;
+        if (task >= 0 ? e->task != task : !summary_averaged(&r->task[e->task]))
+            continue;
+        const struct record *x = summary_unit(s, a, row), *y = b < 0 ? x : summary_unit(s, b, row);
+        if (!x || !y || x->status != ST_OK || y->status != ST_OK)
+            continue;
+        va[n] = x->score;
+        if (vb)
+            vb[n] = y->score;
+        n++;
+    }
+    at[++n_group] = n;
+    return n_group;
+}
+
+static struct interval score_of(const struct summary *s, int setting, int task)
+{
+    size_t n = (size_t)s->r->n_example;
+    double *v = mem_alloc(n, sizeof *v);
+    int64_t *at = mem_alloc((size_t)s->r->n_task + 2, sizeof *at);
+    int groups = collect(s, setting, -1, task, v, NULL, at);
+    struct interval i = stats_mean(v, at, groups);
+    free(v);
+    free(at);
+    return i;
+}
+
+struct interval summary_diff(const struct summary *s, int a, int b, int task)
+{
+    size_t n = (size_t)s->r->n_example;
+    double *va = mem_alloc(n, sizeof *va), *vb = mem_alloc(n, sizeof *vb);
+    int64_t *at = mem_alloc((size_t)s->r->n_task + 2, sizeof *at);
+    int groups = collect(s, a, b, task, va, vb, at);
+    struct interval i = stats_paired(va, vb, at, groups);
+    free(va);
+    free(vb);
+    free(at);
+    return i;
+}
+
+static void count_units(struct summary *s, int setting)
+{
+    struct summary_setting *o = &s->setting[setting];
+    double bytes = 0, full = 0, kept = 0;
+    int64_t n_bytes = 0, n_kept = 0;
+    for (int64_t row = 0; row < s->r->n_example; row++) {
+        const struct record *x = summary_unit(s, setting, row);
+        if (!x)
+            continue;
+        struct summary_cell *c = &s->cell[setting * s->r->n_task + x->task];
+        o->n_done++, c->n_done++;
+        o->n_bad += x->status != ST_OK, c->n_bad += x->status != ST_OK;
+        o->n_status[x->status]++;
+        if (x->kv_bytes_alone) {
+            bytes += (double)x->kv_bytes_alone;
+            full += (double)x->kv_bytes_full;
+            n_bytes++;
+        }
+        for (int k = 0; k < x->n_budget; k++)
+            if (x->budget[k].name == KV_KEPT_TOKENS)
+                kept += x->budget[k].value, n_kept++;
+    }
+    o->kv_bytes = n_bytes ? bytes / (double)n_bytes : NAN;
+    o->kv_bytes_full = n_bytes ? full / (double)n_bytes : NAN;
+    o->ratio = bytes > 0 ? full / bytes : NAN;
+    o->kept_tokens = n_kept ? kept / (double)n_kept : NAN;
+}
+
+static void take_times(struct summary *s, int setting)
+{
+    const struct results *r = s->r;
+    struct summary_setting *o = &s->setting[setting];
+    size_t cap = (size_t)r->n_timing;
+    double *v = mem_alloc(6 * cap + 1, sizeof *v);
+    int64_t n = 0, m = 0;
+    for (int i = 0; i < r->n_timing; i++) {
+        const struct sink_timing *t = &r->timing[i];
+        if (t->setting != setting)
+            continue;
+        v[n] = t->s_prefill;
+        v[cap + (size_t)n] = (double)t->peak_bytes;
+        v[2 * cap + (size_t)n] = t->n_prompt;
+        v[3 * cap + (size_t)n] = t->s_prefill_limit > 0 ? t->s_prefill_limit / t->s_prefill : NAN;
+        n++;
+        if (t->n_new > 1) {
+            v[4 * cap + (size_t)m] = t->s_decode / (t->n_new - 1);
+            v[5 * cap + (size_t)m] = t->s_decode_limit > 0 ? t->s_decode_limit / t->s_decode : NAN;
+            m++;
+        }
+    }
+    o->n_timing = n;
+    o->s_prefill = stats_median(v, n);
+    o->peak_bytes = stats_median(v + cap, n);
+    o->n_prompt = stats_median(v + 2 * cap, n);
+    o->prefill_limit = stats_median(v + 3 * cap, n);
+    o->s_token = stats_median(v + 4 * cap, m);
+    o->decode_limit = stats_median(v + 5 * cap, m);
+    free(v);
+}
+
+static int full_row(const struct results *r, int setting)
+{
+    for (int i = 0; i < r->n_setting; i++)
+        if (!strcmp(r->setting[i].method, "full") && !strcmp(r->setting[i].model, r->setting[setting].model))
+            return i;
+    return -1;
+}
+
+void summary_make(struct summary *s, const struct results *r)
+{
+    size_t n = (size_t)r->n_setting;
+    *s = (struct summary){.r = r,
+                          .setting = mem_alloc(n, sizeof *s->setting),
+                          .cell = mem_alloc(n * (size_t)r->n_task, sizeof *s->cell),
+                          .unit = mem_alloc(n * (size_t)r->n_example, sizeof *s->unit)};
+    place_units(s);
+    for (int i = 0; i < r->n_setting; i++) {
+        struct summary_setting *o = &s->setting[i];
+        count_units(s, i);
+        take_times(s, i);
+        o->score = score_of(s, i, -1);
+        for (int t = 0; t < r->n_task; t++)
+            s->cell[i * r->n_task + t].score = score_of(s, i, t);
+        o->full = full_row(r, i);
+        o->diff = o->full >= 0 && o->full != i ? summary_diff(s, i, o->full, -1)
+                                               : (struct interval){NAN, NAN, NAN, 0};
+    }
+}
+
+void summary_free(struct summary *s)
+{
+    free(s->setting);
+    free(s->cell);
+    free(s->unit);
+    *s = (struct summary){0};
+}

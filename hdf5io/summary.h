@@ -1,0 +1,43 @@
+/* A results file boiled down for people: per setting and task, scores with intervals, bytes, times. */
+#ifndef KVS_HDF5IO_SUMMARY_H
+#define KVS_HDF5IO_SUMMARY_H
+
+#include "hdf5io/read.h"
+#include "hdf5io/stats.h"
+
+struct summary_cell { /* setting x task */
+    struct interval score;
+    int64_t n_done, n_bad; /* units; those with a status other than ok */
+};
+struct summary_setting {
+    struct interval score; /* mean over the averaged tasks */
+    struct interval diff;  /* to `full` of the same model, same examples; n == 0 without it */
+    int64_t n_done, n_bad;
+    int64_t n_status[ST_N];
+    double kv_bytes, kv_bytes_full; /* mean per unit, as if alone */
+    double ratio;                   /* sum of full bytes / sum of bytes */
+    double kept_tokens;             /* mean of that budget; NaN without it */
+    /* medians over /timing rows; NaN without any */
+    double s_prefill, s_token, peak_bytes, n_prompt;
+    double prefill_limit,
+        decode_limit; /* share of the limit reached, 0..1; NaN when the file holds no limits */
+    int64_t n_timing;
+    int full; /* row of `full` of the same model, or -1 */
+};
+struct summary {
+    const struct results *r;
+    struct summary_setting *setting; /* [n_setting] */
+    struct summary_cell *cell;       /* [n_setting * n_task] */
+    const struct record *
+        *unit; /* [n_setting * n_example_all]: record or NULL, by setting and position in r->example */
+};
+void summary_make(struct summary *s, const struct results *r);
+void summary_free(struct summary *s);
+const struct record *summary_unit(const struct summary *s, int setting, int64_t example_row);
+/* Whether the task counts in the mean over tasks (LongBench's passage_count is run but not averaged). */
+bool summary_averaged(const struct sink_task *t);
+
+/* Paired difference a - b over the examples that both have, task by task (task < 0: all averaged tasks). */
+struct interval summary_diff(const struct summary *s, int a, int b, int task);
+
+#endif

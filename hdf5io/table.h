@@ -1,0 +1,13 @@
+/* Tables of the report in their three forms. */
+#ifndef KVS_HDF5IO_TABLE_H
+#define KVS_HDF5IO_TABLE_H
+
+#include "hdf5io/summary.h"
+
+enum table_form { TABLE_MD, TABLE_CSV, TABLE_HTML };
+/* A row per setting: score with interval, paired difference, bytes, ratio, peak, prefill, decode. */
+void table_settings(const struct summary *s, enum table_form form, struct str *out);
+/* A row per setting, a column per task: 100 x mean score. */
+void table_tasks(const struct summary *s, enum table_form form, struct str *out);
+
+#endif
