@@ -298,12 +298,12 @@ void host_quant_group(const float *x, int64_t stride, int32_t g, int32_t bits, u
     *min = f16_from_f32(mn);
     for (int32_t i = 0; i < g; i++) {
         float q = f16_round(f16_round(x[i * stride] - mn) / s);
-        q = q > 0.0f ? q : 0.0f; /* NaN too: inf / inf where mx - mn overflows */
+        q = q > 0.0f ? q : 0.0f; /* NaN too: 0 / 0, and inf / inf where mx - mn overflows */
         q = q < top ? q : top;
         uint32_t n = (uint32_t)q; /* round half to even by hand: no dependence on the rounding mode */
         float rest = q - (float)n;
         n += rest > 0.5f || (rest == 0.5f && (n & 1U)) ? 1U : 0U;
-        code[i] = s == 0.0f ? 0 : (uint8_t)n;
+        code[i] = (uint8_t)n;
     }
 }
 

@@ -132,8 +132,9 @@ struct attend_args {
 
 /* Groups of src values -> codes, scale, min (asymmetric, fp16 op by op; arXiv 2407.01527 code, KIVI
  * quant/new_pack.py): mn, mx of the group; s = fp16(fp16(mx-mn)/(2^bits-1)); c =
- * round_half_even(clamp(fp16(fp16(x-mn)/s), 0, 2^bits-1)); s == 0: c = 0. src [n,Hk,d] (rounded to fp16
- * first), layouts as in struct kv_run. */
+ * round_half_even(clamp(fp16(fp16(x-mn)/s), 0, 2^bits-1)). Where s underflows to 0, that is 0 for x == mn
+ * (0/0) and 2^bits-1 for x > mn (infinity, clamped), as upstream. src [n,Hk,d] (rounded to fp16 first),
+ * layouts as in struct kv_run. */
 struct quant_args {
     enum quant_layout layout; /* QUANT_TOKEN or QUANT_CHANNEL */
     int32_t bits, group;
