@@ -256,12 +256,12 @@ static void hash_source(struct builder *b, const struct lengths *lengths)
 
 int passkey_open(struct task *t, const struct passkey_params *p, const struct token_counter *counter)
 {
-    if (p->unit == 1 && !counter)
-        return err_set(ERR_INPUT,
-                       "task passkey: unit=tokens needs a model, because tokens are its tokenizer's");
     struct lengths *lengths = mem_alloc(1, sizeof *lengths);
     struct builder b = {.task = t, .params = p, .counter = counter};
     int rc = parse_lengths(lengths, p->lengths);
+    if (rc == 0 && p->unit == 1 && !counter)
+        rc =
+            err_set(ERR_INPUT, "task passkey: unit=tokens needs a model, because tokens are its tokenizer's");
     if (rc == 0)
         rc = haystack_open(&b.haystack, p->haystack, (uint64_t)p->seed);
     if (rc == 0)
