@@ -1,0 +1,175 @@
+#include "base/err.h"
+#include "hdf5io/read.h"
+#include "sweep/app.h"
+#include "task/task.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct export_args {
+    const char *path, *out;
+    char format; /* 'c' or 'j' */
+};
+
+static error_t parser(int key, char *arg, struct argp_state *state)
+{
+    struct export_args *a = state->input;
+    if (key == 'c' || key == 'j') {
+        a->format = (char)key;
+    } else if (key == 'o') {
+        a->out = arg;
+    } else if (key == ARGP_KEY_ARG && !a->path) {
+        a->path = arg;
+    } else if (key == ARGP_KEY_END && (!a->path || !a->format)) {
+        fprintf(stderr, "%s: write kvsweep export FILE.h5 --csv or --jsonl\n", state->name);
+        exit(1);
+    } else {
+        return ARGP_ERR_UNKNOWN;
+    }
+    return 0;
+}
+
+/* One row in the making; names are written as header or as JSON keys. */
+struct row {
+    struct str *out, *header;
+    bool json;
+    int n;
+};
+
+static void cell(struct row *w, const char *name, const char *text, bool quoted)
+{
+    str_add(w->out, w->n ? w->json ? ", " : "," : "");
+    if (w->header)
+        str_printf(w->header, "%s%s", w->n ? "," : "", name);
+    w->n++;
+    if (w->json) {
+        str_printf(w->out, "\"%s\": ", name);
+        if (quoted)
+            str_add_json(w->out, text, strlen(text));
+        else
+            str_add(w->out, *text ? text : "null");
+        return;
+    }
+    if (!strpbrk(text, ",\"\r\n")) {
+        str_add(w->out, text);
+        return;
+    }
+    str_addc(w->out, '"'); /* RFC 4180: quotes are doubled */
+    for (const char *p = text; *p; p++)
+        str_addn(w->out, *p == '"' ? "\"\"" : p, *p == '"' ? 2 : 1);
+    str_addc(w->out, '"');
+}
+
+static void cell_text(struct row *w, const char *name, const char *text)
+{
+    cell(w, name, text ? text : "", true);
+}
+
+static void cell_real(struct row *w, const char *name, double v)
+{
+    char text[32] = "";
+    if (isfinite(v))
+        str_double(text, v);
+    cell(w, name, text, false);
+}
+
+static void cell_int(struct row *w, const char *name, long long v)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%lld", v);
+    cell(w, name, text, false);
+}
+
+static double metric_value(const struct record *r, int name)
+{
+    for (int i = 0; i < r->n_metric; i++)
+        if (r->metric[i].name == name)
+            return r->metric[i].value;
+    return NAN;
+}
+
+static double budget_value(const struct record *r, int name)
+{
+    for (int i = 0; i < r->n_budget; i++)
+        if (r->budget[i].name == name)
+            return r->budget[i].value;
+    return NAN;
+}
+
+static void write_record(struct row *w, const struct results *r, const struct record *rec)
+{
+    const struct sink_setting *s = &r->setting[rec->setting];
+    const struct sink_task *t = &r->task[rec->task];
+    const struct sink_example *ex = results_example(r, rec->task, rec->example);
+    char unit[40];
+    snprintf(unit, sizeof unit, "%016llx%016llx", (unsigned long long)rec->unit_hi, (unsigned long long)rec->unit_lo);
+    cell_text(w, "unit", unit);
+    cell_text(w, "setting", s->id);
+    cell_text(w, "model", s->model);
+    cell_text(w, "method", s->method);
+    cell_text(w, "params", s->params);
+    cell_text(w, "task", t->id);
+    cell_text(w, "example", ex ? ex->id : "");
+    cell_real(w, "length", ex ? ex->length : NAN);
+    cell_real(w, "depth", ex ? ex->depth : NAN);
+    cell_int(w, "iteration", ex ? ex->iteration : -1);
+    cell_text(w, "status", record_status_name(rec->status));
+    cell_text(w, "stop", record_stop_name(rec->stop));
+    cell_text(w, "metric", t->metric);
+    cell_real(w, "score", rec->score);
+    for (int i = 0; task_metric_names()[i]; i++)
+        cell_real(w, task_metric_names()[i], metric_value(rec, i));
+    cell_int(w, "n_prompt", rec->n_prompt);
+    cell_int(w, "n_new", rec->n_new);
+    cell_int(w, "truncated", rec->truncated);
+    cell_int(w, "kv_bytes", (long long)rec->kv_bytes);
+    cell_int(w, "kv_bytes_alone", (long long)rec->kv_bytes_alone);
+    cell_int(w, "kv_bytes_full", (long long)rec->kv_bytes_full);
+    cell_int(w, "peak_bytes", (long long)rec->peak_bytes);
+    cell_int(w, "want_bytes", (long long)rec->want_bytes);
+    for (int i = 0; i < KV_BUDGET_N; i++)
+        cell_real(w, kv_budget_name((enum kv_budget)i), budget_value(rec, i));
+    cell_int(w, "rank", rec->rank);
+    cell_int(w, "attempt", rec->attempt);
+    cell_text(w, "text", rec->text);
+    cell_text(w, "gold", ex ? ex->gold_json : "");
+    cell_text(w, "error", rec->error);
+}
+
+static void write_all(const struct results *r, bool json, struct str *out)
+{
+    struct str header = {0}, line = {0};
+    for (int64_t i = 0; i < r->n_record; i++) {
+        struct row w = {&line, !json && i == 0 ? &header : NULL, json, 0};
+        str_clear(&line);
+        write_record(&w, r, &r->record[i]);
+        if (w.header)
+            str_printf(out, "%s\n", str_c(&header));
+        str_printf(out, json ? "{%s}\n" : "%s\n", str_c(&line));
+    }
+    str_free(&header);
+    str_free(&line);
+}
+
+int cmd_export(struct app *app, int argc, char **argv)
+{
+    static const struct argp_option options[] = {{"csv", 'c', 0, 0, "comma-separated values with a header (RFC 4180)", 0},
+                                                 {"jsonl", 'j', 0, 0, "one JSON object per line", 0},
+                                                 {"output", 'o', "FILE", 0, "write there instead of the standard output", 0},
+                                                 {0}};
+    static const struct argp argp = {.options = options,
+                                     .parser = parser,
+                                     .args_doc = "FILE.h5",
+                                     .doc = "Writes one row per finished unit, with names in place of row numbers."};
+    struct export_args a = {0};
+    struct results r;
+    struct str out = {0};
+    app_parse(app, &argp, argc, argv, &a);
+    TRY(results_open(&r, a.path));
+    write_all(&r, a.format == 'j', &out);
+    int rc = app_write(a.out, &out);
+    str_free(&out);
+    results_close(&r);
+    return rc;
+}

@@ -1,0 +1,135 @@
+#include "base/err.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "sweep/app.h"
+#include "sweep/farm.h"
+#include "sweep/stop.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct run_args {
+    struct app_config config;
+    const char *output;
+    bool quiet;
+};
+
+static error_t parser(int key, char *arg, struct argp_state *state)
+{
+    struct run_args *a = state->input;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &a->config;
+        return 0;
+    case 'o':
+        a->output = arg;
+        return 0;
+    case 'q':
+        a->quiet = true;
+        return 0;
+    case ARGP_KEY_END:
+        if (a->config.path)
+            return 0;
+        fprintf(stderr, "%s: which configuration? e.g. kvsweep run quickstart\n", state->name);
+        exit(1);
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp_option options[] = {
+    {"output", 'o', "FILE.h5", 0, "results file (default: output of the configuration)", 0},
+    {"quiet", 'q', 0, 0, "no progress", 0},
+    {0},
+};
+
+/* The command as typed, for the line that says how to go on. */
+static char *command_text(int argc, char **argv)
+{
+    struct str s = {0};
+    str_add(&s, "kvsweep run");
+    for (int i = 1; i < argc; i++) {
+        bool plain = strspn(argv[i], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./=:,+@%") ==
+                     strlen(argv[i]);
+        str_printf(&s, plain ? " %s" : " '%s'", argv[i]);
+    }
+    char *text = mem_strdup(str_c(&s));
+    str_free(&s);
+    return text;
+}
+
+/* All ranks plan; the lowest that could not tells why, and nobody starts. */
+static int plan_together(struct link *l, struct app *app, const struct run_args *a, struct config *c, struct plan *p)
+{
+    int rc = app_config_open(app, c, &a->config);
+    if (rc == 0)
+        rc = plan_open(p, c);
+    bool same = true;
+    int first = link_agree(l, rc < 0, p->hash, &same);
+    if (first >= 0)
+        return first == l->rank ? rc : err_set(ERR_INPUT, "%s", "");
+    if (same)
+        return 0;
+    if (l->rank > 0)
+        return err_set(ERR_INPUT, "%s", "");
+    return err_set(ERR_INPUT, "%s: the ranks see different files: their plans differ", c->path);
+}
+
+static int run(struct link *l, struct app *app, const struct run_args *a, const char *resume)
+{
+    struct config c = {0};
+    struct plan p = {0};
+    char name[32];
+    if (l->n_rank > 1) {
+        snprintf(name, sizeof name, "rank %d", l->rank);
+        log_set_prefix(name);
+    }
+    int rc = plan_together(l, app, a, &c, &p);
+    if (rc == 0) {
+        struct farm_options opt = {.output = a->output ? a->output : c.output,
+                                   .resume = resume,
+                                   .version = app->version,
+                                   .git_commit = app->git_commit,
+                                   .quiet = a->quiet};
+        if (l->rank == 0 && l->n_rank > 1)
+            log_set_prefix("");
+        rc = farm_run(l, &p, &opt);
+        if (rc < 0 && l->rank > 0)
+            err_set(rc, "%s", "");
+        if (rc == 0 && l->rank == 0 && !a->quiet)
+            log_info("%lld units in %s; look at them with: kvsweep report %s -o DIR", (long long)p.n_unit, opt.output,
+                     opt.output);
+    }
+    plan_close(&p);
+    config_close(&c);
+    return rc;
+}
+
+int cmd_run(struct app *app, int argc, char **argv)
+{
+    static const struct argp_child children[] = {{&app_config_argp, 0, NULL, 0}, {0}};
+    static const struct argp argp = {
+        .options = options,
+        .parser = parser,
+        .args_doc = "CONFIG",
+        .doc = "Runs a configuration: a YAML file, or the name of one in configs/sweeps.\v"
+               "Under mpirun or srun every rank computes. The same command again goes on where the last one stopped, with "
+               "any number of ranks. SIGINT and SIGTERM give up the bundle in flight, SIGUSR1 finishes it; results so far "
+               "are kept in either case.",
+        .children = children,
+    };
+    struct run_args a = {0};
+    char *resume = command_text(argc, argv);
+    app_parse(app, &argp, argc, argv, &a);
+    struct link l;
+    stop_install();
+    int rc = link_open(&l, app->mpi);
+    if (rc == 0) {
+        rc = run(&l, app, &a, resume);
+        link_close(&l);
+    }
+    app_config_free(&a.config);
+    free(resume);
+    return rc;
+}

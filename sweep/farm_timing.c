@@ -1,0 +1,152 @@
+/* What the file holds already, and timing: shared and batched work cannot be attributed to a setting, so a few
+ * units per setting run alone, after everything else, on one rank while the others are gone. */
+#include "base/err.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "hdf5io/read.h"
+#include "sweep/farm_int.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct unit_at {
+    uint64_t hi, lo;
+    int64_t unit;
+};
+
+static int by_id(const void *a, const void *b)
+{
+    const struct unit_at *x = a, *y = b;
+    if (x->hi != y->hi)
+        return x->hi < y->hi ? -1 : 1;
+    return x->lo < y->lo ? -1 : x->lo > y->lo;
+}
+
+static struct unit_at *index_units(const struct plan *p)
+{
+    struct unit_at *at = mem_alloc((size_t)p->n_unit + 1, sizeof *at);
+    for (int64_t i = 0; i < p->n_unit; i++)
+        at[i] = (struct unit_at){p->unit[i].hi, p->unit[i].lo, i};
+    qsort(at, (size_t)p->n_unit, sizeof *at, by_id);
+    return at;
+}
+
+static const struct plan_unit *find_unit(const struct plan *p, const struct unit_at *at, uint64_t hi, uint64_t lo)
+{
+    struct unit_at key = {hi, lo, 0};
+    const struct unit_at *hit = bsearch(&key, at, (size_t)p->n_unit, sizeof *at, by_id);
+    return hit ? &p->unit[hit->unit] : NULL;
+}
+
+static bool same_setting(const struct plan *p, int i, const struct sink_setting *s)
+{
+    const struct plan_setting *mine = &p->setting[i];
+    const struct plan_model *m = &p->model[mine->model];
+    return !strcmp(mine->id, s->id) && !strcmp(m->hash, s->model_hash) && !strcmp(dtype_name(m->run.dtype), s->dtype) &&
+           !strcmp(dtype_name(m->run.cache_dtype), s->cache_dtype) && !strcmp(mine->overrides, s->overrides);
+}
+
+static uint8_t *timed_at(const struct farm *f, int setting, int task, int k)
+{
+    const struct plan *p = f->plan;
+    return &f->timed[((size_t)setting * (size_t)p->n_task + (size_t)task) * (size_t)p->config->timing + (size_t)k];
+}
+
+/* The k-th of n examples to time: spread over the task, the last one (the longest of a needle) included. */
+static int timing_example(int n_example, int n, int k)
+{
+    return (int)((int64_t)n_example * (k + 1) / n) - 1;
+}
+
+static int timing_count(const struct farm *f, int task)
+{
+    int n = f->plan->task[task].n_example;
+    return f->plan->config->timing < n ? f->plan->config->timing : n;
+}
+
+static void mark_timed(struct farm *f, const struct results *r, const struct sink_timing *t)
+{
+    const struct plan *p = f->plan;
+    for (int s = 0; s < p->n_setting; s++) {
+        for (int i = 0; i < p->n_task; i++) {
+            if (!same_setting(p, s, &r->setting[t->setting]) || strcmp(p->task[i].cfg->id, r->task[t->task].id) ||
+                strcmp(p->task[i].params, r->task[t->task].params))
+                continue;
+            for (int k = 0; k < timing_count(f, i); k++)
+                if (timing_example(p->task[i].n_example, timing_count(f, i), k) == t->example)
+                    *timed_at(f, s, i, k) = 1;
+        }
+    }
+}
+
+int farm_history(struct farm *f)
+{
+    const struct plan *p = f->plan;
+    f->timed = mem_alloc((size_t)p->n_setting * (size_t)p->n_task * (size_t)p->config->timing + 1, 1);
+    struct results r;
+    TRY(results_open(&r, f->opt->output));
+    struct unit_at *at = index_units(p);
+    for (int64_t i = 0; i < r.n_record; i++) {
+        const struct plan_unit *u = find_unit(p, at, r.record[i].unit_hi, r.record[i].unit_lo);
+        if (!u)
+            continue;
+        struct record mine = r.record[i];
+        mine.setting = u->setting;
+        progress_unit(&f->progress, &mine, true);
+    }
+    for (int i = 0; i < r.n_timing; i++)
+        if (r.timing[i].setting < r.n_setting && r.timing[i].task < r.n_task)
+            mark_timed(f, &r, &r.timing[i]);
+    free(at);
+    results_close(&r);
+    return 0;
+}
+
+static const struct plan_unit *unit_of(const struct plan *p, int setting, int task, int example)
+{
+    for (int64_t i = 0; i < p->n_unit; i++)
+        if (p->unit[i].setting == setting && p->unit[i].task == task && p->unit[i].example == example)
+            return &p->unit[i];
+    return NULL;
+}
+
+/* A unit that does not fit or fails alone has no timing; that is no reason to stop. */
+static int time_one(struct farm *f, int setting, int task, int example)
+{
+    const struct plan *p = f->plan;
+    const struct plan_unit *u = unit_of(p, setting, task, example);
+    struct run_unit unit = plan_run_unit(p, u - p->unit);
+    struct run_timing t = {0};
+    TRY(worker_load(&f->worker, p->setting[setting].model));
+    int rc = runner_timing(f->worker.runner, p->model[p->setting[setting].model].task[task], &unit, &t);
+    if (rc == ERR_NOMEM || rc == ERR_TOO_LONG || rc == ERR_NAN)
+        return 0;
+    TRY(rc);
+    struct sink_timing row = {setting, task, example, t.n_prompt, t.n_new, t.s_prefill, t.s_decode, t.peak_bytes};
+    return f->type->put_timing(f->sink, &row, 1);
+}
+
+void farm_timing(struct farm *f)
+{
+    const struct plan *p = f->plan;
+    bool said = f->opt->quiet;
+    for (int s = 0; s < p->n_setting; s++) {
+        for (int i = 0; i < p->n_task; i++) {
+            int n = timing_count(f, i);
+            for (int k = 0; k < n && !farm_stopping(f); k++) {
+                if (*timed_at(f, s, i, k))
+                    continue;
+                if (!said)
+                    log_info("timing %d example%s per setting and task, alone", p->config->timing,
+                             p->config->timing == 1 ? "" : "s");
+                said = true;
+                int rc = time_one(f, s, i, timing_example(p->task[i].n_example, n, k));
+                enum stop_wish wish = stop_wished();
+                if (wish > f->wish)
+                    f->wish = wish;
+                if (rc < 0 && f->wish == STOP_NO)
+                    farm_fail(f, rc, 0);
+            }
+        }
+    }
+}

@@ -1,0 +1,33 @@
+/* Messages between the ranks of a run, or nothing at all when the program was started alone. Waiting never
+ * spins: a rank that waits tests and sleeps. */
+#ifndef KVS_SWEEP_LINK_H
+#define KVS_SWEEP_LINK_H
+
+#include "base/str.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct link {
+    int rank, n_rank;
+    int n_local; /* ranks on this node */
+    int n_core;  /* processors that this rank should use: its own, or its share of those it shares */
+    bool mpi;
+};
+
+/* `mpi`: the program was started by mpirun or srun. ERR_INPUT if this build has no MPI and was started so. */
+int link_open(struct link *l, bool mpi);
+void link_close(struct link *l); /* waits for the others */
+void link_sleep(void);           /* half a millisecond */
+/* Waits until all ranks are here. */
+void link_barrier(struct link *l);
+/* The lowest rank with mine != 0, or -1; *same tells whether `hash` is equal on all ranks. */
+int link_agree(struct link *l, int mine, const uint64_t hash[2], bool *same);
+/* Sends bytes to a rank that will receive them (or few enough to be buffered). */
+void link_send(struct link *l, int to, const void *data, size_t n);
+/* Takes one waiting message, if there is any: its sender, or -1. */
+int link_take(struct link *l, struct str *out);
+/* Ends all ranks at once. */
+void link_abort(struct link *l) __attribute__((noreturn));
+
+#endif

@@ -1,0 +1,265 @@
+#include "sweep/plan_int.h"
+
+#include "base/err.h"
+#include "base/file.h"
+#include "base/mem.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+void plan_dtypes(const struct config *c, const struct model_config *m, enum dtype *dtype, enum dtype *cache)
+{
+    if (c->dtype != CONFIG_AUTO)
+        *dtype = (enum dtype)c->dtype;
+    else if (c->mode == MODE_PAPER)
+        *dtype = DT_F16;
+    else /* a CPU multiplies bf16 at twice the speed of f32 and f16 not at all */
+        *dtype = m->dtype == DT_F32 ? DT_F32 : DT_BF16;
+    *cache = c->cache_dtype == CONFIG_AUTO ? *dtype : (enum dtype)c->cache_dtype;
+}
+
+int plan_model_open(struct plan_model *m, const struct config *c, const struct config_model *cfg)
+{
+    *m = (struct plan_model){0};
+    if (!file_exists(cfg->path) && !file_is_dir(cfg->path))
+        return cfg->fetch.pypi ? err_set(ERR_INPUT, "%s: model '%s': %s is missing; get it with: kvsweep fetch %s",
+                                         cfg->where, cfg->id, cfg->path, cfg->id)
+                               : err_set(ERR_INPUT, "%s: model '%s': %s is missing; put the model there or change its path",
+                                         cfg->where, cfg->id, cfg->path);
+    struct model_file *f = NULL;
+    int rc = model_file_open(&f, cfg->path);
+    if (rc < 0)
+        return err_prefix(rc, "model '%s'", cfg->id);
+    m->config = *model_file_config(f);
+    m->run = (struct run_model){.id = cfg->id, .path = cfg->path, .template = cfg->template, .max_len = cfg->max_len};
+    plan_dtypes(c, &m->config, &m->run.dtype, &m->run.cache_dtype);
+    model_file_kv_shape(f, m->run.cache_dtype, &m->shape);
+    uint64_t hash[2];
+    model_file_hash(f, hash);
+    snprintf(m->hash, sizeof m->hash, "%016llx%016llx", (unsigned long long)hash[0], (unsigned long long)hash[1]);
+    m->file_bytes = model_file_bytes(f);
+    model_file_close(f);
+    return 0;
+}
+
+void plan_model_close(struct plan_model *m)
+{
+    tok_close(m->tok);
+    free(m->task);
+    *m = (struct plan_model){0};
+}
+
+static bool match(const char *pattern, const char *text)
+{
+    return !pattern || str_match(pattern, text);
+}
+
+/* A method pattern means its name or its short text; "!x" means neither. */
+static bool match_method(const char *pattern, const struct kv_spec *spec)
+{
+    if (!pattern)
+        return true;
+    bool no = *pattern == '!';
+    const char *p = pattern + no;
+    return no != (str_match(p, spec->method->name) || str_match(p, spec->label));
+}
+
+struct run_overrides plan_overrides(const struct config *c, const char *model, const struct kv_spec *spec, const char *task)
+{
+    struct run_overrides over = {.rope_theta_factor = 1};
+    for (int i = 0; i < c->n_override; i++) {
+        const struct config_override *o = &c->override[i];
+        if (match(o->model, model) && match(o->task, task) && match_method(o->method, spec))
+            over = o->set;
+    }
+    return over;
+}
+
+/* The rules that touch a setting, whatever tasks there are: the text stays the same when tasks are added. */
+static char *overrides_text(const struct config *c, const char *model, const struct kv_spec *spec)
+{
+    struct str s = {0};
+    for (int i = 0; i < c->n_override; i++) {
+        const struct config_override *o = &c->override[i];
+        if (!match(o->model, model) || !match_method(o->method, spec))
+            continue;
+        char v[32];
+        str_double(v, o->set.rope_theta_factor);
+        str_printf(&s, "%s%s:rope_theta_factor=%s", s.n ? ";" : "", o->task ? o->task : "*", v);
+    }
+    char *text = mem_strdup(str_c(&s));
+    str_free(&s);
+    return text;
+}
+
+static int add_setting(struct plan *p, int model, const struct config_method *method)
+{
+    const struct plan_model *m = &p->model[model];
+    const struct kv_spec *spec = &method->spec;
+    struct plan_setting *s = &p->setting[p->n_setting++];
+    *s = (struct plan_setting){.model = model, .spec = spec};
+    s->id = mem_printf("%s/%s", m->run.id, spec->label);
+    s->overrides = overrides_text(p->config, m->run.id, spec);
+    double ratio = spec->nominal_ratio > 0 ? spec->nominal_ratio : 1;
+    s->bytes_8k = (uint64_t)((double)kv_full_bytes(&m->shape, 8192) / ratio);
+    s->bytes_32k = (uint64_t)((double)kv_full_bytes(&m->shape, 32768) / ratio);
+    if (!spec->method->check)
+        return 0;
+    int rc = spec->method->check(spec->params, &m->shape);
+    return rc < 0 ? err_prefix(rc, "%s: setting %s", method->where, s->id) : 0;
+}
+
+bool plan_task_counts_tokens(const struct config_task *cfg)
+{
+    struct str text = {0};
+    str_addc(&text, ',');
+    param_text(cfg->type->params, cfg->params, &text);
+    bool yes = strstr(str_c(&text), ",unit=tokens") != NULL;
+    str_free(&text);
+    return yes;
+}
+
+int plan_task_open(struct task **t, const struct config_task *cfg, const struct tok *tok)
+{
+    struct token_counter counter = {0};
+    if (tok)
+        counter = run_token_counter(tok);
+    int rc = task_open(t, cfg->type, cfg->params, tok ? &counter : NULL);
+    return rc < 0 ? err_prefix(rc, "%s", cfg->where) : 0;
+}
+
+/* Opens a task for one model; others may share the first one's examples. */
+static int open_task(struct plan *p, int i, int model)
+{
+    struct plan_task *t = &p->task[i];
+    struct plan_model *m = &p->model[model];
+    if (model > 0 && !t->per_model) {
+        m->task[i] = p->model[0].task[i];
+        return 0;
+    }
+    if (t->per_model && !m->tok) {
+        int rc = run_tok_open(&m->tok, m->run.path);
+        if (rc < 0)
+            return err_prefix(rc, "model '%s'", m->run.id);
+    }
+    TRY(plan_task_open(&m->task[i], t->cfg, t->per_model ? m->tok : NULL));
+    int n = task_count(m->task[i]);
+    if (n == 0)
+        return err_set(ERR_INPUT, "%s: task %s has no examples", t->cfg->where, t->cfg->id);
+    if (model > 0 && n != t->n_example)
+        return err_set(ERR_INPUT, "%s: task %s has %d examples with the tokens of %s and %d with those of %s", t->cfg->where,
+                       t->cfg->id, t->n_example, p->model[0].run.id, n, m->run.id);
+    t->n_example = n;
+    return 0;
+}
+
+static int open_tasks(struct plan *p)
+{
+    for (int i = 0; i < p->config->n_task; i++) {
+        struct plan_task *t = &p->task[p->n_task++];
+        t->cfg = &p->config->task[i];
+        t->per_model = plan_task_counts_tokens(t->cfg);
+        t->params = plan_task_params(t->cfg);
+    }
+    for (int m = 0; m < p->n_model; m++) {
+        p->model[m].task = mem_alloc((size_t)p->n_task, sizeof *p->model[m].task);
+        for (int i = 0; i < p->n_task; i++)
+            TRY(open_task(p, i, m));
+    }
+    return 0;
+}
+
+static int demand(const struct config *c)
+{
+    if (!c->n_model)
+        return err_set(ERR_INPUT, "%s: models: none given; list ids of configs/models or {id, path, template}", c->path);
+    if (!c->n_method)
+        return err_set(ERR_INPUT, "%s: methods: none given; e.g. methods: [full, \"kivi:bits=2\"]", c->path);
+    if (!c->n_task)
+        return err_set(ERR_INPUT, "%s: tasks: none given; e.g. tasks: [passkey]", c->path);
+    return 0;
+}
+
+static int build(struct plan *p)
+{
+    const struct config *c = p->config;
+    TRY(demand(c));
+    p->model = mem_alloc((size_t)c->n_model, sizeof *p->model);
+    p->setting = mem_alloc((size_t)c->n_model * (size_t)c->n_method, sizeof *p->setting);
+    p->task = mem_alloc((size_t)c->n_task, sizeof *p->task);
+    for (int i = 0; i < c->n_model; i++) {
+        TRY(plan_model_open(&p->model[i], c, &c->model[i]));
+        p->n_model++;
+    }
+    for (int i = 0; i < c->n_model; i++)
+        for (int k = 0; k < c->n_method; k++)
+            TRY(add_setting(p, i, &c->method[k]));
+    TRY(open_tasks(p));
+    plan_bundles(p);
+    return 0;
+}
+
+/* Every rank must have made the same plan: ids of units and bundles say what, options say what is kept. */
+static void hash_plan(struct plan *p)
+{
+    struct str text = {0};
+    plan_text(p, &text);
+    for (int64_t i = 0; i < p->n_unit; i++) {
+        str_addn(&text, &p->unit[i].hi, 8);
+        str_addn(&text, &p->unit[i].lo, 8);
+    }
+    for (int64_t i = 0; i < p->n_bundle; i++)
+        str_addn(&text, &p->bundle[i].id, 8);
+    str_printf(&text, "timing=%d", p->config->timing);
+    XXH128_hash_t h = XXH3_128bits(str_c(&text), text.n);
+    p->hash[0] = h.high64;
+    p->hash[1] = h.low64;
+    str_free(&text);
+}
+
+int plan_open(struct plan *p, const struct config *config)
+{
+    *p = (struct plan){.config = config};
+    int rc = build(p);
+    if (rc < 0)
+        plan_close(p);
+    else
+        hash_plan(p);
+    return rc;
+}
+
+void plan_close(struct plan *p)
+{
+    for (int m = 0; m < p->n_model; m++) {
+        for (int i = 0; p->model[m].task && i < p->n_task; i++)
+            if (m == 0 || p->task[i].per_model)
+                task_close(p->model[m].task[i]);
+        plan_model_close(&p->model[m]);
+    }
+    for (int i = 0; i < p->n_setting; i++) {
+        free(p->setting[i].id);
+        free(p->setting[i].overrides);
+    }
+    for (int i = 0; i < p->n_task; i++)
+        free(p->task[i].params);
+    free(p->model);
+    free(p->setting);
+    free(p->task);
+    free(p->unit);
+    free(p->bundle);
+    *p = (struct plan){0};
+}
+
+const struct example *plan_example(const struct plan *p, int task, int example)
+{
+    return task_example(p->model[0].task[task], example);
+}
+
+struct run_unit plan_run_unit(const struct plan *p, int64_t unit)
+{
+    const struct plan_unit *u = &p->unit[unit];
+    return (struct run_unit){u->setting, u->task, u->example, u->hi, u->lo, p->setting[u->setting].spec, u->over};
+}

@@ -1,0 +1,89 @@
+/* The grid of a configuration: settings, tasks, units with their ids, bundles with their costs. Every rank makes
+ * the same plan from the same files; only headers of models are read. */
+#ifndef KVS_SWEEP_PLAN_H
+#define KVS_SWEEP_PLAN_H
+
+#include "hdf5io/sink.h"
+#include "run/run.h"
+#include "sweep/config.h"
+
+/* Most sequences that are decoded together. */
+enum { PLAN_BATCH = 16 };
+
+struct plan_model {
+    struct run_model run; /* text borrowed from the configuration */
+    struct model_config config;
+    struct kv_shape shape;
+    char hash[33];        /* model_file_hash, hex */
+    uint64_t file_bytes;
+    struct tok *tok;      /* only when a task counts tokens */
+    struct task **task;   /* [n_task]: a task that counts tokens has its own examples per model, others share */
+};
+struct plan_setting {
+    int model;
+    const struct kv_spec *spec;
+    char *id, *overrides;      /* "MODEL/METHOD"; "passkey:rope_theta_factor=32" or "" */
+    uint64_t bytes_8k, bytes_32k; /* of the cache, by the nominal ratio */
+};
+struct plan_task {
+    const struct config_task *cfg;
+    char *params; /* canonical text, without the path and the number of rows */
+    int n_example;
+    bool per_model;
+};
+struct plan_unit {
+    uint64_t hi, lo;
+    int32_t setting, task, example;
+    int32_t n_prompt; /* estimated tokens */
+    struct run_overrides over;
+};
+struct plan_bundle {
+    uint64_t id; /* XXH3-64 of its unit ids */
+    int32_t model, task;
+    int64_t first; /* units [first, first + n) */
+    int32_t n;
+    double s_cost; /* estimated seconds on one core */
+};
+
+struct plan {
+    const struct config *config;
+    struct plan_model *model;
+    struct plan_setting *setting;
+    struct plan_task *task;
+    struct plan_unit *unit;     /* in bundle order of making: model, task, examples */
+    struct plan_bundle *bundle; /* longest first */
+    int n_model, n_setting, n_task;
+    int64_t n_unit, n_bundle;
+    uint64_t hash[2]; /* of all unit and bundle ids and of what is kept of the logits */
+};
+
+/* ERR_INPUT for a missing model (says `kvsweep fetch ID`), a method that does not fit, a broken task file.
+ * `config` is borrowed. */
+int plan_open(struct plan *p, const struct config *config);
+void plan_close(struct plan *p);
+
+/* Opens the tasks without any model (`kvsweep prompts`): model may be NULL. */
+int plan_task_open(struct task **t, const struct config_task *cfg, const struct tok *tok);
+bool plan_task_counts_tokens(const struct config_task *cfg);
+/* What the rules change for one model, method and task. */
+struct run_overrides plan_overrides(const struct config *c, const char *model, const struct kv_spec *spec, const char *task);
+/* Resolves `auto` dtypes of a model. */
+void plan_dtypes(const struct config *c, const struct model_config *m, enum dtype *dtype, enum dtype *cache);
+/* Header of a model file; ERR_INPUT says how to get a missing one. */
+int plan_model_open(struct plan_model *m, const struct config *c, const struct config_model *cfg);
+void plan_model_close(struct plan_model *m);
+
+/* Example as the tables of the results file show it (of the first model). */
+const struct example *plan_example(const struct plan *p, int task, int example);
+/* The unit as the runner takes it. */
+struct run_unit plan_run_unit(const struct plan *p, int64_t unit);
+/* XXH3-64 over the ids of n units. */
+uint64_t plan_bundle_id(const struct plan *p, const int64_t *unit, int n);
+/* Text that must be equal for two runs to share a results file. */
+void plan_text(const struct plan *p, struct str *out);
+/* Tables for the sink; text borrowed from the plan, arrays and JSON owned: plan_sink_free. `run` is left to
+ * the caller except for plan_text, logits and mode. */
+void plan_sink(const struct plan *p, struct sink_plan *s, struct str *text);
+void plan_sink_free(struct sink_plan *s);
+
+#endif

@@ -1,0 +1,16 @@
+/* Shared by the files of the plan. */
+#ifndef KVS_SWEEP_PLAN_INT_H
+#define KVS_SWEEP_PLAN_INT_H
+
+#include "sweep/plan.h"
+
+/* Adds the units of every (model, task), bundled, and sorts the bundles. */
+void plan_bundles(struct plan *p);
+/* Unit ids, in place. */
+void plan_unit_id(const struct plan *p, struct plan_unit *u);
+/* Canonical parameters of a task without the path and the number of its rows; owned. */
+char *plan_task_params(const struct config_task *cfg);
+/* Estimated seconds on one core. */
+double plan_cost(const struct plan *p, const struct plan_bundle *b);
+
+#endif

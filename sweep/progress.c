@@ -1,0 +1,136 @@
+#include "sweep/progress.h"
+
+#include "base/log.h"
+#include "base/mem.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+double progress_clock(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+void progress_duration(char out[32], double seconds)
+{
+    long s = seconds < 0 ? 0 : seconds > 1e9 ? 1000000000 : lround(seconds);
+    if (s >= 3600)
+        snprintf(out, 32, "%ldh%02ldm", s / 3600, s / 60 % 60);
+    else if (s >= 60)
+        snprintf(out, 32, "%ldm%02lds", s / 60, s % 60);
+    else
+        snprintf(out, 32, "%lds", s);
+}
+
+void progress_open(struct progress *g, const struct plan *plan, bool quiet)
+{
+    *g = (struct progress){.plan = plan, .quiet = quiet};
+    g->sum = mem_alloc((size_t)plan->n_setting, sizeof *g->sum);
+    g->n_score = mem_alloc((size_t)plan->n_setting, sizeof *g->n_score);
+    g->s_start = g->s_said = progress_clock();
+    g->terminal = isatty(STDERR_FILENO);
+}
+
+void progress_close(struct progress *g)
+{
+    if (g->terminal && g->n_said)
+        fputc('\n', stderr);
+    free(g->sum);
+    free(g->n_score);
+    *g = (struct progress){0};
+}
+
+void progress_unit(struct progress *g, const struct record *r, bool before)
+{
+    (void)before;
+    g->n_done++;
+    g->n_bad += r->status != ST_OK;
+    if (r->setting >= 0 && r->setting < g->plan->n_setting && isfinite(r->score)) {
+        g->sum[r->setting] += r->score;
+        g->n_score[r->setting]++;
+    }
+}
+
+void progress_ahead(struct progress *g, double cost)
+{
+    g->cost_all += cost;
+}
+
+void progress_cost(struct progress *g, double cost)
+{
+    g->cost_done += cost;
+}
+
+/* Setting names without the model when there is only one. */
+static void add_scores(const struct progress *g, struct str *line)
+{
+    for (int i = 0; i < g->plan->n_setting; i++) {
+        const struct plan_setting *s = &g->plan->setting[i];
+        if (g->n_score[i])
+            str_printf(line, "  %s %.2f", g->plan->n_model > 1 ? s->id : s->spec->label,
+                       g->sum[i] / (double)g->n_score[i]);
+    }
+}
+
+static void add_left(const struct progress *g, struct str *line)
+{
+    double elapsed = progress_clock() - g->s_start;
+    if (g->cost_done <= 0 || g->n_done >= g->plan->n_unit)
+        return;
+    char left[32];
+    progress_duration(left, elapsed * (g->cost_all - g->cost_done) / g->cost_done);
+    str_printf(line, "  %s left", left);
+}
+
+static void say_terminal(const struct progress *g)
+{
+    struct winsize w = {0};
+    int width = ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 20 ? w.ws_col : 80;
+    struct str line = {0};
+    enum { BAR = 20 };
+    int full = g->plan->n_unit ? (int)(BAR * g->n_done / g->plan->n_unit) : BAR;
+    str_addc(&line, '[');
+    for (int i = 0; i < BAR; i++)
+        str_addc(&line, i < full ? '#' : '.');
+    str_printf(&line, "] %lld/%lld", (long long)g->n_done, (long long)g->plan->n_unit);
+    add_left(g, &line);
+    if (g->n_bad)
+        str_printf(&line, "  %lld not ok", (long long)g->n_bad);
+    add_scores(g, &line);
+    int n = line.n < (size_t)width ? (int)line.n : width - 1;
+    fprintf(stderr, "\r%.*s\033[K", n, str_c(&line));
+    fflush(stderr);
+    str_free(&line);
+}
+
+static void say_line(const struct progress *g)
+{
+    struct str line = {0};
+    str_printf(&line, "%lld/%lld units", (long long)g->n_done, (long long)g->plan->n_unit);
+    add_left(g, &line);
+    if (g->n_bad)
+        str_printf(&line, "  %lld not ok", (long long)g->n_bad);
+    add_scores(g, &line);
+    log_info("%s", str_c(&line));
+    str_free(&line);
+}
+
+void progress_tick(struct progress *g, bool now)
+{
+    double t = progress_clock(), every = g->terminal ? 0.5 : 10;
+    if (g->quiet || (!now && t - g->s_said < every))
+        return;
+    g->s_said = t;
+    g->n_said++;
+    if (g->terminal)
+        say_terminal(g);
+    else
+        say_line(g);
+}

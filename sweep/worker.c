@@ -1,0 +1,107 @@
+#include "sweep/worker.h"
+
+#include "base/err.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "sweep/stop.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+int worker_open(struct worker *w, const struct link *l, const struct plan *plan, int (*poll)(void *), void *ctx)
+{
+    const struct config *c = plan->config;
+    *w = (struct worker){.plan = plan, .rank = l->rank, .loaded = -1};
+    struct run_options opt = {
+        .device = c->device,
+        .isa = c->isa,
+        .threads = c->threads > 0 ? c->threads : l->n_core,
+        .mode = c->mode,
+        .logits_first = c->logits_first,
+        .topk = c->topk,
+        .share = l->n_local > 1, /* alone, shared memory would only be one more thing to fail */
+        .poll = poll,
+        .poll_ctx = ctx,
+    };
+    return runner_open(&w->runner, &opt);
+}
+
+void worker_close(struct worker *w)
+{
+    if (w->runner)
+        runner_close(w->runner);
+    w->runner = NULL;
+    w->loaded = -1;
+}
+
+int worker_load(struct worker *w, int model)
+{
+    if (w->loaded == model)
+        return 0;
+    const struct plan_model *m = &w->plan->model[model];
+    w->loaded = -1;
+    int rc = runner_load(w->runner, &m->run);
+    if (rc < 0)
+        return err_prefix(rc, "model '%s'", m->run.id);
+    w->loaded = model;
+    return 0;
+}
+
+void worker_failed(const struct plan *p, int64_t unit, enum record_status status, const char *text, struct record *r)
+{
+    const struct plan_unit *u = &p->unit[unit];
+    *r = (struct record){.unit_hi = u->hi,
+                         .unit_lo = u->lo,
+                         .setting = u->setting,
+                         .task = u->task,
+                         .example = u->example,
+                         .status = status,
+                         .stop = STOP_MAX_NEW,
+                         .score = NAN,
+                         .error = mem_strdup(text)};
+}
+
+static int compute(struct worker *w, const struct job *job, int at, int n, struct record *out)
+{
+    struct run_unit unit[PLAN_BATCH];
+    for (int i = 0; i < n; i++)
+        unit[i] = plan_run_unit(w->plan, job->unit[at + i]);
+    return runner_bundle(w->runner, w->plan->model[job->model].task[job->task], unit, n, out + at);
+}
+
+/* Even the memory for the whole batch was not there: each unit gets its own try before it is called too big. */
+static int compute_singly(struct worker *w, const struct job *job, struct record *out)
+{
+    log_warn("out of memory for %d sequences together; computing them one by one", job->n);
+    for (int i = 0; i < job->n; i++) {
+        int rc = compute(w, job, i, 1, out);
+        if (rc == ERR_NOMEM) {
+            worker_failed(w->plan, job->unit[i], ST_OOM, err_text(), &out[i]);
+            rc = 0;
+        }
+        if (rc < 0) {
+            for (int k = 0; k < i; k++)
+                record_free(&out[k]);
+            return rc;
+        }
+    }
+    return 0;
+}
+
+int worker_run(struct worker *w, const struct job *job, struct record *out)
+{
+    crash_arm(job->crash_id); /* a model that crashes the loader must not stop the grid either */
+    int rc = worker_load(w, job->model);
+    if (rc == 0)
+        rc = compute(w, job, 0, job->n, out);
+    if (rc == ERR_NOMEM && w->loaded >= 0)
+        rc = compute_singly(w, job, out);
+    crash_disarm();
+    for (int i = 0; rc == 0 && i < job->n; i++) {
+        out[i].rank = w->rank;
+        out[i].attempt = job->attempt;
+        out[i].bundle = job->id;
+    }
+    return rc;
+}
