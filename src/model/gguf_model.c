@@ -35,7 +35,9 @@ static char *hf_name(const char *name, const char **part)
             return mem_strdup(top_names[i].hf);
     if (strncmp(name, "blk.", 4) != 0)
         return mem_strdup(name);
-    size_t digits = strspn(name + 4, "0123456789");
+    size_t digits = 0;
+    while (name[4 + digits] >= '0' && name[4 + digits] <= '9')
+        digits++;
     const char *rest = name + 4 + digits, *dot = strrchr(name, '.');
     if (!digits || *rest != '.' || dot <= rest)
         return mem_strdup(name);

@@ -148,8 +148,12 @@ static enum turn try_once(struct share *s)
 {
     struct stat st;
     s->fd = open(s->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (s->fd < 0 || fstat(s->fd, &st) != 0 || st.st_uid != geteuid())
+    if (s->fd < 0 || fstat(s->fd, &st) != 0)
         return TURN_NONE;
+    if (st.st_uid != geteuid()) {
+        errno = EPERM;
+        return TURN_NONE;
+    }
     if (lock(s->fd, F_WRLCK)) {
         if (!named(s->fd))
             return TURN_AGAIN;
@@ -209,6 +213,11 @@ int share_open(struct share **out, uint64_t key, size_t bytes, bool *creator)
 void *share_data(struct share *s)
 {
     return (char *)s->map + SHARE_HEAD;
+}
+
+const char *share_path(const struct share *s)
+{
+    return s->path;
 }
 
 int share_publish(struct share *s)

@@ -15,6 +15,7 @@ uint64_t share_key(const void *text, size_t n);
  * memory of that size. Segments of this user that nobody uses any more are removed. */
 int share_open(struct share **s, uint64_t key, size_t bytes, bool *creator);
 void *share_data(struct share *s); /* `bytes` bytes at a page boundary; writable until published */
+const char *share_path(const struct share *s);
 /* The bytes are complete: makes them read-only here and lets the others in. */
 int share_publish(struct share *s);
 /* The last one out removes the segment; one that was never published goes at once. Accepts NULL. */

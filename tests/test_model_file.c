@@ -1,0 +1,656 @@
+/* Reading model files: metadata, expansion of every type, configurations, hostile bytes. */
+#include "model/file_int.h"
+#include "model_common.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char gguf_path_ok[] = "fixtures/model/gguf/model.gguf";
+
+/* ---- a folder of its own for each test ---- */
+
+struct dir {
+    char path[64];
+};
+static struct dir make_dir(void)
+{
+    struct dir d = {"/tmp/kvs_test_model_XXXXXX"};
+    assert_non_null(mkdtemp(d.path));
+    return d;
+}
+
+static void put(const struct dir *d, const char *name, const void *data, size_t n)
+{
+    char *p = file_join(d->path, name);
+    FILE *f = fopen(p, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(data, 1, n, f), n);
+    fclose(f);
+    free(p);
+}
+
+static void remove_dir(struct dir *d)
+{
+    char **names;
+    int n;
+    OK(file_list(d->path, &names, &n));
+    for (int i = 0; i < n; i++) {
+        char *p = file_join(d->path, names[i]);
+        unlink(p);
+        free(p);
+    }
+    file_list_free(names, n);
+    rmdir(d->path);
+}
+
+/* ---- metadata ---- */
+
+static void test_metadata(void **state)
+{
+    (void)state;
+    struct gguf *g;
+    int64_t v, n;
+    double d;
+    bool b;
+    struct gguf_text t, *texts;
+    int32_t *ints;
+    float *floats;
+    OK(gguf_open(&g, gguf_path_ok));
+    OK(gguf_int(g, "llama.block_count", &v));
+    assert_int_equal(v, 2);
+    OK(gguf_real(g, "llama.rope.freq_base", &d));
+    assert_true(d == 10000);
+    OK(gguf_bool(g, "test.bool", &b));
+    assert_true(b);
+    OK(gguf_text(g, "general.architecture", &t));
+    assert_int_equal(t.n, 5);
+    assert_memory_equal(t.s, "llama", 5);
+    OK(gguf_array_text(g, "tokenizer.ggml.tokens", &texts, &n));
+    assert_int_equal(n, 300);
+    assert_int_equal(texts[299].n, 6);
+    assert_memory_equal(texts[299].s, "tok299", 6);
+    free(texts);
+    OK(gguf_array_i32(g, "tokenizer.ggml.token_type", &ints, &n));
+    assert_int_equal(n, 300);
+    assert_int_equal(ints[0], 1);
+    free(ints);
+    OK(gguf_array_f32(g, "test.floats", &floats, &n));
+    assert_int_equal(n, 3);
+    assert_true(floats[1] == -1.25f);
+    free(floats);
+    assert_int_equal(gguf_count(g, "test.floats"), 3);
+    assert_int_equal(gguf_count(g, "test.bool"), -1);
+    assert_false(gguf_has(g, "test"));
+    assert_int_equal(gguf_int(g, "absent", &v), ERR_INPUT);
+    assert_int_equal(gguf_int(g, "llama.rope.freq_base", &v), ERR_INPUT);
+    assert_non_null(strstr(err_text(), "f32"));
+    assert_int_equal(gguf_text(g, "test.floats", &t), ERR_INPUT);
+    assert_int_equal(gguf_array_i32(g, "test.floats", &ints, &n), ERR_INPUT);
+    assert_int_equal(gguf_array_text(g, "tokenizer.ggml.token_type", &texts, &n), ERR_INPUT);
+    assert_int_equal(gguf_bool(g, "llama.block_count", &b), ERR_INPUT);
+    gguf_close(g);
+}
+
+/* Every tensor expands to the bits that the gguf package gives; q and k rows come un-permuted. */
+static void test_expand(void **state)
+{
+    (void)state;
+    struct model_file *f;
+    FILE *list = fopen("fixtures/model/gguf/dequant.txt", "r");
+    char name[128], want[65], got[65];
+    long rows, width;
+    int n = 0;
+    assert_non_null(list);
+    OK(model_file_open(&f, gguf_path_ok));
+    while (fscanf(list, "%127s %ld %ld %64s", name, &rows, &width, want) == 4) {
+        struct model_tensor t;
+        int64_t shape[2] = {rows, width};
+        OK(model_file_find(f, name, shape, width > 1 ? 2 : 1, &t));
+        float *x = mem_alloc((size_t)(rows * width), sizeof *x);
+        for (int64_t r = 0; r < rows; r += 7) /* pieces, to see the offsets */
+            OK(model_tensor_read(f, &t, name, r, r + 7 < rows ? 7 : rows - r, x + r * width));
+        file_sha256(x, (size_t)(rows * width) * sizeof *x, got);
+        if (strcmp(got, want) != 0)
+            fail_msg("%s expands to other values than the gguf package's", name);
+        free(x);
+        n++;
+    }
+    fclose(list);
+    assert_int_equal(n, 21);
+    model_file_close(f);
+}
+
+/* Parts of a block, at odd offsets. */
+static void test_expand_parts(void **state)
+{
+    (void)state;
+    static const int32_t types[] = {GGML_F32, GGML_F16, GGML_BF16, GGML_Q4_0, GGML_Q4_1, GGML_Q8_0};
+    unsigned char raw[1024];
+    float all[128], part[128];
+    for (size_t i = 0; i < sizeof raw; i++)
+        raw[i] = (unsigned char)((i * 37 + i / 7) & 0x3f);
+    for (size_t k = 0; k < sizeof types / sizeof *types; k++) {
+        ggml_expand(types[k], raw + 1, 0, 128, all);
+        for (int64_t at = 0; at < 128; at += 11) {
+            int64_t n = 128 - at < 53 ? 128 - at : 53;
+            ggml_expand(types[k], raw + 1, at, n, part);
+            assert_memory_equal(part, all + at, (size_t)n * sizeof *part);
+        }
+    }
+}
+
+/* ---- configurations ---- */
+
+static int open_config(const char *json, struct model_config *c)
+{
+    struct dir d = make_dir();
+    struct model_file *f;
+    put(&d, "config.json", json, strlen(json));
+    int rc = model_file_open(&f, d.path);
+    if (rc == 0) {
+        *c = *model_file_config(f);
+        struct model_tensor t;
+        int64_t n = 8;
+        assert_int_equal(model_file_find(f, "model.norm.weight", &n, 1, &t), ERR_INPUT);
+        assert_non_null(strstr(err_text(), "model.safetensors is missing"));
+        assert_int_equal(model_file_bytes(f), 0);
+        model_file_close(f);
+    }
+    remove_dir(&d);
+    return rc;
+}
+
+#define SIZES                                                                                                \
+    "\"hidden_size\": 64, \"intermediate_size\": 96, \"vocab_size\": 300, \"num_hidden_layers\": 2, "        \
+    "\"num_attention_heads\": 4, \"max_position_embeddings\": 4096"
+#define LLAMA(more) "{\"model_type\": \"llama\", " SIZES more "}"
+
+static void test_config(void **state)
+{
+    (void)state;
+    struct model_config c;
+    OK(open_config(LLAMA(""), &c));
+    assert_int_equal(c.n_kv_head, 4);
+    assert_int_equal(c.head_dim, 16);
+    assert_true(c.rope_theta == 10000 && c.rope_scaling == ROPE_PLAIN && !c.tied && !c.qkv_bias);
+    assert_string_equal(c.family, "llama");
+    OK(open_config(LLAMA(", \"rope_scaling\": {\"type\": \"linear\", \"factor\": 8}, \"head_dim\": 32"), &c));
+    assert_true(c.rope_scaling == ROPE_LINEAR && c.rope_factor == 8 && c.head_dim == 32);
+    OK(open_config(LLAMA(", \"rope_parameters\": {\"rope_type\": \"llama3\", \"rope_theta\": 500000.0, "
+                         "\"factor\": 32.0, \"low_freq_factor\": 1.0, \"high_freq_factor\": 4.0, "
+                         "\"original_max_position_embeddings\": 8192}, \"torch_dtype\": \"bfloat16\""),
+                   &c));
+    assert_true(c.rope_scaling == ROPE_LLAMA3 && c.rope_theta == 500000 && c.rope_original_len == 8192 &&
+                c.rope_high_freq == 4 && c.dtype == DT_BF16);
+    OK(open_config(LLAMA(", \"rope_scaling\": null, \"attention_bias\": true, \"tie_word_embeddings\": true"),
+                   &c));
+    assert_true(c.qkv_bias && c.o_bias && c.tied);
+    OK(open_config(
+        "{\"model_type\": \"qwen2\", " SIZES ", \"num_key_value_heads\": 2, \"sliding_window\": 8}", &c));
+    assert_true(c.qkv_bias && !c.o_bias);
+    OK(open_config("{\"model_type\": \"mistral\", " SIZES
+                   ", \"num_key_value_heads\": 2, \"sliding_window\": null}",
+                   &c));
+    OK(open_config("{\"model_type\": \"mistral\", " SIZES ", \"num_key_value_heads\": 2}", &c));
+}
+
+static void test_config_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *json, *says;
+    } cases[] = {
+        {"", "not JSON"},
+        {"[1]", "no JSON object"},
+        {"{\"model_type\": \"llama\", \"model_type\": \"llama\"}", "not JSON"},
+        {"{" SIZES "}", "model_type"},
+        {"{\"model_type\": \"gpt\\u0007x\", " SIZES "}", "'gpt?x' is not supported"},
+        {"{\"model_type\": \"llama|mistral\", " SIZES "}", "not supported"},
+        {"{\"model_type\": \"llama\"}", "'hidden_size' is missing"},
+        {LLAMA(", \"num_key_value_heads\": 3"), "share"},
+        {LLAMA(", \"num_key_value_heads\": 0"), "from 1"},
+        {LLAMA(", \"num_key_value_heads\": 2.5"), "whole number"},
+        {LLAMA(", \"head_dim\": 15"), "even"},
+        {LLAMA(", \"head_dim\": 99999999999"), "head_dim"},
+        {LLAMA(", \"rope_theta\": -1"), "rope_theta"},
+        {LLAMA(", \"rope_theta\": \"x\""), "rope_theta"},
+        {LLAMA(", \"rms_norm_eps\": 0"), "rms_norm_eps"},
+        {LLAMA(", \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4}"), "'yarn' is not supported"},
+        {LLAMA(", \"rope_scaling\": {\"rope_type\": \"dynamic\", \"factor\": 4}"), "'dynamic'"},
+        {LLAMA(", \"rope_scaling\": {\"type\": \"linear\"}"), "'factor' is missing"},
+        {LLAMA(", \"rope_scaling\": {\"type\": 4}"), "string"},
+        {LLAMA(", \"rope_scaling\": 4"), "object"},
+        {LLAMA(", \"rope_scaling\": {\"type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4, "
+               "\"high_freq_factor\": 4}"),
+         "high_freq_factor"},
+        {LLAMA(", \"partial_rotary_factor\": 0.5"), "partial_rotary_factor"},
+        {LLAMA(", \"hidden_act\": \"gelu\""), "gelu"},
+        {LLAMA(", \"mlp_bias\": true"), "mlp_bias"},
+        {LLAMA(", \"attention_bias\": 1"), "attention_bias"},
+        {LLAMA(", \"quantization_config\": {}"), "quantization_config"},
+        {LLAMA(", \"dtype\": \"int8\""), "int8"},
+        {"{\"model_type\": \"mistral\", " SIZES ", \"num_key_value_heads\": 2, \"sliding_window\": 1024}",
+         "sliding_window 1024"},
+        {"{\"model_type\": \"qwen2\", " SIZES ", \"num_key_value_heads\": 2, \"use_sliding_window\": true, "
+         "\"sliding_window\": 1024}",
+         "sliding_window 1024"},
+    };
+    struct model_config c;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int rc = open_config(cases[i].json, &c);
+        if (rc != ERR_INPUT || !strstr(err_text(), cases[i].says) || strchr(err_text(), '\n'))
+            fail_msg("%s gave %d: %s", cases[i].json, rc, err_text());
+    }
+}
+
+static void test_missing(void **state)
+{
+    (void)state;
+    struct model_file *f;
+    struct dir d = make_dir();
+    assert_int_equal(model_file_open(&f, "/tmp/no/such/model.gguf"), ERR_INPUT);
+    assert_non_null(strstr(err_text(), "/tmp/no/such/model.gguf"));
+    assert_null(f);
+    assert_true(model_file_open(&f, d.path) < 0); /* no config.json */
+    assert_non_null(strstr(err_text(), "config.json"));
+    /* an index that names a shard that is not there: opens, but says so when a tensor is wanted */
+    char *text;
+    size_t n;
+    OK(file_read("fixtures/model/sharded/config.json", &text, &n));
+    put(&d, "config.json", text, n);
+    free(text);
+    static const char index[] = "{\"weight_map\": {\"model.norm.weight\": \"one.safetensors\"}}";
+    put(&d, "model.safetensors.index.json", index, strlen(index));
+    OK(model_file_open(&f, d.path));
+    struct model_tensor t;
+    int64_t len = 32;
+    assert_int_equal(model_file_find(f, "model.norm.weight", &len, 1, &t), ERR_INPUT);
+    assert_non_null(strstr(err_text(), "one.safetensors is missing"));
+    model_file_close(f);
+    static const char evil[] = "{\"weight_map\": {\"model.norm.weight\": \"../one.safetensors\"}}";
+    put(&d, "model.safetensors.index.json", evil, strlen(evil));
+    assert_int_equal(model_file_open(&f, d.path), ERR_INPUT);
+    assert_non_null(strstr(err_text(), "plain file name"));
+    remove_dir(&d);
+}
+
+/* Equal content elsewhere has an equal hash; another configuration has another. */
+static void test_hash(void **state)
+{
+    (void)state;
+    struct model_file *a, *b;
+    uint64_t ha[2], hb[2];
+    char *text;
+    size_t n;
+    struct dir d = make_dir();
+    OK(model_file_open(&a, "fixtures/model/linear"));
+    model_file_hash(a, ha);
+    OK(file_read("fixtures/model/linear/model.safetensors", &text, &n));
+    put(&d, "model.safetensors", text, n);
+    free(text);
+    OK(file_read("fixtures/model/linear/config.json", &text, &n));
+    put(&d, "config.json", text, n);
+    OK(model_file_open(&b, d.path));
+    model_file_hash(b, hb);
+    assert_memory_equal(ha, hb, sizeof ha);
+    assert_true(a->identity != b->identity);
+    model_file_close(b);
+    *strstr(text, "4.0") = '5';
+    put(&d, "config.json", text, n);
+    free(text);
+    OK(model_file_open(&b, d.path));
+    model_file_hash(b, hb);
+    assert_memory_not_equal(ha, hb, sizeof ha);
+    model_file_close(b);
+    model_file_close(a);
+    remove_dir(&d);
+}
+
+/* ---- hostile files ---- */
+
+struct bytes {
+    unsigned char *p;
+    size_t n;
+};
+static void raw(struct bytes *b, const void *p, size_t n)
+{
+    b->p = mem_grow(b->p, b->n + n, 1);
+    memcpy(b->p + b->n, p, n);
+    b->n += n;
+}
+static void u32(struct bytes *b, uint32_t v)
+{
+    raw(b, &v, 4);
+}
+static void u64(struct bytes *b, uint64_t v)
+{
+    raw(b, &v, 8);
+}
+static void text(struct bytes *b, const char *s)
+{
+    u64(b, strlen(s));
+    raw(b, s, strlen(s));
+}
+static void start(struct bytes *b, uint32_t version, uint64_t n_tensor, uint64_t n_kv)
+{
+    *b = (struct bytes){0};
+    raw(b, "GGUF", 4);
+    u32(b, version);
+    u64(b, n_tensor);
+    u64(b, n_kv);
+}
+static void tensor(struct bytes *b, const char *name, uint32_t n_dim, uint64_t n0, uint64_t n1, uint32_t type,
+                   uint64_t at)
+{
+    text(b, name);
+    u32(b, n_dim);
+    u64(b, n0);
+    if (n_dim > 1)
+        u64(b, n1);
+    u32(b, type);
+    u64(b, at);
+}
+static void refused(struct bytes *b, const char *says)
+{
+    struct gguf *g;
+    int rc = gguf_open_bytes(&g, b->p, b->n, "evil.gguf");
+    if (rc != ERR_INPUT || g || !strstr(err_text(), says) || !strstr(err_text(), "evil.gguf") ||
+        strchr(err_text(), '\n'))
+        fail_msg("wanted '%s', got %d: %s", says, rc, err_text());
+    free(b->p);
+    *b = (struct bytes){0};
+}
+static void pad(struct bytes *b, size_t n)
+{
+    while (b->n < n)
+        raw(b, "", 1);
+}
+
+static void test_hostile_gguf(void **state)
+{
+    (void)state;
+    struct bytes b = {0};
+    refused(&b, "not a GGUF file");
+    raw(&b, "GGML", 4);
+    refused(&b, "not a GGUF file");
+    start(&b, 1, 0, 0);
+    refused(&b, "version 1");
+    start(&b, 0x03000000, 0, 0);
+    refused(&b, "big-endian");
+    start(&b, 3, 0, UINT64_MAX);
+    refused(&b, "metadata keys");
+    start(&b, 3, UINT64_MAX / 8, 0);
+    refused(&b, "tensors");
+    start(&b, 3, 0, 1), pad(&b, 60);
+    b.n = 24, u64(&b, UINT64_MAX), pad(&b, 60);
+    refused(&b, "a key");
+    start(&b, 3, 0, 1), text(&b, "a\nb"), u32(&b, 13), pad(&b, 80);
+    refused(&b, "'a?b' has type 13");
+    start(&b, 3, 0, 1), text(&b, "k"), u32(&b, 8), u64(&b, INT64_MAX), pad(&b, 80);
+    refused(&b, "string value");
+    start(&b, 3, 0, 1), text(&b, "k"), u32(&b, 9), u32(&b, 9), u64(&b, 1), pad(&b, 80);
+    refused(&b, "array of type 9");
+    start(&b, 3, 0, 1), text(&b, "k"), u32(&b, 9), u32(&b, 5), u64(&b, UINT64_MAX / 4 + 1), pad(&b, 80);
+    refused(&b, "elements");
+    start(&b, 3, 0, 1), text(&b, "k"), u32(&b, 9), u32(&b, 8), u64(&b, 2), text(&b, "x"), u64(&b, 9);
+    refused(&b, "array string");
+    start(&b, 3, 0, 2), text(&b, "k"), u32(&b, 0), raw(&b, "1", 1), text(&b, "k"), u32(&b, 0),
+        raw(&b, "2", 1);
+    refused(&b, "'k' occurs twice");
+    start(&b, 3, 0, 1), text(&b, "general.alignment"), u32(&b, 4), u32(&b, 24);
+    refused(&b, "powers of two");
+    start(&b, 3, 0, 1), text(&b, "general.alignment"), u32(&b, 4), u32(&b, 0);
+    refused(&b, "powers of two");
+    start(&b, 3, 1, 0), tensor(&b, "t", 5, 1, 1, 0, 0), pad(&b, 200);
+    refused(&b, "5 dimensions");
+    start(&b, 3, 1, 0), tensor(&b, "", 1, 1, 1, 0, 0), pad(&b, 200);
+    refused(&b, "tensor name");
+    start(&b, 3, 1, 0), tensor(&b, "a\nb", 1, 1, 1, 0, 0), pad(&b, 200);
+    refused(&b, "'a?b'");
+    start(&b, 3, 1, 0), tensor(&b, "t", 2, INT64_MAX, 4, 0, 0), pad(&b, 200);
+    refused(&b, "overflow");
+    start(&b, 3, 1, 0), tensor(&b, "t", 2, 1, UINT64_MAX, 0, 0), pad(&b, 200);
+    refused(&b, "impossible shape");
+    start(&b, 3, 1, 0), tensor(&b, "t", 2, 0, 4, 0, 0), pad(&b, 200);
+    refused(&b, "impossible shape");
+    start(&b, 3, 1, 0), tensor(&b, "t", 2, 33, 4, 2, 0), pad(&b, 400);
+    refused(&b, "not a multiple of 32");
+    start(&b, 3, 1, 0), tensor(&b, "t", 2, 256, 4, 12, 0), pad(&b, 4000);
+    refused(&b, "Q4_K");
+    start(&b, 3, 1, 0), tensor(&b, "t", 2, 32, 4, 4000000000U, 0), pad(&b, 400);
+    refused(&b, "unknown");
+    start(&b, 3, 1, 0), tensor(&b, "t", 1, 4, 0, 0, 8), pad(&b, 400);
+    refused(&b, "alignment");
+    start(&b, 3, 1, 0), tensor(&b, "t", 1, 4, 0, 0, UINT64_MAX - 31), pad(&b, 400);
+    refused(&b, "data section");
+    start(&b, 3, 1, 0), tensor(&b, "t", 1, 4, 0, 0, 0), pad(&b, 64 + 15);
+    refused(&b, "truncated");
+    start(&b, 3, 2, 0), tensor(&b, "t", 1, 4, 0, 0, 0), tensor(&b, "t", 1, 4, 0, 0, 0), pad(&b, 400);
+    refused(&b, "'t' occurs twice");
+    struct gguf *g; /* and the smallest good one: 32 bytes of padding, 16 of data */
+    start(&b, 2, 1, 0), tensor(&b, "t", 1, 4, 0, 0, 0), pad(&b, 64 + 16);
+    OK(gguf_open_bytes(&g, b.p, b.n, "good"));
+    assert_int_equal(gguf_tensor_find(g, "t")->at, 64);
+    gguf_close(g);
+    free(b.p);
+}
+
+/* Header cut at every length: always one line, never a crash. */
+static void test_cut_gguf(void **state)
+{
+    (void)state;
+    char *all;
+    size_t n;
+    struct gguf *g;
+    OK(file_read(gguf_path_ok, &all, &n));
+    for (size_t cut = 0; cut < n; cut += cut < 12000 ? 1 : 509) {
+        unsigned char *copy = mem_dup(all, cut ? cut : 1); /* exact size: ASan sees every byte beyond */
+        assert_int_equal(gguf_open_bytes(&g, copy, cut, "cut"), ERR_INPUT);
+        free(copy);
+    }
+    free(all);
+}
+
+static int add_st(const char *header, size_t data)
+{
+    struct bytes b = {0};
+    u64(&b, strlen(header));
+    raw(&b, header, strlen(header));
+    pad(&b, b.n + data);
+    struct model_file *f = mem_alloc(1, sizeof *f);
+    f->path = mem_strdup("evil");
+    struct file_map m = {b.p, b.n};
+    int rc = safetensors_add(f, &m, 0, "evil.safetensors");
+    model_file_close(f);
+    free(b.p);
+    return rc;
+}
+
+#define ENTRY(dtype, shape, from, to)                                                                        \
+    "{\"dtype\": \"" dtype "\", \"shape\": " shape ", \"data_offsets\": [" from ", " to "]}"
+
+static void test_hostile_safetensors(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *header, *says;
+    } cases[] = {
+        {"", "not JSON"},
+        {"[]", "no JSON object"},
+        {"{\"a\": " ENTRY("F32", "[2]", "0", "8"), "not JSON"},
+        {"{\"a\": 1}", "dtype"},
+        {"{\"a\": " ENTRY("F31", "[2]", "0", "8") "}", "F31"},
+        {"{\"a\": " ENTRY("F32", "2", "0", "8") "}", "shape"},
+        {"{\"a\": " ENTRY("F32", "[1,1,1,1,2]", "0", "8") "}", "shape"},
+        {"{\"a\": " ENTRY("F32", "[-2]", "0", "8") "}", "shape"},
+        {"{\"a\": " ENTRY("F32", "[2.0]", "0", "8") "}", "shape"},
+        {"{\"a\": " ENTRY("F32", "[4611686018427387904, 4]", "0", "8") "}", "shape"},
+        {"{\"a\": " ENTRY("F32", "[4611686018427387904]", "0", "8") "}", "other bytes"},
+        {"{\"a\": " ENTRY("F32", "[2]", "0", "16") "}", "other bytes"},
+        {"{\"a\": " ENTRY("F32", "[2]", "8", "0") "}", "rising"},
+        {"{\"a\": " ENTRY("F32", "[2]", "-8", "0") "}", "rising"},
+        {"{\"a\": " ENTRY("F32", "[2]", "9223372036854775799", "9223372036854775807") "}", "ends at byte"},
+        {"{\"a\": " ENTRY("F32", "[2]", "60", "68") "}", "ends at byte"},
+        {"{\"a\": " ENTRY("F32", "[2]", "0", "99999999999999999999") "}", "not JSON"},
+        {"{\"a\": " ENTRY("F32", "[2]", "0", "8") ", \"a\": " ENTRY("F32", "[2]", "0", "8") "}", "not JSON"},
+        {"{\"a\\nb\": " ENTRY("F32", "[2]", "0", "8") "}", "'a?b'"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int rc = add_st(cases[i].header, 64);
+        if (rc != ERR_INPUT || !strstr(err_text(), cases[i].says) || strchr(err_text(), '\n'))
+            fail_msg("%s gave %d: %s", cases[i].header, rc, err_text());
+    }
+    OK(add_st("{\"__metadata__\": {\"format\": \"pt\"}, \"a\": " ENTRY("F32", "[2, 8]", "0", "64") "}", 64));
+    struct model_file f = {.path = "x"};
+    static const unsigned char head[8] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f};
+    assert_int_equal(safetensors_add(&f, &(struct file_map){head, 8}, 0, "evil"), ERR_INPUT);
+    assert_int_equal(safetensors_add(&f, &(struct file_map){head, 7}, 0, "evil"), ERR_INPUT);
+}
+
+/* Shapes that do not fit the configuration are found before anything is read. */
+static void test_wrong_shape(void **state)
+{
+    (void)state;
+    struct model_file *f;
+    struct model_tensor t;
+    struct model *m;
+    struct ops *ops;
+    int64_t shape[2] = {64, 63};
+    OK(model_file_open(&f, "fixtures/model/gqa"));
+    assert_int_equal(model_file_find(f, "model.layers.0.self_attn.q_proj.weight", shape, 2, &t), ERR_INPUT);
+    assert_non_null(strstr(err_text(), "[64, 64], the configuration needs [64, 63]"));
+    assert_int_equal(model_file_find(f, "lm_head.weight", shape, 2, &t), ERR_INPUT);
+    f->cfg.d_ff++;
+    OK(ops_open(&ops, "ref", NULL));
+    const struct model_options mo = {.dtype = DT_F32, .threads = 1};
+    assert_int_equal(model_open(&m, ops, f, &mo), ERR_INPUT);
+    assert_non_null(strstr(err_text(), "mlp.gate_proj"));
+    assert_null(m);
+    model_file_close(f);
+    ops_close(ops);
+}
+
+/* ---- mutation ---- */
+
+static uint64_t next(uint64_t *s)
+{
+    *s ^= *s << 13;
+    *s ^= *s >> 7;
+    *s ^= *s << 17;
+    return *s;
+}
+
+static void mutate(unsigned char *p, size_t n, uint64_t *seed)
+{
+    static const uint64_t odd[] = {0, 1, 0x7f, 0xff, 0x7fffffff, UINT32_MAX, INT64_MAX, UINT64_MAX};
+    for (int k = 1 + (int)(next(seed) % 4); k > 0; k--) {
+        size_t at = next(seed) % n;
+        if (next(seed) % 2 || at + 8 > n)
+            p[at] = (unsigned char)next(seed);
+        else
+            memcpy(p + at, &odd[next(seed) % 8], next(seed) % 2 ? 8 : 4);
+    }
+}
+
+/* Whatever opens must be readable without touching foreign bytes. */
+static void read_everything(struct model_file *f)
+{
+    for (int i = 0; i < f->n; i++) {
+        struct model_tensor t;
+        float out[64];
+        if (model_file_find(f, f->t[i].name, f->t[i].t.n, f->t[i].t.n_dim, &t) < 0 || t.n_dim > 2 ||
+            t.n_dim < 1)
+            continue;
+        int64_t width = t.n_dim > 1 ? t.n[1] : 1;
+        if (width <= 64 && t.n[0] > 0) {
+            (void)model_tensor_read(f, &t, f->t[i].name, 0, 1, out);
+            (void)model_tensor_read(f, &t, f->t[i].name, t.n[0] - 1, 1, out);
+        }
+    }
+}
+
+static void test_fuzz_gguf(void **state)
+{
+    (void)state;
+    char *all;
+    size_t n, head = 12000;
+    uint64_t seed = 88172645463325252U;
+    int opened = 0;
+    struct dir d = make_dir();
+    OK(file_read(gguf_path_ok, &all, &n));
+    for (int i = 0; i < 4000; i++) {
+        unsigned char *copy = mem_dup(all, n);
+        struct gguf *g;
+        struct gguf_text *t;
+        int32_t *ints;
+        int64_t count;
+        mutate(copy, i % 2 ? 600 : head, &seed);
+        if (gguf_open_bytes(&g, copy, n, "fuzz") == 0) {
+            if (gguf_array_text(g, "tokenizer.ggml.tokens", &t, &count) == 0)
+                free(t);
+            if (gguf_array_i32(g, "tokenizer.ggml.token_type", &ints, &count) == 0)
+                free(ints);
+            gguf_close(g);
+            opened++;
+            if (i % 4 == 1) { /* the whole way, through a file */
+                struct model_file *f;
+                put(&d, "f.gguf", copy, n);
+                char *path = file_join(d.path, "f.gguf");
+                if (model_file_open(&f, path) == 0)
+                    read_everything(f);
+                model_file_close(f);
+                free(path);
+            }
+        }
+        free(copy);
+    }
+    assert_true(opened > 100 && opened < 3900);
+    free(all);
+    remove_dir(&d);
+}
+
+static void test_fuzz_safetensors(void **state)
+{
+    (void)state;
+    char *all;
+    size_t n;
+    uint64_t seed = 4101842887655102017U, head;
+    int opened = 0;
+    OK(file_read("fixtures/model/gqa/model.safetensors", &all, &n));
+    memcpy(&head, all, 8);
+    for (int i = 0; i < 4000; i++) {
+        unsigned char *copy = mem_dup(all, n);
+        mutate(copy + (i % 8 ? 8 : 0), (size_t)head, &seed);
+        struct model_file *f = mem_alloc(1, sizeof *f);
+        f->path = mem_strdup("fuzz");
+        struct file_map m = {copy, n};
+        if (safetensors_add(f, &m, 0, "fuzz") == 0 && file_tensor_sort(f) == 0) {
+            read_everything(f);
+            opened++;
+        }
+        model_file_close(f);
+        free(copy);
+    }
+    assert_true(opened > 50 && opened < 3900);
+    free(all);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_metadata),
+        cmocka_unit_test(test_expand),
+        cmocka_unit_test(test_expand_parts),
+        cmocka_unit_test(test_config),
+        cmocka_unit_test(test_config_refused),
+        cmocka_unit_test(test_missing),
+        cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_hostile_gguf),
+        cmocka_unit_test(test_cut_gguf),
+        cmocka_unit_test(test_hostile_safetensors),
+        cmocka_unit_test(test_wrong_shape),
+        cmocka_unit_test(test_fuzz_gguf),
+        cmocka_unit_test(test_fuzz_safetensors),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
