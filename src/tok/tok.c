@@ -253,6 +253,7 @@ static int encode_segment(struct encode *e, const char *s, size_t n, bool at_sta
 {
     struct pieces *p = &e->normal;
     pieces_clear(p);
+    p->at_start = at_start;
     pieces_add(p, s, n);
     TRY(steps_split(&e->normalizer, p));
     e->inner.n = 0;
@@ -263,7 +264,7 @@ static int encode_segment(struct encode *e, const char *s, size_t n, bool at_sta
         if (c.token >= 0)
             add_ids(&e->ids, &e->tok->added[c.token].id, 1);
         else
-            TRY(encode_plain(e, p->text.data + p->span[0].at + c.at, c.n, at_start && c.at == 0));
+            TRY(encode_plain(e, p->text.data + p->span[0].at + c.at, c.n, p->at_start && c.at == 0));
     }
     return 0;
 }

@@ -85,7 +85,8 @@ static bool inside_word(const char *s, size_t n, size_t start, size_t stop)
 
 static void cut(struct added_cuts *out, size_t at, size_t end, int32_t token)
 {
-    *MEM_PUSH(out->v, out->n, out->cap) = (struct added_cut){at, end - at, token};
+    if (end > at) /* a match inside blanks that the token before it took (rstrip) vanishes */
+        *MEM_PUSH(out->v, out->n, out->cap) = (struct added_cut){at, end - at, token};
 }
 
 void added_split(const struct added_trie *t, const struct added_token *token, const char *s, size_t n,
@@ -110,11 +111,9 @@ void added_split(const struct added_trie *t, const struct added_token *token, co
         }
         if (token[k].rstrip)
             stop += uni_trim_left(s + stop, n - stop);
-        if (done < start)
-            cut(out, done, start, -1);
+        cut(out, done, start, -1);
         cut(out, start, stop, k);
-        done = stop;
+        done = stop; /* may lie before the end of the blanks just taken: the library does the same */
     }
-    if (done < n)
-        cut(out, done, n, -1);
+    cut(out, done, n, -1);
 }

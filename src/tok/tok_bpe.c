@@ -59,6 +59,11 @@ void bpe_finish(struct bpe *b)
         int n = snprintf(text, sizeof text, "<0x%02X>", (unsigned)i);
         b->byte_token[i] = tok_map_get(&b->vocab, text, (size_t)n);
     }
+    for (uint32_t cp = 0; cp < 0x800; cp++) {
+        char text[4];
+        int n = utf8_put(text, cp);
+        b->low_char[cp] = tok_map_get(&b->vocab, text, (size_t)n);
+    }
     b->cut_at_blank = !b->prefix && !b->suffix && tok_map_get(&b->vocab, BLANK, 3) >= 0;
     for (size_t i = 0; i < b->vocab.cap && b->cut_at_blank; i++)
         if (b->vocab.slot[i].key && blank_inside(b->vocab.slot[i].key, b->vocab.slot[i].n))
@@ -126,8 +131,11 @@ static void add_symbol(struct bpe_run *r, int32_t id)
 static int32_t char_id(const struct bpe *b, const char *s, size_t n, bool first, bool last)
 {
     const char *before = first ? NULL : b->prefix, *after = last ? b->suffix : NULL;
+    const unsigned char *c = (const unsigned char *)s;
     if (!before && !after)
-        return tok_map_get(&b->vocab, s, n);
+        return n == 1   ? b->low_char[c[0] & 0x7f]
+               : n == 2 ? b->low_char[(c[0] & 0x1f) << 6 | (c[1] & 0x3f)]
+                        : tok_map_get(&b->vocab, s, n);
     struct str text = {0};
     str_add(&text, before ? before : "");
     str_addn(&text, s, n);

@@ -32,11 +32,13 @@ const char *tok_map_put(struct tok_map *m, const char *key, size_t n, int32_t va
 int32_t tok_map_get(const struct tok_map *m, const char *key, size_t n);
 
 /* (left id, right id) → rank and id of the merged token. */
+struct tok_merge {
+    uint64_t key; /* left << 32 | right */
+    int32_t rank, id;
+};
+
 struct tok_merges {
-    uint64_t *key;
-    struct tok_merge {
-        int32_t rank, id;
-    } * value;
+    struct tok_merge *slot; /* open addressing */
     size_t n, cap;
 };
 
@@ -201,6 +203,7 @@ struct bpe {
     bool fuse_unk, byte_fallback, ignore_merges;
     char *prefix, *suffix;   /* continuing_subword_prefix, end_of_word_suffix; NULL = none */
     int32_t byte_token[256]; /* ids of "<0x00>"…, -1 where absent */
+    int32_t low_char[0x800];  /* ids of the characters below U+0800, -1 where absent: saves most look-ups */
     bool cut_at_blank; /* no merge crosses into U+2581 from another character: words can be handled apart */
 };
 

@@ -120,7 +120,7 @@ static const uint64_t NO_PAIR = UINT64_MAX; /* ids are never negative */
 static size_t merges_at(const struct tok_merges *m, uint64_t key)
 {
     size_t i = (size_t)(mix(key * 0xff51afd7ed558ccdu) >> 20) & (m->cap - 1);
-    while (m->key[i] != NO_PAIR && m->key[i] != key)
+    while (m->slot[i].key != NO_PAIR && m->slot[i].key != key)
         i = (i + 1) & (m->cap - 1);
     return i;
 }
@@ -129,23 +129,18 @@ static void merges_grow(struct tok_merges *m)
 {
     struct tok_merges old = *m;
     m->cap = old.cap ? 2 * old.cap : 64;
-    m->key = mem_alloc(m->cap, sizeof *m->key);
-    m->value = mem_alloc(m->cap, sizeof *m->value);
-    memset(m->key, 0xff, m->cap * sizeof *m->key);
+    m->slot = mem_alloc(m->cap, sizeof *m->slot);
+    for (size_t i = 0; i < m->cap; i++)
+        m->slot[i].key = NO_PAIR;
     for (size_t i = 0; i < old.cap; i++)
-        if (old.key[i] != NO_PAIR) {
-            size_t at = merges_at(m, old.key[i]);
-            m->key[at] = old.key[i];
-            m->value[at] = old.value[i];
-        }
-    free(old.key);
-    free(old.value);
+        if (old.slot[i].key != NO_PAIR)
+            m->slot[merges_at(m, old.slot[i].key)] = old.slot[i];
+    free(old.slot);
 }
 
 void tok_merges_free(struct tok_merges *m)
 {
-    free(m->key);
-    free(m->value);
+    free(m->slot);
     *m = (struct tok_merges){0};
 }
 
@@ -153,17 +148,15 @@ void tok_merges_put(struct tok_merges *m, int32_t left, int32_t right, int32_t r
 {
     if (2 * (m->n + 1) > m->cap)
         merges_grow(m);
-    size_t at = merges_at(m, pair_key(left, right));
-    if (m->key[at] == NO_PAIR)
-        m->n++;
-    m->key[at] = pair_key(left, right);
-    m->value[at] = (struct tok_merge){rank, id};
+    struct tok_merge *slot = &m->slot[merges_at(m, pair_key(left, right))];
+    m->n += slot->key == NO_PAIR;
+    *slot = (struct tok_merge){pair_key(left, right), rank, id};
 }
 
 const struct tok_merge *tok_merges_get(const struct tok_merges *m, int32_t left, int32_t right)
 {
     if (!m->n)
         return NULL;
-    size_t at = merges_at(m, pair_key(left, right));
-    return m->key[at] == NO_PAIR ? NULL : &m->value[at];
+    const struct tok_merge *slot = &m->slot[merges_at(m, pair_key(left, right))];
+    return slot->key == NO_PAIR ? NULL : slot;
 }

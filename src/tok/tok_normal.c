@@ -89,6 +89,7 @@ static int normalize_one(const struct step *s, struct tok_find *f, const char *i
         return put_unicode(s, in, n, out);
     case STEP_TRIM:
         cut = s->start ? uni_trim_left(in, n) : 0;
+        out->at_start = out->at_start && !cut;
         pieces_add(out, in + cut, n - cut - (s->stop ? uni_trim_right(in + cut, n - cut) : 0));
         return 0;
     case STEP_PREPEND:

@@ -112,7 +112,7 @@ static void serve(const struct tok *t)
 static double now(void)
 {
     struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts); /* other work on the machine does not count */
     return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
 }
 
