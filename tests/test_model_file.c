@@ -435,6 +435,55 @@ static void test_hostile_gguf(void **state)
     free(b.p);
 }
 
+static void add_text(struct bytes *b, const char *key, const char *value)
+{
+    text(b, key), u32(b, 8), text(b, value);
+}
+static void add_u32(struct bytes *b, const char *key, uint32_t value)
+{
+    text(b, key), u32(b, 4), u32(b, value);
+}
+
+/* GGUF files that are sound but hold what cannot be computed. */
+static void test_gguf_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *key, *says;
+        uint32_t value;
+    } cases[] = {
+        {"split.count", "one of 2 parts", 2},
+        {"llama.expert_count", "mixtures of experts", 8},
+        {"llama.attention.sliding_window", "sliding window 16", 16},
+        {"llama.rope.dimension_count", "differ", 8},
+        {"llama.attention.value_length", "differ", 8},
+        {"llama.block_count_x", "token_embd.weight", 1},
+    };
+    struct dir d = make_dir();
+    char *path = file_join(d.path, "f.gguf");
+    struct model_file *f;
+    for (size_t i = 0; i <= sizeof cases / sizeof *cases; i++) {
+        bool arch = i == sizeof cases / sizeof *cases;
+        const char *says = arch ? "general.architecture 'gemma' is not supported" : cases[i].says;
+        struct bytes b;
+        start(&b, 3, 0, 8);
+        add_text(&b, "general.architecture", arch ? "gemma" : "llama");
+        add_u32(&b, "llama.embedding_length", 64);
+        add_u32(&b, "llama.feed_forward_length", 96);
+        add_u32(&b, "llama.block_count", 2);
+        add_u32(&b, "llama.attention.head_count", 4);
+        add_u32(&b, "llama.context_length", 512);
+        add_u32(&b, arch ? "x" : cases[i].key, arch ? 0 : cases[i].value);
+        text(&b, "llama.attention.layer_norm_rms_epsilon"), u32(&b, 6), u32(&b, 0x3727c5ac);
+        put(&d, "f.gguf", b.p, b.n);
+        free(b.p);
+        if (model_file_open(&f, path) != ERR_INPUT || !strstr(err_text(), says) || !strstr(err_text(), path))
+            fail_msg("wanted '%s', got: %s", says, err_text());
+    }
+    free(path);
+    remove_dir(&d);
+}
+
 /* Header cut at every length: always one line, never a crash. */
 static void test_cut_gguf(void **state)
 {
@@ -646,6 +695,7 @@ int main(void)
         cmocka_unit_test(test_missing),
         cmocka_unit_test(test_hash),
         cmocka_unit_test(test_hostile_gguf),
+        cmocka_unit_test(test_gguf_refused),
         cmocka_unit_test(test_cut_gguf),
         cmocka_unit_test(test_hostile_safetensors),
         cmocka_unit_test(test_wrong_shape),
