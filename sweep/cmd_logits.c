@@ -1,0 +1,333 @@
+/* Logits of given tokens as HDF5 arrays, for checking against other engines:
+ *   /ids    i32 [n_prompt + max_new]: prompt, then the tokens chosen (or forced)
+ *   /logits f32 [rows, n_vocab]: row i was computed after position first_position + i (attribute)
+ *   /qkv/layer_NN/{q,k,v} f32 [n_tokens, heads, head_dim], before RoPE, prompt rows first (--dump-qkv)
+ *   /kv/layer_NN/...  what the compressor holds after the last token (--dump-qkv) */
+#include "base/err.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "hdf5io/arrays.h"
+#include "run/probe.h"
+#include "sweep/app.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    KEY_MAX_NEW = 1,
+    KEY_FORCE,
+    KEY_ALL,
+    KEY_DTYPE,
+    KEY_CACHE_DTYPE,
+    KEY_DUMP,
+    KEY_DEVICE,
+    KEY_THREADS,
+    KEY_THETA
+};
+
+struct logits_args {
+    const char *model, *method, *prompt, *force, *out, *dtype, *cache_dtype, *device;
+    int64_t max_new, threads;
+    double theta;
+    bool all, dump;
+};
+
+static void refuse(const struct argp_state *state, const char *what)
+{
+    fprintf(stderr, "%s: %s\n", state->name, what);
+    exit(1);
+}
+
+static error_t parser(int key, char *arg, struct argp_state *state)
+{
+    struct logits_args *a = state->input;
+    switch (key) {
+    case 'm':
+        a->method = arg;
+        return 0;
+    case 'p':
+        a->prompt = arg;
+        return 0;
+    case 'o':
+        a->out = arg;
+        return 0;
+    case KEY_MAX_NEW:
+        if (!str_to_int(arg, &a->max_new) || a->max_new < 1 || a->max_new > 1000000)
+            refuse(state, "--max-new takes a whole number from 1 to 1000000");
+        return 0;
+    case KEY_THREADS:
+        if (!str_to_int(arg, &a->threads) || a->threads < 0 || a->threads > 4096)
+            refuse(state, "--threads takes a whole number from 0 (all) to 4096");
+        return 0;
+    case KEY_THETA:
+        if (!str_to_double(arg, &a->theta) || a->theta <= 0)
+            refuse(state, "--rope-theta-factor takes a number above 0");
+        return 0;
+    case KEY_FORCE:
+        a->force = arg;
+        return 0;
+    case KEY_ALL:
+        a->all = true;
+        return 0;
+    case KEY_DTYPE:
+        a->dtype = arg;
+        return 0;
+    case KEY_CACHE_DTYPE:
+        a->cache_dtype = arg;
+        return 0;
+    case KEY_DEVICE:
+        a->device = arg;
+        return 0;
+    case KEY_DUMP:
+        a->dump = true;
+        return 0;
+    case ARGP_KEY_ARG:
+        if (a->model)
+            return ARGP_ERR_UNKNOWN;
+        a->model = arg;
+        return 0;
+    case ARGP_KEY_END:
+        if (!a->model || !a->prompt || !a->out)
+            refuse(state, "write kvsweep logits MODEL --prompt FILE --max-new N -o OUT.h5");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+/* A file whose text is a JSON list of ids; *n is -1 if it is anything else. */
+static int read_ids(const char *path, int64_t n_vocab, int32_t **ids, int64_t *n)
+{
+    char *text;
+    *ids = NULL;
+    *n = -1;
+    TRY(file_read(path, &text, NULL));
+    json_error_t e;
+    json_t *list = json_loads(text, 0, &e);
+    free(text);
+    if (!json_is_array(list)) {
+        json_decref(list);
+        return 0;
+    }
+    *n = (int64_t)json_array_size(list);
+    *ids = mem_alloc((size_t)*n, sizeof **ids);
+    int rc = 0;
+    for (int64_t i = 0; i < *n && rc == 0; i++) {
+        const json_t *v = json_array_get(list, (size_t)i);
+        json_int_t id = json_integer_value(v);
+        if (!json_is_integer(v) || id < 0 || id >= n_vocab)
+            rc = err_set(ERR_INPUT, "%s: item %lld is not a token id below %lld", path, (long long)i,
+                         (long long)n_vocab);
+        (*ids)[i] = (int32_t)id;
+    }
+    json_decref(list);
+    if (rc < 0) {
+        free(*ids);
+        *ids = NULL;
+    }
+    return rc;
+}
+
+/* Prompt: a JSON list of ids, or text that is tokenised with special tokens, without a template. */
+static int read_prompt(const char *path, const struct tok *t, int64_t n_vocab, int32_t **ids, int64_t *n)
+{
+    TRY(read_ids(path, n_vocab, ids, n));
+    if (*n < 0) {
+        char *text;
+        size_t bytes;
+        TRY(file_read(path, &text, &bytes));
+        int rc = tok_encode(t, text, bytes, true, ids, n);
+        free(text);
+        TRY(rc);
+    }
+    if (*n == 0) {
+        free(*ids);
+        return err_set(ERR_INPUT, "%s gives an empty prompt", path);
+    }
+    return 0;
+}
+
+struct out {
+    struct arrays *file;
+    struct ops *ops;
+    int rc; /* of the tap, which cannot return one */
+};
+
+static int put_rows(void *ctx, const float *logits, int64_t n, int64_t n_vocab)
+{
+    struct out *o = ctx;
+    const int64_t shape[2] = {n, n_vocab};
+    return arrays_append(o->file, "/logits", DT_F32, 2, shape, logits);
+}
+
+static int put_tensor(struct out *o, int layer, const char *name, const struct tensor *t)
+{
+    size_t count = (size_t)tensor_count(t);
+    char *path = mem_printf("/qkv/layer_%02d/%s", layer, name);
+    float *host = mem_alloc(count, sizeof *host);
+    int rc =
+        t->dtype == DT_F32 ? 0 : err_set(ERR_INPUT, "--dump-qkv needs f32 activations (use --device cpu)");
+    if (rc == 0) {
+        o->ops->copy(o->ops, host, t->data, tensor_bytes(t));
+        rc = o->ops->sync(o->ops);
+    }
+    if (rc == 0)
+        rc = arrays_append(o->file, path, DT_F32, 3, t->n, host);
+    free(host);
+    free(path);
+    return rc;
+}
+
+static void tap(void *ctx, int layer, const struct kv_rows *rows, int n)
+{
+    struct out *o = ctx;
+    for (int i = 0; i < n && o->rc == 0; i++) {
+        o->rc = put_tensor(o, layer, "q", &rows[i].q);
+        if (o->rc == 0)
+            o->rc = put_tensor(o, layer, "k", &rows[i].k);
+        if (o->rc == 0)
+            o->rc = put_tensor(o, layer, "v", &rows[i].v);
+    }
+}
+
+static int rank_of(const int64_t n[4])
+{
+    int rank = 4;
+    while (rank > 1 && n[rank - 1] == 1)
+        rank--;
+    return rank;
+}
+
+static int put_layer(struct out *o, const struct kv_cache *c)
+{
+    struct kv_dump dump[KV_DUMP_MAX];
+    int n = 0, rc = kv_dump(c, dump, &n);
+    for (int i = 0; i < n; i++) {
+        char *path = mem_printf("/kv/layer_%02d/%s", c->layer, dump[i].name);
+        if (rc == 0 && dump[i].n[0] > 0)
+            rc = arrays_put(o->file, path, dump[i].dtype, rank_of(dump[i].n), dump[i].n, dump[i].data);
+        free(path);
+        free(dump[i].data);
+    }
+    return rc;
+}
+
+static int put_kv(void *ctx, const struct seq *s)
+{
+    struct out *o = ctx;
+    TRY(o->rc);
+    for (int i = 0; i < s->shape.n_layer; i++)
+        TRY(put_layer(o, &s->layer[i]));
+    return 0;
+}
+
+static int describe(struct out *o, const struct logits_args *a, const struct probe_logits *p,
+                    const struct model_config *cfg)
+{
+    TRY(arrays_attr_text(o->file, "/", "model", a->model));
+    TRY(arrays_attr_text(o->file, "/", "method", p->spec->text));
+    TRY(arrays_attr(o->file, "/", "n_prompt", (double)p->n_ids));
+    TRY(arrays_attr(o->file, "/logits", "first_position", a->all ? 0 : (double)(p->n_ids - 1)));
+    if (!a->dump)
+        return 0;
+    TRY(arrays_attr(o->file, "/qkv", "n_prompt", (double)p->n_ids));
+    TRY(arrays_attr(o->file, "/qkv", "rope_theta", cfg->rope_theta * a->theta));
+    TRY(arrays_attr(o->file, "/qkv", "head_dim", cfg->head_dim));
+    TRY(arrays_attr(o->file, "/qkv", "n_head", cfg->n_head));
+    return arrays_attr(o->file, "/qkv", "n_kv_head", cfg->n_kv_head);
+}
+
+static int compute(struct runner *r, const struct logits_args *a, const struct kv_spec *spec,
+                   enum dtype cache)
+{
+    const struct model_config *cfg = model_config(runner_model(r));
+    struct probe_logits p = {.spec = spec,
+                             .cache_dtype = cache,
+                             .rope_theta_factor = a->theta,
+                             .max_new = a->max_new,
+                             .all_positions = a->all,
+                             .rows = put_rows};
+    struct out o = {.ops = runner_ops(r)};
+    int32_t *prompt = NULL, *force = NULL, *all = NULL;
+    int64_t n_force = 0;
+    int rc;
+    TRY_GOTO(read_prompt(a->prompt, runner_tok(r), cfg->n_vocab, &prompt, &p.n_ids), done);
+    if (a->force)
+        TRY_GOTO(read_ids(a->force, cfg->n_vocab, &force, &n_force), done);
+    if (n_force < 0) {
+        rc = err_set(ERR_INPUT, "%s is not a JSON list of token ids", a->force);
+        goto done;
+    }
+    all = mem_alloc((size_t)(p.n_ids + p.max_new), sizeof *all);
+    memcpy(all, prompt, (size_t)p.n_ids * sizeof *all);
+    p.ids = prompt, p.force = force, p.n_force = n_force, p.out_ids = all + p.n_ids, p.ctx = &o;
+    if (a->dump)
+        p.tap = tap, p.finished = put_kv;
+    TRY_GOTO(arrays_open(&o.file, a->out), done);
+    TRY_GOTO(probe_logits(r, &p), done);
+    const int64_t n_all = p.n_ids + p.max_new;
+    TRY_GOTO(arrays_put(o.file, "/ids", DT_I32, 1, &n_all, all), done);
+    TRY_GOTO(describe(&o, a, &p, cfg), done);
+    rc = arrays_close(o.file);
+    o.file = NULL;
+done:
+    if (o.file)
+        arrays_close(o.file);
+    free(prompt);
+    free(force);
+    free(all);
+    return rc;
+}
+
+int cmd_logits(struct app *app, int argc, char **argv)
+{
+    static const struct argp_option options[] = {
+        {"method", 'm', "SPEC", 0, "compressor, e.g. kivi:bits=2 (default full)", 0},
+        {"prompt", 'p', "FILE", 0, "text (no template is added), or a JSON list of token ids", 0},
+        {"max-new", KEY_MAX_NEW, "N", 0, "tokens to generate after the prompt, at least 1 (default 1)", 0},
+        {"force", KEY_FORCE, "IDS.json", 0, "take these tokens instead of the model's own choices", 0},
+        {"all-positions", KEY_ALL, 0, 0, "logits of the prompt's positions too", 0},
+        {"dtype", KEY_DTYPE, "f32|bf16|f16", 0, "weights and activations (default f32)", 0},
+        {"cache-dtype", KEY_CACHE_DTYPE, "f32|bf16|f16", 0, "cached keys and values (default: the dtype)", 0},
+        {"rope-theta-factor", KEY_THETA, "X", 0, "multiply the model's rope_theta", 0},
+        {"dump-qkv", KEY_DUMP, 0, 0, "also q, k, v of every layer before RoPE, and the compressor's state",
+         0},
+        {"device", KEY_DEVICE, "auto|cpu|ref|cuda", 0, "where to compute (default auto)", 0},
+        {"threads", KEY_THREADS, "N", 0, "threads (default: all processors)", 0},
+        {0, 'o', "OUT.h5", 0, "file to write", 0},
+        {0},
+    };
+    static const struct argp argp = {
+        .options = options,
+        .parser = parser,
+        .args_doc = "MODEL",
+        .doc = "Writes /ids and /logits (f32) of a prompt and its continuation, for checking against other "
+               "engines. Greedy unless forced; end tokens do not end it."};
+    struct logits_args a = {.method = "full", .dtype = "f32", .device = "auto", .max_new = 1, .theta = 1};
+    app_parse(app, &argp, argc, argv, &a);
+    struct config_model cm = {0};
+    struct kv_spec spec = {0};
+    struct runner *r = NULL;
+    enum dtype dtype, cache;
+    TRY(dtype_parse(a.dtype, &dtype));
+    TRY(dtype_parse(a.cache_dtype ? a.cache_dtype : a.dtype, &cache));
+    TRY(app_model(app, a.model, &cm));
+    int rc;
+    const struct run_options o = {.device = a.device, .isa = "auto", .threads = (int)a.threads};
+    const struct run_model m = {.id = cm.id,
+                                .path = cm.path,
+                                .template = cm.template,
+                                .max_len = cm.max_len,
+                                .dtype = dtype,
+                                .cache_dtype = cache};
+    TRY_GOTO(kv_spec_parse(&spec, a.method), done);
+    TRY_GOTO(runner_open(&r, &o), done);
+    TRY_GOTO(runner_load(r, &m), done);
+    rc = compute(r, &a, &spec, cache);
+done:
+    runner_close(r);
+    kv_spec_free(&spec);
+    config_model_close(&cm);
+    return rc;
+}
