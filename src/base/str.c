@@ -192,6 +192,10 @@ const char *str_nearest(const char *word, const char *const *list)
 
 void str_double(char out[32], double v)
 {
+    if (fabs(v) < 1e15 && v == trunc(v)) { /* "40", where %.1g would say "4e+01" */
+        snprintf(out, 32, "%.0f", v);
+        return;
+    }
     for (int digits = 1; digits <= 17; digits++) {
         snprintf(out, 32, "%.*g", digits, v);
         if (strtod(out, NULL) == v || isnan(v))
