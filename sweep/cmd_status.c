@@ -1,7 +1,5 @@
 #include "base/err.h"
-#include "base/file.h"
 #include "base/mem.h"
-#include "hdf5io/journal.h"
 #include "hdf5io/read.h"
 #include "hdf5io/stats.h"
 #include "sweep/app.h"
@@ -63,7 +61,7 @@ static double seconds_left(const struct results *r)
 {
     if (!r->running || r->n_record >= r->n_unit)
         return r->n_record >= r->n_unit ? 0 : -1;
-    char *dir = journal_dir(r->path);
+    char *dir = mem_printf("%s.journal", r->path); /* hdf5io/journal.h */
     struct stat st;
     int there = stat(dir, &st);
     free(dir);

@@ -1,10 +1,8 @@
 #include "sweep/farm_int.h"
 
 #include "base/err.h"
-#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "hdf5io/journal.h"
 #include "sweep/stop.h"
 
 #include <stdlib.h>
@@ -220,17 +218,6 @@ static int open_sink(struct farm *f)
     return rc;
 }
 
-/* The journal's files tell how often this run was started. */
-static int count_attempts(const char *output)
-{
-    char *dir = journal_dir(output), **names = NULL;
-    int n = 0;
-    if (journal_list(dir, &names, &n) == 0)
-        file_list_free(names, n);
-    free(dir);
-    return n > 0 ? n : 1;
-}
-
 static void say_start(const struct farm *f)
 {
     const struct plan *p = f->plan;
@@ -245,7 +232,7 @@ static void say_start(const struct farm *f)
 static int prepare(struct farm *f)
 {
     TRY(open_sink(f));
-    f->attempt = count_attempts(f->opt->output);
+    f->attempt = f->type->attempt(f->sink);
     f->crash_dir = mem_printf("%s.crash", f->opt->output);
     crash_install(f->crash_dir, f->attempt);
     TRY(farm_history(f));

@@ -122,7 +122,14 @@ static int time_one(struct farm *f, int setting, int task, int example)
     if (rc == ERR_NOMEM || rc == ERR_TOO_LONG || rc == ERR_NAN)
         return 0;
     TRY(rc);
-    struct sink_timing row = {setting, task, example, t.n_prompt, t.n_new, t.s_prefill, t.s_decode, t.peak_bytes};
+    struct sink_timing row = {.setting = setting,
+                              .task = task,
+                              .example = example,
+                              .n_prompt = t.n_prompt,
+                              .n_new = t.n_new,
+                              .s_prefill = t.s_prefill,
+                              .s_decode = t.s_decode,
+                              .peak_bytes = t.peak_bytes};
     return f->type->put_timing(f->sink, &row, 1);
 }
 
