@@ -17,6 +17,9 @@
 #include "base/mem.h"
 #include "kv/kv.h"
 
+/* The kernel table under test: the program's first argument, or the reference. */
+static const char *rig_table = "ref";
+
 struct rig {
     struct ops *ops;
     struct rope rope;
@@ -27,7 +30,7 @@ struct rig {
 static inline void rig_init(struct rig *g, int32_t n_head, int32_t n_kv_head, int32_t d, enum dtype dtype)
 {
     memset(g, 0, sizeof *g);
-    assert_int_equal(ops_open(&g->ops, "ref", &(struct ops_options){0}), 0);
+    assert_int_equal(ops_open(&g->ops, rig_table, &(struct ops_options){0}), 0);
     for (int i = 0; i < d / 2; i++)
         g->inv_freq[i] = (float)pow(10000.0, -2.0 * i / d);
     g->rope = (struct rope){.n_rot = d, .mscale = 1, .inv_freq = g->inv_freq};

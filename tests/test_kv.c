@@ -98,6 +98,40 @@ static void spec_errors(void **state)
     kv_spec_free(&s);
 }
 
+/* Whatever the text, a spec is refused as bad input or its canonical text means the same again. */
+static void spec_fuzz(void **state)
+{
+    (void)state;
+    static const char *const seeds[] = {"kivi:bits=4,group=16,residual=32", "streaming:ratio=4,cap=7500",
+                                        "streaming:keep=0.25,init_share=0.021,cap=0,init=4,local=9", "full:"};
+    uint64_t seed = 5;
+    int n_good = 0;
+    for (int i = 0; i < 20000; i++) {
+        char text[96] = {0};
+        snprintf(text, sizeof text, "%s", seeds[rig_random(&seed) % 4]);
+        for (uint32_t k = rig_random(&seed) % 4; k > 0; k--) {
+            size_t at = rig_random(&seed) % (strlen(text) + 1);
+            if (rig_random(&seed) % 3)
+                text[at] = ":=,.-0123456789aeiklnrst\xff"[rig_random(&seed) % 28];
+            else if (at < strlen(text))
+                memmove(text + at, text + at + 1, strlen(text + at));
+        }
+        text[sizeof text - 1] = 0;
+        struct kv_spec s, again;
+        int rc = kv_spec_parse(&s, text);
+        assert_true(rc == 0 || rc == ERR_INPUT);
+        if (rc < 0)
+            continue;
+        assert_int_equal(kv_spec_parse(&again, s.text), 0);
+        assert_string_equal(again.text, s.text);
+        assert_true(s.nominal_ratio >= 1);
+        kv_spec_free(&again);
+        kv_spec_free(&s);
+        n_good++;
+    }
+    assert_true(n_good > 1000);
+}
+
 static void nominal_ratios(void **state)
 {
     (void)state;
@@ -485,6 +519,7 @@ int main(void)
         cmocka_unit_test(every_method_is_in_the_table),
         cmocka_unit_test(spec_texts),
         cmocka_unit_test(spec_errors),
+        cmocka_unit_test(spec_fuzz),
         cmocka_unit_test(nominal_ratios),
         cmocka_unit_test(identity),
         cmocka_unit_test(pieces_do_not_matter),

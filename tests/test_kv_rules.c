@@ -385,8 +385,10 @@ static void streaming_keys(void **state)
     kv_spec_free(&c);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc > 1)
+        rig_table = argv[1];
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kivi_2_bit),        cmocka_unit_test(kivi_4_bit),
         cmocka_unit_test(kivi_other_sizes),  cmocka_unit_test(streaming_closed_form),
