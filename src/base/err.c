@@ -23,8 +23,11 @@ int err_prefix(int code, const char *fmt, ...)
     va_start(ap, fmt);
     int n = vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    if (n >= 0 && (size_t)n < sizeof text)
-        snprintf(text + n, sizeof text - (size_t)n, ": %s", old);
+    size_t at = n < 0 ? 0 : (size_t)n < sizeof text - 3 ? (size_t)n : sizeof text - 3;
+    size_t room = sizeof text - 3 - at, len = strlen(old);
+    memcpy(text + at, ": ", 2);
+    memcpy(text + at + 2, old, len < room ? len : room);
+    text[at + 2 + (len < room ? len : room)] = 0;
     return code;
 }
 

@@ -131,8 +131,7 @@ static int cut_text(const struct tok *tok, struct prompt *p, int64_t limit)
 static int fair_prompt(const struct run_model *m, const struct model_config *cfg, const struct tok *tok,
                        const struct task_traits *traits, const struct chat_template *tpl, struct prompt *p)
 {
-    bool chat = traits->chat || traits->kind == TASK_PASSKEY;
-    if (chat && strcmp(tpl->name, "none") != 0) {
+    if (traits->chat && strcmp(tpl->name, "none") != 0) {
         replace(&p->text, trimmed(p->text));
         replace(&p->text, tok_template_apply(tpl, p->text));
     }
