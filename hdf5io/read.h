@@ -24,6 +24,7 @@ struct results {
     int n_timing;
     int64_t n_unit; /* units of the whole grid; n_record of them are done */
     bool running;   /* a journal exists */
+    void *own;      /* the text behind the pointers above */
 };
 int results_open(
     struct results *r,

@@ -257,6 +257,15 @@ static bool take_pairs(struct reader *in, struct record *r)
     return true;
 }
 
+size_t record_small_bytes(const void *small, size_t n_small)
+{
+    struct head h;
+    if (n_small < sizeof h)
+        return 0;
+    memcpy(&h, small, sizeof h);
+    return h.magic == RECORD_MAGIC && h.bytes <= n_small - sizeof h ? sizeof h + h.bytes : 0;
+}
+
 static bool flat_sane(const struct flat *f)
 {
     int64_t cells;

@@ -67,6 +67,8 @@ void record_pack(const struct record *r, int n, struct str *small, struct str *b
 int record_unpack(const void *small, size_t n_small, const void *big, size_t n_big, struct record **r,
                   int *n);
 
+/* Bytes of the first packed record at `small`; 0 when there is none or its length does not fit in n_small. */
+size_t record_small_bytes(const void *small, size_t n_small);
 /* Bytes of this record in the big form, by its counts alone, and where its arrays begin in them (`at` may be
  * NULL). */
 struct record_big {

@@ -1,0 +1,384 @@
+#include "hdf5io/book.h"
+
+#include "base/err.h"
+#include "base/mem.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define N(a)            (int)(sizeof(a) / sizeof *(a))
+#define M(type, member) offsetof(struct type, member)
+
+/* Text members of the row structs, so that copying, packing and comparing are loops. */
+static const size_t run_text[] = {M(sink_run, kvsweep_version),
+                                  M(sink_run, git_commit),
+                                  M(sink_run, config_yaml),
+                                  M(sink_run, host),
+                                  M(sink_run, device),
+                                  M(sink_run, isa),
+                                  M(sink_run, driver),
+                                  M(sink_run, libraries),
+                                  M(sink_run, mode),
+                                  M(sink_run, plan_text)};
+static const size_t setting_text[] = {
+    M(sink_setting, id),        M(sink_setting, model),  M(sink_setting, model_hash),
+    M(sink_setting, family),    M(sink_setting, method), M(sink_setting, params),
+    M(sink_setting, overrides), M(sink_setting, dtype),  M(sink_setting, cache_dtype)};
+static const size_t task_text[] = {M(sink_task, id), M(sink_task, params), M(sink_task, metric),
+                                   M(sink_task, category), M(sink_task, source_sha256)};
+static const size_t example_text[] = {M(sink_example, id), M(sink_example, gold_json)};
+
+static const char *text_get(const void *row, size_t offset)
+{
+    const char *p;
+    memcpy(&p, (const char *)row + offset, sizeof p);
+    return p ? p : "";
+}
+
+static void text_set(void *row, size_t offset, const char *p)
+{
+    memcpy((char *)row + offset, &p, sizeof p);
+}
+
+void book_free(struct book *b)
+{
+    for (size_t i = 0; i < b->n_text; i++)
+        free(b->text[i]);
+    free(b->text);
+    free(b->setting);
+    free(b->task);
+    free(b->example);
+    *b = (struct book){0};
+}
+
+const char *book_keep(struct book *b, const char *text, size_t n)
+{
+    char *copy = mem_strndup(text, n);
+    *MEM_PUSH(b->text, b->n_text, b->cap_text) = copy;
+    return copy;
+}
+
+/* Replaces the text members of a row by copies that the book owns. */
+static void own(struct book *b, void *row, const size_t *offset, int n)
+{
+    for (int i = 0; i < n; i++) {
+        const char *p = text_get(row, offset[i]);
+        text_set(row, offset[i], book_keep(b, p, strlen(p)));
+    }
+}
+
+static void add_setting(struct book *b, const struct sink_setting *s)
+{
+    struct sink_setting *d = MEM_PUSH(b->setting, b->n_setting, b->cap_setting);
+    *d = *s;
+    own(b, d, setting_text, N(setting_text));
+}
+
+static void add_task(struct book *b, const struct sink_task *s)
+{
+    struct sink_task *d = MEM_PUSH(b->task, b->n_task, b->cap_task);
+    *d = *s;
+    own(b, d, task_text, N(task_text));
+}
+
+static void add_example(struct book *b, const struct sink_example *s, int32_t task)
+{
+    struct sink_example *d = MEM_PUSH(b->example, b->n_example, b->cap_example);
+    *d = *s;
+    d->task = task;
+    own(b, d, example_text, N(example_text));
+}
+
+static void take_run(struct book *b, const struct sink_run *run, const char *created)
+{
+    b->run = *run;
+    own(b, &b->run, run_text, N(run_text));
+    b->created = book_keep(b, created, strlen(created));
+}
+
+void book_from_plan(struct book *b, const struct sink_plan *plan)
+{
+    *b = (struct book){.n_unit = plan->n_unit};
+    char now[32];
+    time_t t = time(NULL);
+    struct tm tm;
+    strftime(now, sizeof now, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&t, &tm));
+    take_run(b, &plan->run, now);
+    for (int i = 0; i < plan->n_setting; i++)
+        add_setting(b, &plan->setting[i]);
+    for (int i = 0; i < plan->n_task; i++)
+        add_task(b, &plan->task[i]);
+    for (int64_t i = 0; i < plan->n_example; i++)
+        add_example(b, &plan->example[i], plan->example[i].task);
+    book_sort(b);
+}
+
+/* ---- flat form ---- */
+static void put_i64(struct str *s, int64_t v)
+{
+    str_addn(s, &v, sizeof v);
+}
+
+static void put_texts(struct str *s, const void *row, const size_t *offset, int n)
+{
+    for (int i = 0; i < n; i++) {
+        const char *p = text_get(row, offset[i]);
+        put_i64(s, (int64_t)strlen(p));
+        str_add(s, p);
+    }
+}
+
+void book_pack(const struct book *b, struct str *s)
+{
+    put_i64(s, SCHEMA_VERSION);
+    put_i64(s, b->run.n_ranks);
+    put_i64(s, b->run.threads);
+    put_i64(s, b->run.logits_first);
+    put_i64(s, b->run.topk);
+    put_i64(s, b->n_unit);
+    put_i64(s, b->n_setting);
+    put_i64(s, b->n_task);
+    put_i64(s, b->n_example);
+    put_texts(s, &b->run, run_text, N(run_text));
+    const size_t at_created = offsetof(struct book, created);
+    put_texts(s, b, &at_created, 1);
+    for (int i = 0; i < b->n_setting; i++) {
+        str_addn(s, &b->setting[i].nominal_ratio, 8);
+        put_texts(s, &b->setting[i], setting_text, N(setting_text));
+    }
+    for (int i = 0; i < b->n_task; i++) {
+        put_i64(s, b->task[i].n_examples);
+        put_texts(s, &b->task[i], task_text, N(task_text));
+    }
+    for (int64_t i = 0; i < b->n_example; i++) {
+        const struct sink_example *e = &b->example[i];
+        put_i64(s, e->task);
+        put_i64(s, e->example);
+        put_i64(s, e->n_words);
+        put_i64(s, e->iteration);
+        str_addn(s, &e->length, 8);
+        str_addn(s, &e->depth, 8);
+        put_texts(s, e, example_text, N(example_text));
+    }
+}
+
+struct reader {
+    const char *p;
+    size_t left;
+    bool bad;
+};
+
+static int64_t get_i64(struct reader *in)
+{
+    int64_t v = 0;
+    if (in->left < sizeof v) {
+        in->bad = true;
+        return 0;
+    }
+    memcpy(&v, in->p, sizeof v);
+    in->p += sizeof v;
+    in->left -= sizeof v;
+    return v;
+}
+
+static int32_t get_i32(struct reader *in)
+{
+    int64_t v = get_i64(in);
+    if (v != (int32_t)v)
+        in->bad = true;
+    return (int32_t)v;
+}
+
+static double get_f64(struct reader *in)
+{
+    int64_t u = get_i64(in);
+    double v;
+    memcpy(&v, &u, sizeof v);
+    return v;
+}
+
+static void get_texts(struct book *b, struct reader *in, void *row, const size_t *offset, int n)
+{
+    for (int i = 0; i < n; i++) {
+        int64_t len = get_i64(in);
+        if (len < 0 || (uint64_t)len > in->left)
+            in->bad = true;
+        if (in->bad) {
+            text_set(row, offset[i], "");
+            continue;
+        }
+        text_set(row, offset[i], book_keep(b, in->p, (size_t)len));
+        in->p += len;
+        in->left -= (size_t)len;
+    }
+}
+
+static void get_rows(struct book *b, struct reader *in, int64_t n_setting, int64_t n_task, int64_t n_example)
+{
+    for (int64_t i = 0; i < n_setting && !in->bad; i++) {
+        struct sink_setting *s = MEM_PUSH(b->setting, b->n_setting, b->cap_setting);
+        s->nominal_ratio = get_f64(in);
+        get_texts(b, in, s, setting_text, N(setting_text));
+    }
+    for (int64_t i = 0; i < n_task && !in->bad; i++) {
+        struct sink_task *t = MEM_PUSH(b->task, b->n_task, b->cap_task);
+        t->n_examples = get_i32(in);
+        get_texts(b, in, t, task_text, N(task_text));
+    }
+    for (int64_t i = 0; i < n_example && !in->bad; i++) {
+        struct sink_example *e = MEM_PUSH(b->example, b->n_example, b->cap_example);
+        e->task = get_i32(in);
+        e->example = get_i32(in);
+        e->n_words = get_i32(in);
+        e->iteration = get_i32(in);
+        e->length = get_f64(in);
+        e->depth = get_f64(in);
+        get_texts(b, in, e, example_text, N(example_text));
+        in->bad = in->bad || e->task < 0 || e->task >= n_task;
+    }
+}
+
+int book_unpack(struct book *b, const void *bytes, size_t n)
+{
+    struct reader in = {bytes, n, false};
+    *b = (struct book){0};
+    int64_t version = get_i64(&in);
+    if (!in.bad && version != SCHEMA_VERSION)
+        return err_set(ERR_INPUT, "schema version is %lld, this program reads %d", (long long)version,
+                       SCHEMA_VERSION);
+    b->run.n_ranks = get_i32(&in);
+    b->run.threads = get_i32(&in);
+    b->run.logits_first = get_i32(&in);
+    b->run.topk = get_i32(&in);
+    b->n_unit = get_i64(&in);
+    int64_t n_setting = get_i64(&in), n_task = get_i64(&in), n_example = get_i64(&in);
+    get_texts(b, &in, &b->run, run_text, N(run_text));
+    const size_t at_created = offsetof(struct book, created);
+    get_texts(b, &in, b, &at_created, 1);
+    get_rows(b, &in, n_setting, n_task, n_example);
+    if (in.bad || in.left) {
+        book_free(b);
+        return err_set(ERR_INPUT, "the plan entry is damaged");
+    }
+    book_sort(b);
+    return 0;
+}
+
+/* ---- joining ---- */
+static bool same_texts(const void *a, const void *b, const size_t *offset, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (strcmp(text_get(a, offset[i]), text_get(b, offset[i])) != 0)
+            return false;
+    return true;
+}
+
+static bool same_real(double a, double b)
+{
+    return a == b || (isnan(a) && isnan(b));
+}
+
+static int32_t find_setting(const struct book *b, const struct sink_setting *s)
+{
+    for (int i = 0; i < b->n_setting; i++)
+        if (same_real(b->setting[i].nominal_ratio, s->nominal_ratio) &&
+            same_texts(&b->setting[i], s, setting_text, N(setting_text)))
+            return i;
+    return -1;
+}
+
+static int32_t find_task(const struct book *b, const struct sink_task *t)
+{
+    for (int i = 0; i < b->n_task; i++)
+        if (b->task[i].n_examples == t->n_examples && same_texts(&b->task[i], t, task_text, N(task_text)))
+            return i;
+    return -1;
+}
+
+static int by_task(const void *a, const void *b)
+{
+    const struct sink_example *x = a, *y = b;
+    if (x->task != y->task)
+        return x->task < y->task ? -1 : 1;
+    return x->example < y->example ? -1 : x->example > y->example;
+}
+
+void book_sort(struct book *b)
+{
+    if (b->n_example)
+        qsort(b->example, (size_t)b->n_example, sizeof *b->example, by_task);
+}
+
+const struct sink_example *book_example(const struct book *b, int32_t task, int32_t example)
+{
+    struct sink_example key = {.task = task, .example = example};
+    return b->n_example ? bsearch(&key, b->example, (size_t)b->n_example, sizeof key, by_task) : NULL;
+}
+
+/* dst stays sorted up to its first n_sorted rows, which are searched; rows of src differ among themselves. */
+static int join_examples(struct book *dst, const struct book *src, const int32_t *task_map)
+{
+    struct book sorted = {.example = dst->example, .n_example = dst->n_example};
+    for (int64_t i = 0; i < src->n_example; i++) {
+        const struct sink_example *e = &src->example[i];
+        int32_t task = task_map[e->task];
+        sorted.example = dst->example; /* it may have moved */
+        const struct sink_example *have = book_example(&sorted, task, e->example);
+        if (!have)
+            add_example(dst, e, task);
+        else if (!same_texts(have, e, example_text, N(example_text)))
+            return err_set(ERR_INPUT, "example %d of task %s is \"%s\" in one run and \"%s\" in another",
+                           e->example, dst->task[task].id, have->id, e->id);
+    }
+    book_sort(dst);
+    return 0;
+}
+
+int book_join(struct book *dst, const struct book *src, int32_t **setting_map, int32_t **task_map)
+{
+    *setting_map = mem_alloc((size_t)src->n_setting, sizeof **setting_map);
+    *task_map = mem_alloc((size_t)src->n_task, sizeof **task_map);
+    if (!dst->created) {
+        take_run(dst, &src->run, src->created);
+        dst->n_unit = src->n_unit;
+    }
+    if (strcmp(src->created, dst->created) < 0)
+        dst->created = book_keep(dst, src->created, strlen(src->created));
+    for (int i = 0; i < src->n_setting; i++) {
+        int32_t at = find_setting(dst, &src->setting[i]);
+        if (at < 0) {
+            add_setting(dst, &src->setting[i]);
+            at = dst->n_setting - 1;
+        }
+        (*setting_map)[i] = at;
+    }
+    for (int i = 0; i < src->n_task; i++) {
+        int32_t at = find_task(dst, &src->task[i]);
+        if (at < 0) {
+            add_task(dst, &src->task[i]);
+            at = dst->n_task - 1;
+        }
+        (*task_map)[i] = at;
+    }
+    return join_examples(dst, src, *task_map);
+}
+
+int book_same_plan(const struct book *old, const struct sink_run *now, const char *where)
+{
+    const char *a = old->run.plan_text, *b = now->plan_text ? now->plan_text : "";
+    for (int line = 1; *a || *b; line++) {
+        size_t na = strcspn(a, "\n"), nb = strcspn(b, "\n");
+        if (na != nb || memcmp(a, b, na) != 0)
+            return err_set(ERR_INPUT,
+                           "%s belongs to another plan: line %d is \"%.*s\" there and \"%.*s\" now", where,
+                           line, (int)(na < 300 ? na : 300), a, (int)(nb < 300 ? nb : 300), b);
+        a += na + (a[na] == '\n');
+        b += nb + (b[nb] == '\n');
+    }
+    if (old->run.topk != now->topk && old->run.topk > 0 && now->topk > 0)
+        return err_set(ERR_INPUT, "%s belongs to another plan: logits.topk is %d there and %d now", where,
+                       old->run.topk, now->topk);
+    return 0;
+}

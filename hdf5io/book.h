@@ -1,0 +1,43 @@
+/* What describes a run: root attributes and the rows of /settings, /tasks and /examples, with text of its
+ * own. Books of several runs are joined by content. No HDF5 in here. */
+#ifndef KVS_HDF5IO_BOOK_H
+#define KVS_HDF5IO_BOOK_H
+
+#include "hdf5io/sink.h"
+
+/* Of results files and journals: names, types and units do not change without a new one. */
+#define SCHEMA_VERSION 1
+
+struct book {
+    struct sink_run run;
+    const char *created; /* ISO 8601, UTC */
+    struct sink_setting *setting;
+    int n_setting, cap_setting;
+    struct sink_task *task;
+    int n_task, cap_task;
+    struct sink_example *example; /* ordered by task, then example */
+    int64_t n_example, cap_example;
+    int64_t n_unit;
+    char **text; /* owned strings behind all the pointers */
+    size_t n_text, cap_text;
+};
+
+void book_free(struct book *b);                                    /* accepts a zeroed one */
+const char *book_keep(struct book *b, const char *text, size_t n); /* a copy that lives as long as the book */
+void book_from_plan(struct book *b, const struct sink_plan *plan); /* created: now */
+/* Flat form for the journal. */
+void book_pack(const struct book *b, struct str *out);
+int book_unpack(struct book *b, const void *bytes,
+                size_t n); /* ERR_INPUT on damage or another schema version */
+
+/* Adds the rows of src that dst has not. setting_map and task_map (owned by the caller, free) say which row
+ * of dst each row of src is. An empty dst also takes the attributes and the number of units. ERR_INPUT if two
+ * examples disagree. */
+int book_join(struct book *dst, const struct book *src, int32_t **setting_map, int32_t **task_map);
+/* Sorts /examples; call after the rows are complete. */
+void book_sort(struct book *b);
+const struct sink_example *book_example(const struct book *b, int32_t task, int32_t example);
+/* ERR_INPUT with the first differing line when the plan texts differ; `where` names the file. */
+int book_same_plan(const struct book *old, const struct sink_run *now, const char *where);
+
+#endif

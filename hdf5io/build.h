@@ -1,0 +1,10 @@
+/* Writes a whole results file from a store: next to its place, closed, synced, then renamed. */
+#ifndef KVS_HDF5IO_BUILD_H
+#define KVS_HDF5IO_BUILD_H
+
+#include "hdf5io/store.h"
+
+/* `logits`: with the big arrays. n_unit: units of the whole grid. On error the old file stays as it was. */
+int build_file(struct store *s, const char *path, bool logits, int deflate, int64_t n_unit);
+
+#endif

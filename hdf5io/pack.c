@@ -1,0 +1,115 @@
+/* Building whole files apart from a run: pack and merge. */
+#include "hdf5io/build.h"
+
+#include "base/err.h"
+#include "base/file.h"
+#include "base/mem.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int load_one(struct store *s, const char *path, struct store_found *found)
+{
+    TRY(store_load(s, path, NULL, found));
+    if (!found->file && !found->journal)
+        return err_set(ERR_INPUT, "there are no results at %s (neither the file nor %s.journal)", path, path);
+    if (!s->book.created)
+        return err_set(ERR_INPUT, "%s.journal holds nothing readable and there is no %s", path, path);
+    return 0;
+}
+
+int sink_pack(const char *path, int deflate)
+{
+    struct store s;
+    struct store_found found;
+    char *dir = journal_dir(path);
+    int rc, lock = -1;
+    if (deflate < 0 || deflate > 9) {
+        free(dir);
+        return err_set(ERR_INPUT, "deflate is %d: allowed are 0 (off) to 9", deflate);
+    }
+    store_init(&s, NULL);
+    /* The journal may only go if nobody writes it; packing beside a running job is fine. */
+    if (file_is_dir(dir) && journal_lock(dir, &lock) < 0)
+        lock = -1;
+    TRY_GOTO(load_one(&s, path, &found), done);
+    TRY_GOTO(build_file(&s, path, true, deflate, store_units(&s)), done);
+    if (lock >= 0 && store_done(&s) >= s.book.n_unit)
+        rc = journal_remove(dir);
+done:
+    store_close(&s);
+    if (lock >= 0)
+        close(lock);
+    free(dir);
+    return rc;
+}
+
+struct counts {
+    int64_t n, n_unit, n_example;
+    int n_setting, n_task;
+    char *mode;
+};
+
+static int count_one(const char *path, struct counts *c)
+{
+    struct store s;
+    struct store_found found;
+    store_init(&s, NULL);
+    int rc = load_one(&s, path, &found);
+    if (rc == 0)
+        *c = (struct counts){s.n,
+                             store_units(&s),
+                             s.book.n_example,
+                             s.book.n_setting,
+                             s.book.n_task,
+                             mem_strdup(s.book.run.mode)};
+    store_close(&s);
+    return rc;
+}
+
+/* Units of the union: parts of one grid all state its size; otherwise what is there and what each still
+ * lacks. */
+static int64_t merged_units(const struct store *s, const struct counts *c, int n)
+{
+    bool one_grid = true;
+    int64_t lacking = 0;
+    for (int i = 0; i < n; i++) {
+        one_grid = one_grid && c[i].n_unit == c[0].n_unit && c[i].n_setting == s->book.n_setting &&
+                   c[i].n_task == s->book.n_task && c[i].n_example == s->book.n_example;
+        lacking += c[i].n_unit > c[i].n ? c[i].n_unit - c[i].n : 0;
+    }
+    return one_grid ? c[0].n_unit : s->n + lacking;
+}
+
+int sink_merge(const char *const *paths, int n, const char *out)
+{
+    struct store s;
+    struct store_found found;
+    char *dir = journal_dir(out);
+    bool taken = file_exists(out) || file_exists(dir);
+    free(dir);
+    if (n < 1)
+        return err_set(ERR_INPUT, "nothing to merge");
+    if (taken)
+        return err_set(ERR_INPUT, "%s exists already: choose another name for the merged file", out);
+    struct counts *c = mem_alloc((size_t)n, sizeof *c);
+    int rc;
+    store_init(&s, NULL);
+    for (int i = 0; i < n; i++) {
+        TRY_GOTO(count_one(paths[i], &c[i]), done);
+        if (strcmp(c[i].mode, c[0].mode) != 0) {
+            rc = err_set(ERR_INPUT, "%s was made in mode %s, %s in mode %s: they cannot be merged", paths[0],
+                         c[0].mode, paths[i], c[i].mode);
+            goto done;
+        }
+        TRY_GOTO(load_one(&s, paths[i], &found), done);
+    }
+    rc = build_file(&s, out, true, 0, merged_units(&s, c, n));
+done:
+    for (int i = 0; i < n; i++)
+        free(c[i].mode);
+    free(c);
+    store_close(&s);
+    return rc;
+}

@@ -1,0 +1,336 @@
+#include "hdf5io/build.h"
+#include "hdf5io/sink.h"
+
+#include "base/err.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define REBUILD_S     30.0 /* between two rebuilds at least */
+#define REBUILD_SHARE 0.05 /* of the elapsed time that rebuilds may take */
+
+/* What a model's logits look like; 0 until some were seen. */
+struct shape_of {
+    int32_t n_vocab, n_top;
+};
+struct sink {
+    char *path, *dir;
+    int lock;
+    struct store store;
+    struct journal journal;
+    int source;              /* of this attempt in the store */
+    struct book plan;        /* this attempt's */
+    struct shape_of *shape;  /* [settings of the store] by setting */
+    bool dirty;              /* something is not in FILE.h5 */
+    bool whole;              /* FILE.h5 has the logits too */
+    double t_built, s_built; /* when the last rebuild ended and how long it took, seconds */
+    int failed;
+    char *why;
+};
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void free_sink(struct sink *s)
+{
+    journal_close(&s->journal);
+    store_close(&s->store);
+    book_free(&s->plan);
+    if (s->lock >= 0)
+        close(s->lock);
+    free(s->shape);
+    free(s->path);
+    free(s->dir);
+    free(s->why);
+    free(s);
+}
+
+/* After a failed write the run stops: nothing may be acknowledged that could be behind a hole. */
+static int fail(struct sink *s, int rc)
+{
+    if (rc < 0 && !s->failed) {
+        s->failed = rc;
+        s->why = mem_strdup(err_text());
+    }
+    return rc;
+}
+
+static int failed(const struct sink *s)
+{
+    return s->failed ? err_set(s->failed, "%s", s->why) : 0;
+}
+
+/* ---- opening ---- */
+/* Removes what killed rebuilds of this host left: PATH.tmp.PID of processes that are gone. */
+static void remove_stale(const char *path)
+{
+    char *copy = mem_strdup(path), *slash = strrchr(copy, '/');
+    const char *base = slash ? slash + 1 : copy, *dir = slash ? copy : ".";
+    size_t n_base = strlen(base);
+    if (slash)
+        *slash = 0;
+    char **names;
+    int n;
+    if (file_list(dir[0] ? dir : "/", &names, &n) == 0) {
+        for (int i = 0; i < n; i++) {
+            int64_t pid;
+            if (strncmp(names[i], base, n_base) != 0 || strncmp(names[i] + n_base, ".tmp.", 5) != 0 ||
+                !str_to_int(names[i] + n_base + 5, &pid) || pid < 1 || pid > INT32_MAX)
+                continue;
+            if (kill((pid_t)pid, 0) == 0 || errno != ESRCH)
+                continue;
+            char *p = mem_printf("%s.tmp.%d", path, (int)pid);
+            unlink(p);
+            free(p);
+        }
+        file_list_free(names, n);
+    }
+    free(copy);
+}
+
+static int copy_file(const char *from, const char *to)
+{
+    int in = open(from, O_RDONLY | O_CLOEXEC), out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    char *buf = mem_grow(NULL, 1 << 20, 1);
+    ssize_t n = in < 0 || out < 0 ? -1 : 1;
+    while (n > 0 && (n = read(in, buf, 1 << 20)) > 0)
+        for (ssize_t at = 0, k; at < n; at += k)
+            if ((k = write(out, buf + at, (size_t)(n - at))) < 0) {
+                n = -1;
+                break;
+            }
+    int rc =
+        n < 0 || fsync(out) != 0 ? err_set(ERR_IO, "cannot copy %s to %s: %s", from, to, strerror(errno)) : 0;
+    free(buf);
+    if (in >= 0)
+        close(in);
+    if (out >= 0)
+        close(out);
+    return rc;
+}
+
+/* FILE.h5 holds units that the journal has not (it is being extended): it stays as a part of the journal,
+ * because rebuilds while running leave out logits. */
+static int keep_base(const struct sink *s)
+{
+    char *base = NULL;
+    for (int i = 0; !base || file_exists(base); i++) {
+        free(base);
+        base = mem_printf("%s/base.%d.h5", s->dir, i);
+    }
+    int rc = 0;
+    if (link(s->path, base) != 0) { /* no hard links here: a copy, complete before it gets its name */
+        char *part = mem_printf("%s/copying", s->dir);
+        rc = copy_file(s->path, part);
+        if (rc == 0 && rename(part, base) != 0)
+            rc = err_set(ERR_IO, "cannot rename %s: %s", part, strerror(errno));
+        free(part);
+    }
+    free(base);
+    return rc;
+}
+
+static int see_shape(struct sink *s, int32_t setting, int32_t n_vocab, int32_t n_top)
+{
+    struct shape_of *h = &s->shape[setting];
+    const struct sink_setting *row = &s->store.book.setting[setting];
+    for (int i = 0; i < s->store.book.n_setting; i++) {
+        const struct sink_setting *o = &s->store.book.setting[i];
+        if (strcmp(o->model, row->model) != 0 || strcmp(o->model_hash, row->model_hash) != 0)
+            continue;
+        if ((n_vocab && s->shape[i].n_vocab && s->shape[i].n_vocab != n_vocab) ||
+            (n_top && s->shape[i].n_top && s->shape[i].n_top != n_top))
+            return err_set(ERR_INTERNAL, "logits of %s have %d values and %d best, before they had %d and %d",
+                           row->id, n_vocab, n_top, s->shape[i].n_vocab, s->shape[i].n_top);
+    }
+    h->n_vocab = n_vocab ? n_vocab : h->n_vocab;
+    h->n_top = n_top ? n_top : h->n_top;
+    return 0;
+}
+
+static int load(struct sink *s, const struct sink_plan *plan, struct store_found *found)
+{
+    book_from_plan(&s->plan, plan);
+    store_init(&s->store, &s->plan);
+    TRY(store_load(&s->store, s->path, &s->plan.run, found));
+    s->plan.created = book_keep(&s->plan, s->store.book.created, strlen(s->store.book.created));
+    s->shape = mem_alloc((size_t)s->store.book.n_setting, sizeof *s->shape);
+    for (int64_t i = 0; i < s->store.n; i++) {
+        const struct entry *e = &s->store.entry[i];
+        struct shape_of *h = &s->shape[e->setting];
+        h->n_vocab = e->n_vocab ? e->n_vocab : h->n_vocab;
+        h->n_top = e->n_top ? e->n_top : h->n_top;
+    }
+    return 0;
+}
+
+static int sink_open(struct sink **out, const char *path, const struct sink_plan *plan)
+{
+    struct store_found found = {0};
+    struct sink *s = mem_alloc(1, sizeof *s);
+    *s = (struct sink){.path = mem_strdup(path), .dir = journal_dir(path), .lock = -1, .t_built = now_s()};
+    s->journal.fd = s->journal.fd_big = -1;
+    bool had_journal = file_is_dir(s->dir);
+    int rc;
+    *out = NULL;
+    TRY_GOTO(journal_lock(s->dir, &s->lock), done);
+    journal_clean(s->dir);
+    remove_stale(path);
+    TRY_GOTO(load(s, plan, &found), done);
+    if (found.adds)
+        TRY_GOTO(keep_base(s), done);
+    TRY_GOTO(journal_open(&s->journal, s->dir, &s->plan), done);
+    TRY_GOTO(s->source = store_add_attempt(&s->store, &s->journal, &s->plan), done);
+    s->dirty = !found.current;
+    s->whole = found.current;
+    *out = s;
+    return 0;
+done:
+    if (!had_journal && s->lock >= 0)
+        (void)!journal_remove(s->dir); /* nothing but our lock; the error to tell is the first one */
+    free_sink(s);
+    return rc;
+}
+
+/* ---- use ---- */
+static bool sink_has(const struct sink *s, uint64_t hi, uint64_t lo)
+{
+    return store_has(&s->store, hi, lo);
+}
+
+static int sink_attempt(const struct sink *s)
+{
+    return s->journal.attempt;
+}
+
+/* One journal entry that is queued but not yet on disk. */
+struct pending {
+    struct journal_head head;
+    uint64_t at;
+    struct str small;
+};
+
+static int add_bundle(struct sink *s, const struct record *r, int n, struct pending *p)
+{
+    struct str big = {0};
+    for (int i = 0; i < n; i++) {
+        if (r[i].setting < 0 || r[i].setting >= s->plan.n_setting || r[i].task < 0 ||
+            r[i].task >= s->plan.n_task)
+            return err_set(ERR_INTERNAL, "a record of setting %d, task %d is not of this plan", r[i].setting,
+                           r[i].task);
+        TRY(see_shape(s, r[i].setting, r[i].first ? r[i].n_vocab : 0, r[i].topk_id ? r[i].n_top : 0));
+    }
+    record_pack(r, n, &p->small, &big);
+    int rc = journal_add(&s->journal, JOURNAL_RECORDS, p->small.data, p->small.n, big.data, big.n, &p->head,
+                         &p->at);
+    str_free(&big);
+    return rc;
+}
+
+static int put_bundles(struct sink *s, const struct record *r, int n, struct pending *p, int *n_pending)
+{
+    for (int i = 0, k; i < n; i += k) {
+        for (k = 1; i + k < n && r[i + k].bundle == r[i].bundle; k++)
+            ;
+        TRY(add_bundle(s, r + i, k, &p[(*n_pending)++]));
+    }
+    TRY(journal_commit(&s->journal));
+    for (int i = 0; i < *n_pending; i++)
+        TRY(store_index(&s->store, s->source, &p[i].head, p[i].small.data, p[i].at));
+    s->dirty = true;
+    return 0;
+}
+
+static int sink_put(struct sink *s, const struct record *r, int n)
+{
+    TRY(failed(s));
+    if (n == 0)
+        return 0;
+    struct pending *p = mem_alloc((size_t)n, sizeof *p);
+    int n_pending = 0;
+    int rc = fail(s, put_bundles(s, r, n, p, &n_pending));
+    for (int i = 0; i < n_pending; i++)
+        str_free(&p[i].small);
+    free(p);
+    return rc;
+}
+
+static int sink_put_timing(struct sink *s, const struct sink_timing *t, int n)
+{
+    struct journal_head head;
+    uint64_t at;
+    struct str rows = {0};
+    TRY(failed(s));
+    for (int i = 0; i < n; i++) {
+        struct row_timing row = store_timing_row(&t[i]);
+        str_addn(&rows, &row, sizeof row);
+    }
+    int rc = journal_add(&s->journal, JOURNAL_TIMING, rows.data, rows.n, NULL, 0, &head, &at);
+    str_free(&rows);
+    if (rc == 0)
+        rc = journal_commit(&s->journal);
+    for (int i = 0; i < n && rc == 0; i++)
+        store_add_timing(&s->store, &t[i], true);
+    s->dirty = true;
+    return fail(s, rc);
+}
+
+static int rebuild(struct sink *s, bool whole)
+{
+    double t0 = now_s();
+    int rc = build_file(&s->store, s->path, whole, 0, store_units(&s->store));
+    s->t_built = now_s();
+    s->s_built = s->t_built - t0;
+    if (rc == 0) {
+        s->dirty = false;
+        s->whole = whole;
+    }
+    return fail(s, rc);
+}
+
+static int sink_refresh(struct sink *s, bool now, bool final)
+{
+    TRY(failed(s));
+    if (!s->dirty && (!final || s->whole))
+        return 0;
+    double waited = now_s() - s->t_built;
+    if (!now && !final && (waited < REBUILD_S || s->s_built > REBUILD_SHARE * waited))
+        return 0;
+    return rebuild(s, final);
+}
+
+static int sink_close(struct sink *s)
+{
+    if (!s)
+        return 0;
+    int rc = failed(s);
+    bool complete = rc == 0 && store_done(&s->store) >= s->plan.n_unit;
+    if (rc == 0)
+        rc = sink_refresh(s, true, complete);
+    if (rc == 0 && complete)
+        rc = journal_remove(s->dir);
+    free_sink(s);
+    return rc;
+}
+
+const struct sink_type sink_hdf5 = {.name = "hdf5",
+                                    .open = sink_open,
+                                    .has = sink_has,
+                                    .put = sink_put,
+                                    .put_timing = sink_put_timing,
+                                    .refresh = sink_refresh,
+                                    .close = sink_close,
+                                    .attempt = sink_attempt};

@@ -1,0 +1,559 @@
+#include "hdf5io/store.h"
+
+#include "base/err.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+void store_init(struct store *s, const struct book *plan)
+{
+    *s = (struct store){0};
+    if (!plan)
+        return;
+    int32_t *a, *b;
+    int rc = book_join(&s->book, plan, &a, &b);
+    (void)rc; /* joining with nothing cannot disagree */
+    free(a);
+    free(b);
+    s->base_setting = s->book.n_setting;
+    s->base_task = s->book.n_task;
+}
+
+static void close_source(struct source *c)
+{
+    if (c->fd >= 0)
+        close(c->fd);
+    if (c->fd_big >= 0)
+        close(c->fd_big);
+    if (c->h5)
+        h5file_close(c->h5);
+    free(c->h5);
+    free(c->path);
+    free(c->setting_map);
+    free(c->task_map);
+    free(c->bundle);
+    book_free(&c->book);
+}
+
+void store_close(struct store *s)
+{
+    for (int i = 0; i < s->n_source; i++)
+        close_source(&s->source[i]);
+    free(s->source);
+    free(s->entry);
+    free(s->order);
+    free(s->slot);
+    free(s->timing);
+    book_free(&s->book);
+    *s = (struct store){0};
+}
+
+/* ---- set of units ---- */
+static int64_t *find_slot(const struct store *s, uint64_t hi, uint64_t lo)
+{
+    uint64_t mask = (uint64_t)s->n_slot - 1;
+    for (uint64_t i = (hi ^ lo * 0x9e3779b97f4a7c15u) & mask;; i = (i + 1) & mask) {
+        int64_t e = s->slot[i];
+        if (!e || (s->entry[e - 1].hi == hi && s->entry[e - 1].lo == lo))
+            return &s->slot[i];
+    }
+}
+
+bool store_has(const struct store *s, uint64_t hi, uint64_t lo)
+{
+    return s->n_slot && *find_slot(s, hi, lo);
+}
+
+static void add_entry(struct store *s, const struct entry *e)
+{
+    *MEM_PUSH(s->entry, s->n, s->cap) = *e;
+    if (2 * s->n < s->n_slot) {
+        *find_slot(s, e->hi, e->lo) = s->n;
+        return;
+    }
+    s->n_slot = s->n_slot ? 2 * s->n_slot : 1024;
+    free(s->slot);
+    s->slot = mem_alloc((size_t)s->n_slot, sizeof *s->slot);
+    for (int64_t i = 0; i < s->n; i++)
+        *find_slot(s, s->entry[i].hi, s->entry[i].lo) = i + 1;
+}
+
+static void count_sizes(struct store *s, const struct record *r)
+{
+    s->n_text += (int64_t)((r->text ? strlen(r->text) : 0) + (r->error ? strlen(r->error) : 0));
+    s->n_token += r->token ? r->n_new : 0;
+    s->n_metric += r->n_metric;
+    s->n_budget += r->n_budget;
+    s->n_ledger += r->n_ledger;
+    s->n_fidelity += r->n_fidelity;
+}
+
+/* ---- indexing ---- */
+static const struct book *source_book(const struct source *c)
+{
+    return c->h5 ? &c->h5->book : &c->book;
+}
+
+/* Adds one record if it is new; false if it points outside its own plan. */
+static bool index_record(struct store *s, int source, const struct record *r, struct entry *e)
+{
+    const struct source *c = &s->source[source];
+    const struct book *b = source_book(c);
+    if (r->setting < 0 || r->setting >= b->n_setting || r->task < 0 || r->task >= b->n_task)
+        return false;
+    if (store_has(s, r->unit_hi, r->unit_lo))
+        return true;
+    e->hi = r->unit_hi;
+    e->lo = r->unit_lo;
+    e->source = source;
+    e->setting = c->setting_map[r->setting];
+    e->task = c->task_map[r->task];
+    e->n_new = r->n_new;
+    e->n_first = r->n_first;
+    e->n_vocab = r->n_vocab;
+    e->n_top = r->n_top;
+    add_entry(s, e);
+    count_sizes(s, r);
+    return true;
+}
+
+int store_index(struct store *s, int source, const struct journal_head *h, const void *payload,
+                uint64_t payload_at)
+{
+    struct source *c = &s->source[source];
+    struct record *r;
+    int n;
+    bool ok = h->n_big == 0 || (h->big_at <= c->size_big && h->n_big <= c->size_big - h->big_at);
+    if (!ok)
+        return err_set(ERR_INPUT, "%s.big is shorter than its entries say", c->path);
+    TRY(record_unpack(payload, h->n_small, NULL, 0, &r, &n));
+    uint64_t big = 0, at = 0;
+    for (int i = 0; i < n; i++)
+        big += record_big_bytes(&r[i], NULL);
+    ok = big == h->n_big;
+    if (ok && h->n_big)
+        *MEM_PUSH(c->bundle, c->n_bundle, c->cap_bundle) =
+            (struct store_bundle){h->big_at, h->n_big, h->big_sum, 0};
+    big = h->big_at;
+    for (int i = 0; i < n; i++) {
+        size_t bytes = record_small_bytes((const char *)payload + at, h->n_small - at);
+        struct entry e = {.small_at = payload_at + at,
+                          .big_at = big,
+                          .small_bytes = (uint32_t)bytes,
+                          .bundle = h->n_big ? c->n_bundle - 1 : -1};
+        ok = ok && index_record(s, source, &r[i], &e);
+        at += bytes;
+        big += record_big_bytes(&r[i], NULL);
+        record_free(&r[i]);
+    }
+    free(r);
+    return ok ? 0 : err_set(ERR_INPUT, "%s holds a record that does not fit its plan", c->path);
+}
+
+void store_add_timing(struct store *s, const struct sink_timing *t, bool replace)
+{
+    for (int i = 0; i < s->n_timing; i++) {
+        struct sink_timing *o = &s->timing[i];
+        if (o->setting == t->setting && o->task == t->task && o->example == t->example) {
+            if (replace)
+                *o = *t;
+            return;
+        }
+    }
+    *MEM_PUSH(s->timing, s->n_timing, s->cap_timing) = *t;
+}
+
+struct row_timing store_timing_row(const struct sink_timing *t)
+{
+    return (struct row_timing){
+        .setting = t->setting,
+        .task = t->task,
+        .example = t->example,
+        .s_prefill = t->s_prefill,
+        .s_decode = t->s_decode,
+        .s_prefill_limit = t->s_prefill_limit,
+        .s_decode_limit = t->s_decode_limit,
+        .n_prompt = t->n_prompt,
+        .n_new = t->n_new,
+        .peak_bytes = t->peak_bytes,
+    };
+}
+
+static void map_timing(struct store *s, const struct source *c, struct sink_timing t, bool replace)
+{
+    const struct book *b = source_book(c);
+    if (t.setting < 0 || t.setting >= b->n_setting || t.task < 0 || t.task >= b->n_task)
+        return;
+    t.setting = c->setting_map[t.setting];
+    t.task = c->task_map[t.task];
+    store_add_timing(s, &t, replace);
+}
+
+/* ---- sources ---- */
+static struct source *push_source(struct store *s, const char *path)
+{
+    struct source *c = MEM_PUSH(s->source, s->n_source, s->cap_source);
+    *c = (struct source){.path = mem_strdup(path), .fd = -1, .fd_big = -1};
+    return c;
+}
+
+static int first_entry(void *ctx, const struct journal_head *h, const void *payload, uint64_t at)
+{
+    (void)at;
+    if (h->kind != JOURNAL_PLAN)
+        return err_set(ERR_INPUT, "the first entry is not a plan");
+    TRY(book_unpack(ctx, payload, h->n_small));
+    return 1; /* enough */
+}
+
+static uint64_t file_size(int fd)
+{
+    struct stat st;
+    return fstat(fd, &st) == 0 ? (uint64_t)st.st_size : 0;
+}
+
+/* Opens an attempt and reads its plan. One without a readable plan is left out: a process that died while it
+ * made the file acknowledged nothing. */
+static int open_attempt(struct store *s, const char *path)
+{
+    struct book plan = {0};
+    uint64_t dropped;
+    int rc = journal_scan(path, first_entry, &plan, &dropped);
+    if (rc < 0)
+        return err_prefix(rc, "%s", path);
+    if (rc == 0) {
+        if (dropped)
+            log_warn("%s is damaged at its head (%llu bytes): left out", path, (unsigned long long)dropped);
+        return 0;
+    }
+    struct source *c = push_source(s, path);
+    char *big = mem_printf("%s.big", path);
+    c->book = plan;
+    c->fd = open(path, O_RDONLY | O_CLOEXEC);
+    c->fd_big = open(big, O_RDONLY | O_CLOEXEC);
+    c->size_big = c->fd_big >= 0 ? file_size(c->fd_big) : 0;
+    free(big);
+    return c->fd < 0 ? err_set(ERR_IO, "cannot open %s: %s", path, strerror(errno)) : 0;
+}
+
+static int open_h5(struct store *s, const char *path)
+{
+    struct source *c = push_source(s, path);
+    c->h5 = mem_alloc(1, sizeof *c->h5);
+    return h5file_open(c->h5, path);
+}
+
+static int open_folder(struct store *s, const char *dir)
+{
+    char **names;
+    int n, rc;
+    TRY(journal_list(dir, &names, &n));
+    rc = 0;
+    for (int i = 0; i < n && rc == 0; i++) {
+        char *p = file_join(dir, names[i]);
+        rc = open_attempt(s, p);
+        free(p);
+    }
+    file_list_free(names, n);
+    for (int i = 0; rc == 0; i++) {
+        char *p = mem_printf("%s/base.%d.h5", dir, i);
+        bool there = file_exists(p);
+        if (there)
+            rc = open_h5(s, p);
+        free(p);
+        if (!there)
+            break;
+    }
+    return rc;
+}
+
+/* Joins the books of the sources from `first` on: newest attempt first, so that the plan in force keeps its
+ * numbers, then files. */
+static int join_books(struct store *s, int first)
+{
+    int n_attempt = first;
+    while (n_attempt < s->n_source && !s->source[n_attempt].h5)
+        n_attempt++;
+    for (int k = first; k < s->n_source; k++) {
+        struct source *c = &s->source[k < n_attempt ? n_attempt - 1 - (k - first) : k];
+        bool newest = s->book.created == NULL;
+        int rc = book_join(&s->book, source_book(c), &c->setting_map, &c->task_map);
+        if (rc < 0)
+            return err_prefix(rc, "%s", c->path);
+        if (newest) {
+            s->base_setting = s->book.n_setting;
+            s->base_task = s->book.n_task;
+        }
+    }
+    return 0;
+}
+
+struct scan {
+    struct store *s;
+    int source;
+};
+
+static int scan_entry(void *ctx, const struct journal_head *h, const void *payload, uint64_t at)
+{
+    struct scan *x = ctx;
+    struct store *s = x->s;
+    if (h->kind == JOURNAL_RECORDS)
+        return store_index(s, x->source, h, payload, at);
+    if (h->kind == JOURNAL_TIMING)
+        for (size_t i = 0; i + sizeof(struct row_timing) <= h->n_small; i += sizeof(struct row_timing)) {
+            struct row_timing t;
+            memcpy(&t, (const char *)payload + i, sizeof t);
+            map_timing(s, &s->source[x->source], h5file_timing(&t), true);
+        }
+    return 0;
+}
+
+static void index_attempt(struct store *s, int source)
+{
+    struct scan x = {s, source};
+    uint64_t dropped;
+    int rc = journal_scan(s->source[source].path, scan_entry, &x, &dropped);
+    if (rc < 0)
+        log_warn("%s: what follows is left out and will be computed again", err_text());
+    else if (dropped)
+        log_debug("%s: the last %llu bytes are not a whole entry", s->source[source].path,
+                  (unsigned long long)dropped);
+}
+
+static int index_h5(struct store *s, int source)
+{
+    struct source *c = &s->source[source];
+    struct h5file *f = c->h5;
+    TRY(h5file_load(f));
+    for (int64_t i = 0; i < f->n_row; i++) {
+        struct record *r;
+        int n;
+        uint64_t at = f->small_at[i];
+        TRY(record_unpack(f->small.data + at, f->small_at[i + 1] - at, NULL, 0, &r, &n));
+        r->n_first = f->count[i].n_first;
+        r->n_vocab = f->count[i].n_vocab;
+        r->n_top = f->count[i].n_top;
+        struct entry e = {.small_at = at,
+                          .big_at = (uint64_t)i,
+                          .small_bytes = (uint32_t)(f->small_at[i + 1] - at),
+                          .bundle = -1};
+        bool ok = index_record(s, source, r, &e);
+        record_free(r);
+        free(r);
+        if (!ok)
+            return err_set(ERR_INPUT, "row %lld of /records of %s is damaged", (long long)i, c->path);
+    }
+    for (int i = 0; i < f->n_timing; i++)
+        map_timing(s, c, f->timing[i], false);
+    return 0;
+}
+
+static bool covers(const struct store *s, const struct h5file *f)
+{
+    for (int64_t i = 0; i < f->n_row; i++)
+        if (!store_has(s, f->row[i].unit_hi, f->row[i].unit_lo))
+            return false;
+    return true;
+}
+
+static bool identity(const int32_t *map, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (map[i] != i)
+            return false;
+    return true;
+}
+
+/* FILE.h5 as it lies there equals what would be built now. */
+static bool is_current(const struct store *s, const struct source *c)
+{
+    const struct book *b = &c->h5->book;
+    return c->h5->packed && c->h5->n_row == s->n && c->h5->n_timing == s->n_timing &&
+           b->n_setting == s->book.n_setting && b->n_task == s->book.n_task &&
+           b->n_example == s->book.n_example && b->n_unit == store_units(s) &&
+           identity(c->setting_map, b->n_setting) && identity(c->task_map, b->n_task);
+}
+
+static int check_plans(struct store *s, int first, const struct sink_run *must)
+{
+    for (int i = first; must && i < s->n_source; i++)
+        TRY(book_same_plan(source_book(&s->source[i]), must, s->source[i].path));
+    return 0;
+}
+
+int store_load(struct store *s, const char *path, const struct sink_run *must, struct store_found *found)
+{
+    int first = s->n_source, rc;
+    char *dir = journal_dir(path);
+    *found = (struct store_found){.journal = file_is_dir(dir)};
+    h5_quiet();
+    /* The journal is opened before the file: whoever removes a journal has put its content in the file. */
+    TRY_GOTO(open_folder(s, dir), done);
+    int at_file = s->n_source;
+    found->file = file_exists(path);
+    if (found->file)
+        TRY_GOTO(open_h5(s, path), done);
+    TRY_GOTO(check_plans(s, first, must), done);
+    TRY_GOTO(join_books(s, first), done);
+    for (int i = first; i < at_file; i++) {
+        if (s->source[i].h5)
+            TRY_GOTO(index_h5(s, i), done);
+        else
+            index_attempt(s, i);
+    }
+    if (found->file) {
+        struct source *c = &s->source[at_file];
+        if (!covers(s, c->h5)) {
+            found->adds = true;
+            TRY_GOTO(index_h5(s, at_file), done);
+            found->current = is_current(s, c);
+        } else {
+            for (int i = 0; i < c->h5->n_timing; i++)
+                map_timing(s, c, c->h5->timing[i], false);
+            found->current = is_current(s, c);
+            close_source(c);
+            s->n_source--;
+        }
+    }
+done:
+    free(dir);
+    return rc;
+}
+
+int store_add_attempt(struct store *s, const struct journal *j, const struct book *plan)
+{
+    struct source *c = push_source(s, j->path);
+    c->fd = fcntl(j->fd, F_DUPFD_CLOEXEC, 0);
+    c->fd_big = fcntl(j->fd_big, F_DUPFD_CLOEXEC, 0);
+    c->size_big = UINT64_MAX;
+    TRY(c->fd < 0 || c->fd_big < 0 ? err_set(ERR_IO, "cannot open %s again: %s", j->path, strerror(errno))
+                                   : 0);
+    TRY(book_join(&s->book, plan, &c->setting_map, &c->task_map));
+    int32_t *a, *b;
+    TRY(book_join(&c->book, plan, &a, &b));
+    free(a);
+    free(b);
+    return s->n_source - 1;
+}
+
+/* ---- reading ---- */
+int64_t store_done(const struct store *s)
+{
+    int64_t n = 0;
+    for (int64_t i = 0; i < s->n; i++)
+        n += s->entry[i].setting < s->base_setting && s->entry[i].task < s->base_task;
+    return n;
+}
+
+int64_t store_units(const struct store *s)
+{
+    return s->book.n_unit + s->n - store_done(s);
+}
+
+static int by_unit(const void *a, const void *b, void *entry)
+{
+    const struct entry *x = (struct entry *)entry + *(const int64_t *)a,
+                       *y = (struct entry *)entry + *(const int64_t *)b;
+    if (x->hi != y->hi)
+        return x->hi < y->hi ? -1 : 1;
+    return x->lo < y->lo ? -1 : x->lo > y->lo;
+}
+
+void store_sort(struct store *s)
+{
+    if (s->n_order == s->n && s->order)
+        return;
+    s->order = mem_grow(s->order, (size_t)s->n, sizeof *s->order);
+    for (int64_t i = 0; i < s->n; i++)
+        s->order[i] = i;
+    qsort_r(s->order, (size_t)s->n, sizeof *s->order, by_unit, s->entry);
+    s->n_order = s->n;
+}
+
+int store_read(struct store *s, int64_t k, struct record *r)
+{
+    const struct entry *e = &s->entry[s->order[k]];
+    const struct source *c = &s->source[e->source];
+    struct record *one = NULL;
+    int n = 0, rc;
+    if (c->h5) {
+        rc = record_unpack(c->h5->small.data + e->small_at, e->small_bytes, NULL, 0, &one, &n);
+    } else {
+        char *flat = mem_grow(NULL, e->small_bytes, 1);
+        rc = journal_pread(c->fd, flat, e->small_bytes, e->small_at, c->path);
+        if (rc == 0)
+            rc = record_unpack(flat, e->small_bytes, NULL, 0, &one, &n);
+        free(flat);
+    }
+    if (rc < 0 || n != 1)
+        return rc < 0 ? err_prefix(rc, "%s", c->path) : err_set(ERR_INPUT, "%s has changed", c->path);
+    *r = *one;
+    free(one);
+    r->setting = e->setting;
+    r->task = e->task;
+    r->n_first = e->n_first;
+    r->n_vocab = e->n_vocab;
+    r->n_top = e->n_top;
+    return 0;
+}
+
+static int check_bundle(const struct source *c, struct store_bundle *b)
+{
+    enum { BLOCK = 1 << 22 };
+    char *buf = mem_grow(NULL, BLOCK, 1);
+    XXH3_state_t *st = XXH3_createState();
+    int rc = 0;
+    XXH3_64bits_reset(st);
+    for (uint64_t at = 0; at < b->bytes && rc == 0; at += BLOCK) {
+        size_t n = b->bytes - at < BLOCK ? (size_t)(b->bytes - at) : BLOCK;
+        rc = journal_pread(c->fd_big, buf, n, b->at + at, c->path);
+        if (rc == 0)
+            XXH3_64bits_update(st, buf, n);
+    }
+    if (rc == 0) {
+        b->state = XXH3_64bits_digest(st) == b->sum ? 1 : -1;
+        if (b->state < 0)
+            log_warn("%s.big is damaged at byte %llu: the logits of one bundle are lost", c->path,
+                     (unsigned long long)b->at);
+    }
+    XXH3_freeState(st);
+    free(buf);
+    return rc;
+}
+
+int store_check(struct store *s, int64_t k, bool *good)
+{
+    const struct entry *e = &s->entry[s->order[k]];
+    struct source *c = &s->source[e->source];
+    *good = true;
+    if (e->bundle < 0)
+        return 0;
+    struct store_bundle *b = &c->bundle[e->bundle];
+    if (b->state == 0)
+        TRY(check_bundle(c, b));
+    *good = b->state > 0;
+    return 0;
+}
+
+int store_part(struct store *s, int64_t k, const struct record *r, enum part p, int64_t at, int64_t n,
+               void *dst)
+{
+    const struct entry *e = &s->entry[s->order[k]];
+    const struct source *c = &s->source[e->source];
+    if (c->h5)
+        return h5file_part(c->h5, (int64_t)e->big_at, p, at, n, dst);
+    struct record_big big;
+    record_big_bytes(r, &big);
+    const size_t begin[PART_N] = {big.topk_id, big.logsumexp, big.topk_logit, big.first};
+    uint64_t row = (uint64_t)part_width(p, r) * part_size(p);
+    return journal_pread(c->fd_big, dst, (size_t)((uint64_t)n * row),
+                         e->big_at + begin[p] + (uint64_t)at * row, c->path);
+}

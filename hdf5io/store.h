@@ -1,0 +1,89 @@
+/* All results behind one path: the attempts of its journal, the files it extends, FILE.h5 itself, seen as one
+ * list of units without duplicates (the first one wins, the journal before files). Rows of /settings and
+ * /tasks are those of the newest plan first. Records are read from their source when asked for; only an index
+ * is held in memory. */
+#ifndef KVS_HDF5IO_STORE_H
+#define KVS_HDF5IO_STORE_H
+
+#include "hdf5io/h5file.h"
+#include "hdf5io/journal.h"
+
+/* Where one unit is. */
+struct entry {
+    uint64_t hi, lo;
+    uint64_t small_at, big_at; /* bytes in the source; big_at: row for a file */
+    uint32_t small_bytes;
+    int32_t source, bundle; /* bundle: of the source's list, -1 none */
+    int32_t setting, task;  /* rows of the store's book */
+    int32_t n_new, n_first, n_vocab, n_top;
+};
+/* Logits of one journal entry, checked when they are first read. */
+struct store_bundle {
+    uint64_t at, bytes, sum;
+    int state; /* 0 not checked, 1 good, -1 damaged */
+};
+struct source {
+    char *path;
+    int fd, fd_big; /* journal */
+    uint64_t size_big;
+    struct h5file *h5; /* or file */
+    struct book book;  /* of a journal */
+    int32_t *setting_map, *task_map;
+    struct store_bundle *bundle;
+    int n_bundle, cap_bundle;
+};
+struct store {
+    struct book book;
+    int base_setting, base_task; /* rows of the newest plan; further ones come from older runs */
+    struct source *source;
+    int n_source, cap_source;
+    struct entry *entry;
+    int64_t n, cap;
+    int64_t *order; /* by unit id, valid after store_sort */
+    int64_t n_order;
+    int64_t *slot; /* hash table: entry + 1, 0 empty */
+    int64_t n_slot;
+    struct sink_timing *timing;
+    int n_timing, cap_timing;
+    /* sizes of the tables, for their chunks */
+    int64_t n_text, n_token, n_metric, n_budget, n_ledger, n_fidelity;
+};
+
+/* Starts empty, or with the rows of a plan in front. */
+void store_init(struct store *s, const struct book *plan);
+void store_close(struct store *s);
+struct store_found {
+    bool journal; /* a journal folder is there */
+    bool file;    /* FILE.h5 is there … */
+    bool adds;    /* … and holds units that the journal has not: it is one of the sources */
+    bool current; /* … and holds every unit with its logits and nothing must be renumbered */
+};
+/* Adds what is behind `path`. With `must` every plan found has to be equal to it. FILE.h5 becomes a source
+ * only if it holds units that the journal has not. It is no error to find nothing. Damage in a journal costs
+ * what is behind it, with a warning. */
+int store_load(struct store *s, const char *path, const struct sink_run *must, struct store_found *found);
+/* Adds an attempt that is being written; returns its source number. */
+int store_add_attempt(struct store *s, const struct journal *j, const struct book *plan);
+/* Indexes the records of one entry of a source. ERR_INPUT if they are damaged. */
+int store_index(struct store *s, int source, const struct journal_head *h, const void *payload,
+                uint64_t payload_at);
+/* Timing entries of the journal are rows as in the file. */
+struct row_timing store_timing_row(const struct sink_timing *t);
+void store_add_timing(struct store *s, const struct sink_timing *t, bool replace);
+
+bool store_has(const struct store *s, uint64_t hi, uint64_t lo);
+/* Units of the whole grid: those of the newest plan and those that only older runs have. */
+int64_t store_units(const struct store *s);
+/* How many units of the newest plan are there. */
+int64_t store_done(const struct store *s);
+void store_sort(struct store *s);
+/* Record at place k of the sorted list, without logits; setting and task are rows of the store's book;
+ * n_first, n_vocab, n_top say which logits there are. Owned. */
+int store_read(struct store *s, int64_t k, struct record *r);
+/* Whether the logits of place k are undamaged (reads them once per bundle). */
+int store_check(struct store *s, int64_t k, bool *good);
+/* n rows of a part of place k from row `at` on. */
+int store_part(struct store *s, int64_t k, const struct record *r, enum part p, int64_t at, int64_t n,
+               void *dst);
+
+#endif
