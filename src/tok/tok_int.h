@@ -203,7 +203,7 @@ struct bpe {
     bool fuse_unk, byte_fallback, ignore_merges;
     char *prefix, *suffix;   /* continuing_subword_prefix, end_of_word_suffix; NULL = none */
     int32_t byte_token[256]; /* ids of "<0x00>"…, -1 where absent */
-    int32_t low_char[0x800];  /* ids of the characters below U+0800, -1 where absent: saves most look-ups */
+    int32_t low_char[0x800]; /* ids of the characters below U+0800, -1 where absent: saves most look-ups */
     bool cut_at_blank; /* no merge crosses into U+2581 from another character: words can be handled apart */
 };
 

@@ -14,24 +14,69 @@ static bool plain_latin(const char *s, size_t n)
     return true;
 }
 
-static int put_unicode(const struct step *s, const char *in, size_t n, struct pieces *out)
+/* The field's library normalizes by the tables of Unicode 9. These are the later code points that decompose,
+ * compose or reorder by newer tables: there they stay as they are and nothing moves across them. */
+static const struct range {
+    uint32_t first, last;
+} later[] = {
+    {0x7fd, 0x7fd},     {0x898, 0x89f},     {0x8ca, 0x8d3},     {0x9fe, 0x9fe},     {0xc3c, 0xc3c},
+    {0xd3b, 0xd3c},     {0xeba, 0xeba},     {0x1715, 0x1715},   {0x1abf, 0x1ace},   {0x1df6, 0x1dfa},
+    {0x32ff, 0x32ff},   {0xa7f2, 0xa7f4},   {0xa82c, 0xa82c},   {0xab69, 0xab69},   {0x10781, 0x10785},
+    {0x10787, 0x107b0}, {0x107b2, 0x107ba}, {0x10d24, 0x10d27}, {0x10eab, 0x10eac}, {0x10efd, 0x10eff},
+    {0x10f46, 0x10f50}, {0x10f82, 0x10f85}, {0x11070, 0x11070}, {0x1133b, 0x1133b}, {0x1145e, 0x1145e},
+    {0x11839, 0x1183a}, {0x11930, 0x11930}, {0x11935, 0x11935}, {0x11938, 0x11938}, {0x1193d, 0x1193e},
+    {0x11943, 0x11943}, {0x119e0, 0x119e0}, {0x11a34, 0x11a34}, {0x11a47, 0x11a47}, {0x11a99, 0x11a99},
+    {0x11d42, 0x11d42}, {0x11d44, 0x11d45}, {0x11d97, 0x11d97}, {0x11f41, 0x11f42}, {0x16ff0, 0x16ff1},
+    {0x1e030, 0x1e06d}, {0x1e08f, 0x1e08f}, {0x1e130, 0x1e136}, {0x1e2ae, 0x1e2ae}, {0x1e2ec, 0x1e2ef},
+    {0x1e4ec, 0x1e4ef}, {0x1f16c, 0x1f16c}, {0x1fbf0, 0x1fbf9}};
+
+static bool is_later(uint32_t cp)
 {
-    if (s->kind == STEP_NFC && plain_latin(in, n)) {
-        pieces_add(out, in, n);
-        return 0;
+    size_t low = 0, high = sizeof later / sizeof *later;
+    while (low < high) {
+        size_t mid = (low + high) / 2;
+        if (cp > later[mid].last)
+            low = mid + 1;
+        else
+            high = mid;
     }
+    return low < sizeof later / sizeof *later && cp >= later[low].first;
+}
+
+static int put_mapped(enum step_kind kind, const char *in, size_t n, struct str *out)
+{
     int options = UTF8PROC_STABLE;
-    options |= s->kind == STEP_NFC || s->kind == STEP_NFKC ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE;
-    if (s->kind == STEP_NFKC || s->kind == STEP_NFKD)
+    options |= kind == STEP_NFC || kind == STEP_NFKC ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE;
+    if (kind == STEP_NFKC || kind == STEP_NFKD)
         options |= UTF8PROC_COMPAT;
     utf8proc_uint8_t *text = NULL;
     utf8proc_ssize_t len =
         utf8proc_map((const utf8proc_uint8_t *)in, (utf8proc_ssize_t)n, &text, (utf8proc_option_t)options);
     if (len < 0)
         return err_set(ERR_INPUT, "the text cannot be normalized: %s", utf8proc_errmsg(len));
-    pieces_add(out, (const char *)text, (size_t)len);
+    str_addn(out, text, (size_t)len);
     free(text);
     return 0;
+}
+
+static int put_unicode(enum step_kind kind, const char *in, size_t n, struct str *out)
+{
+    size_t from = 0;
+    if (kind == STEP_NFC && plain_latin(in, n)) {
+        str_addn(out, in, n);
+        return 0;
+    }
+    for (size_t at = from; at < n;) {
+        uint32_t cp = (unsigned char)in[at];
+        size_t len = cp < 0x80 ? 1 : (size_t)utf8_get(in + at, n - at, &cp);
+        if (is_later(cp)) {
+            TRY(put_mapped(kind, in + from, at - from, out));
+            str_addn(out, in + at, len);
+            from = at + len;
+        }
+        at += len;
+    }
+    return from < n ? put_mapped(kind, in + from, n - from, out) : 0;
 }
 
 static void replace_text(const struct step *s, const char *in, size_t n, struct str *out)
@@ -86,7 +131,9 @@ static int normalize_one(const struct step *s, struct tok_find *f, const char *i
     case STEP_NFD:
     case STEP_NFKC:
     case STEP_NFKD:
-        return put_unicode(s, in, n, out);
+        pieces_add(out, NULL, 0);
+        TRY(put_unicode(s->kind, in, n, &out->text));
+        break;
     case STEP_TRIM:
         cut = s->start ? uni_trim_left(in, n) : 0;
         out->at_start = out->at_start && !cut;

@@ -177,7 +177,8 @@ void tok_find_close(struct tok_find *f)
 int tok_find_next(struct tok_find *f, const char *s, size_t n, size_t from, size_t *a, size_t *b)
 {
     int rc = f->regex->jit ? pcre2_jit_match(f->regex->code, (PCRE2_SPTR)s, n, from, 0, f->data, f->context)
-                           : pcre2_match(f->regex->code, (PCRE2_SPTR)s, n, from, PCRE2_NO_UTF_CHECK, f->data, f->context);
+                           : pcre2_match(f->regex->code, (PCRE2_SPTR)s, n, from, PCRE2_NO_UTF_CHECK, f->data,
+                                         f->context);
     if (rc == PCRE2_ERROR_NOMATCH)
         return 0;
     if (rc < 0) {

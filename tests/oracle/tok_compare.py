@@ -67,7 +67,11 @@ def compare(driver, name, model, tok, count, clean):
     questions, want = [], []
     for i, text in enumerate(texts(7, count, specials[:60] + specials[-5:])):
         questions.append({"text": text, "special": i % 2 == 0})
-        want.append(tok.encode(text, add_special_tokens=i % 2 == 0).ids)
+        try:
+            want.append(tok.encode(text, add_special_tokens=i % 2 == 0).ids)
+        except BaseException as e:  # the library panics on some overlaps of added tokens
+            assert "Panic" in type(e).__name__, e
+            questions.pop()
     for i, ids in enumerate(id_lists(tok, 8, count)):
         questions.append({"ids": ids, "skip": i % 2 == 0})
         text = tok.decode(ids, skip_special_tokens=i % 2 == 0)
@@ -76,7 +80,7 @@ def compare(driver, name, model, tok, count, clean):
     bad = [k for k in range(len(want)) if got[k] != want[k] and not (isinstance(want[k], str) and "\x00" in want[k])]
     for k in bad[:5]:
         print("  differs:", json.dumps(questions[k])[:300], "\n    library:", str(want[k])[:300], "\n    kvsweep:", str(got[k])[:300])
-    print(f"{name}: {count} texts, {count} id lists, {len(bad)} differ", flush=True)
+    print(f"{name}: {len(want) - count} texts, {count} id lists, {len(bad)} differ", flush=True)
     return len(bad)
 
 

@@ -2,6 +2,7 @@
 
     tok_models.py small OUT                  small vocabularies trained here, with the settings of the real families
     tok_models.py odd OUT COUNT              the same vocabularies with random settings
+    tok_models.py fixtures OUT               the fixtures of test_tok.c: small, two odd ones, and cases.json for each
     tok_models.py gguf FILE.gguf OUT         tokenizer keys of a GGUF file, and the library's tokenizer made from them
     tok_models.py spm tokenizer.model OUT    SentencePiece file (Llama-2, Mistral) as the field converts it
     tok_models.py tiktoken FILE OUT          Qwen's vocabulary file
@@ -265,6 +266,47 @@ def write_odd(out, count):
         save(make(spm if i % 2 else byte_level, odd, rnd), out, f"odd{i:03d}")
 
 
+def write_cases(folder, count=170):
+    """Texts with their ids ("special" alternates, true first), id lists with their texts ("skip" alternates, true first)."""
+    import tok_compare
+    t = Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
+    clean = json.load(open(os.path.join(folder, "tokenizer_config.json")))["clean_up_tokenization_spaces"]
+    specials = [x.content for x in t.get_added_tokens_decoder().values()]
+    encode, decode = [], []
+    for text in texts(5, 4 * count, specials[:8]):
+        if len(text) > 90 and len(encode) % 40:
+            continue
+        try:
+            encode.append([text[:700], t.encode(text[:700], add_special_tokens=len(encode) % 2 == 0).ids])
+        except BaseException as e:  # some overlaps of added tokens make the library panic
+            assert "Panic" in type(e).__name__, e
+        if len(encode) == count:
+            break
+    for ids in tok_compare.id_lists(t, 6, count // 2):
+        text = t.decode(ids[:25], skip_special_tokens=len(decode) % 2 == 0)
+        decode.append([ids[:25], tok_compare.clean_up(text) if clean else text])
+    with open(os.path.join(folder, "cases.json"), "w") as f:
+        json.dump({"encode": encode, "decode": decode}, f, ensure_ascii=False, separators=(",", ":"))
+
+
+def fixtures(out):
+    small(out)
+    write_odd(out, 40)
+    keep = ("odd004", "odd017")
+    for name in os.listdir(out):
+        if name.startswith("odd") and name not in keep:
+            shutil.rmtree(os.path.join(out, name))
+    for name in sorted(os.listdir(out)):
+        write_cases(os.path.join(out, name))
+    alone = os.path.join(out, "llama2-spm")  # the SentencePiece file without a tokenizer.json
+    os.makedirs(alone)
+    shutil.move(os.path.join(out, "llama2", "tokenizer.model"), alone)
+    for name in ("tokenizer_config.json", "cases.json"):
+        shutil.copy(os.path.join(out, "llama2", name), alone)
+    for name in ("smollm", "llama3", "qwen2"):  # the test takes these tables from tokenizer.json
+        os.remove(os.path.join(out, name, "gguf.json"))
+
+
 def write_gguf(path, out):
     from gguf import GGUFReader
     keys = {k.split(".")[-1]: f.contents() for k, f in GGUFReader(path).fields.items() if k.startswith("tokenizer.ggml.")}
@@ -283,9 +325,11 @@ def write_tiktoken(path, out):
 
 def main():
     what, args = sys.argv[1], sys.argv[2:]
-    os.makedirs(args[0] if what in ("small", "odd") else args[1], exist_ok=True)
+    os.makedirs(args[0] if what in ("small", "odd", "fixtures") else args[1], exist_ok=True)
     if what == "small":
         small(*args)
+    elif what == "fixtures":
+        fixtures(*args)
     elif what == "odd":
         write_odd(args[0], int(args[1]))
     elif what == "gguf":
