@@ -46,22 +46,25 @@ static error_t parser(int key, char *arg, struct argp_state *state)
     }
 }
 
-/* The configuration inside the file, with the --set values that its last lines keep. */
+/* The configuration inside the file, with the path and the --set values that its last lines keep. */
 static int open_config(struct app *app, const struct verify_args *a, const struct results *r, struct config *c)
 {
-    static const char mark[] = "# --set ";
+    static const char mark[] = "# --set ", file[] = "# file ";
     struct app_config with = a->config;
     if (with.path)
         return app_config_open(app, c, &with);
     struct config_source s = app_source(app);
     char **set = NULL, *copy = mem_strdup(r->config_yaml ? r->config_yaml : ""), *save = NULL;
     int n = 0, cap = 0;
-    for (char *line = strtok_r(copy, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
+    s.path = a->path;
+    for (char *line = strtok_r(copy, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
         if (!strncmp(line, mark, sizeof mark - 1))
             *MEM_PUSH(set, n, cap) = line + sizeof mark - 1;
+        else if (!strncmp(line, file, sizeof file - 1))
+            s.path = line + sizeof file - 1; /* what ${here} and model ids refer to */
+    }
     for (int i = 0; i < with.n_set; i++)
         *MEM_PUSH(set, n, cap) = with.set[i];
-    s.path = a->path;
     s.text = r->config_yaml ? r->config_yaml : "";
     s.set = set;
     s.n_set = n;

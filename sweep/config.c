@@ -272,6 +272,16 @@ static char *find_config(const struct config_source *s)
     return found ? found : mem_strdup(s->path);
 }
 
+/* What the text alone does not say, so that `verify` can read it again. */
+static void add_comment(struct config *c, const char *key, const char *value)
+{
+    const char *old = c->yaml ? c->yaml : "";
+    size_t n = strlen(old);
+    char *more = mem_printf("%s%s# %s %s\n", old, n && old[n - 1] != '\n' ? "\n" : "", key, value);
+    free(c->yaml);
+    c->yaml = more;
+}
+
 static int load(struct config *c, struct node **root, const struct config_source *s)
 {
     if (s->text) {
@@ -289,12 +299,13 @@ static int load(struct config *c, struct node **root, const struct config_source
     TRY(node_load(root, c->path, s->text, s->vars));
     if ((*root)->kind != NODE_MAP)
         return node_error(*root, "a configuration is a map of keys (models, methods, tasks, …)");
+    char *full = realpath(c->path, NULL);
+    if (!s->text)
+        add_comment(c, "file", full ? full : c->path);
+    free(full);
     for (int i = 0; i < s->n_set; i++) {
         TRY(apply_set(*root, s->set[i], s->vars));
-        char *more = mem_printf("%s%s# --set %s\n", c->yaml ? c->yaml : "",
-                                i || !c->yaml || !*c->yaml || c->yaml[strlen(c->yaml) - 1] == '\n' ? "" : "\n", s->set[i]);
-        free(c->yaml);
-        c->yaml = more;
+        add_comment(c, "--set", s->set[i]);
     }
     return 0;
 }

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Usage: test_signals.sh KVSWEEP H5SAME. INT, TERM and USR1 stop a run in one line that says how to go on; the file opens, the
+# same command finishes it. A crash leaves notes and does not stop the grid for ever.
+source "$(dirname "$0")/common.sh"
+farm alone "$DIR/want.h5" || die "undisturbed run"
+
+stop_alone() {
+    local out=$DIR/$1.h5 pid rc
+    "$KVSWEEP" run -q "$HERE/farm.yaml" -o "$out" 2>"$DIR/err" &
+    pid=$!
+    for _ in $(seq 100); do # until it has begun to compute
+        sleep 0.05
+        [ -d "$out.journal" ] && break
+    done
+    sleep 0.3
+    kill -"$1" $pid
+    wait $pid
+    rc=$?
+    [ $rc = 1 ] || die "$1: status $rc, $(cat "$DIR/err")"
+    [ "$(wc -l <"$DIR/err")" = 1 ] || die "$1: not one line: $(cat "$DIR/err")"
+    grep -q "stopped by SIG$1 .* go on with: kvsweep run -q $HERE/farm.yaml -o $out" "$DIR/err" || die "$1: $(cat "$DIR/err")"
+    farm alone "$out" || die "$1: resume"
+    same "$DIR/want.h5" "$out"
+}
+for s in INT TERM USR1; do stop_alone $s; done
+
+if [ -n "$MPIRUN" ]; then # mpirun forwards USR1 to all ranks
+    out=$DIR/mpi.h5
+    timeout -k 5 120 "$MPIRUN" -n 2 "$KVSWEEP" run -q "$HERE/farm.yaml" -o "$out" 2>"$DIR/err" &
+    pid=$!
+    for _ in $(seq 100); do
+        sleep 0.05
+        [ -d "$out.journal" ] && break
+    done
+    sleep 0.3
+    kill -USR1 "$(ps -o pid= --ppid $pid | tr -d ' ')"
+    wait $pid && die "USR1 under mpirun: status 0"
+    grep -q "stopped by SIGUSR1" "$DIR/err" || die "USR1 under mpirun: $(cat "$DIR/err")"
+    farm 2 "$out" || die "USR1 under mpirun: resume"
+    same "$DIR/want.h5" "$out"
+fi
+echo "passed: signals"
