@@ -29,7 +29,7 @@ struct tok_gguf {
     int add_space_prefix;  /* -1 where absent */
 };
 
-/* `dir` is a Hugging Face model folder with tokenizer.json (and tokenizer_config.json,
+/* `dir` is a Hugging Face model folder with tokenizer.json, or else tokenizer.model (and tokenizer_config.json,
  * special_tokens_map.json, generation_config.json where present: bos/eos ids, add_bos_token,
  * clean_up_tokenization_spaces). ERR_INPUT names file and key. */
 int tok_open_dir(struct tok **t, const char *dir);
