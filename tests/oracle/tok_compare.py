@@ -2,7 +2,7 @@
 
     tok_compare.py DRIVER WHERE/NAME [...] [--count 10000]
 
-DRIVER is tok_drive (built from tok_drive.c). Each NAME is a folder with tokenizer.json (what tok_models.py writes). If it also
+DRIVER is tok_drive: gcc -D_GNU_SOURCE -O2 -Isrc src/base/*.c src/tok/*.c tests/oracle/tok_drive.c -ljansson -lpcre2-8 -lutf8proc -lm Each NAME is a folder with tokenizer.json (what tok_models.py writes). If it also
 holds gguf.json (the tokenizer keys of a GGUF file) or tokenizer.model, kvsweep's tokenizer is opened from that as well.
 """
 import argparse
