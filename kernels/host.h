@@ -59,13 +59,6 @@ static inline uint32_t host_code(const uint8_t *p, int64_t i, int32_t bits)
         w |= (uint32_t)p[(at >> 3) + 1] << 8;
     return (w >> (at & 7)) & ((1U << bits) - 1U);
 }
-static inline void host_put_code(uint8_t *p, int64_t i, int32_t bits, uint32_t code) /* p starts zeroed */
-{
-    for (int32_t b = 0; b < bits; b++) {
-        int64_t at = i * bits + b;
-        p[at >> 3] = (uint8_t)(p[at >> 3] | (((code >> b) & 1U) << (at & 7)));
-    }
-}
 
 /* The value of a code as the run defines it. */
 static inline float host_dequant(float scale, float min, uint32_t code, bool f16_values)
@@ -75,9 +68,18 @@ static inline float host_dequant(float scale, float min, uint32_t code, bool f16
 }
 /* Channel c of row r, head h of a run. */
 float host_kv(const struct kv_run *run, int64_t r, int32_t h, int32_t c, int32_t n_head, int32_t d);
-/* Quantises one group of g values (already rounded to f16), x[i * stride]; codes may be NULL-free g bytes. */
-void host_quant_group(const float *x, int64_t stride, int32_t g, int32_t bits, uint8_t *code, uint16_t *scale,
+/* Scale and minimum of one group of g values (already rounded to f16), x[i * stride]. */
+void host_quant_scale(const float *x, int64_t stride, int32_t g, int32_t bits, uint16_t *scale,
                       uint16_t *min);
+/* Code of one value of that group. */
+uint8_t host_quant_code(float x, float scale, float min, int32_t bits);
+/* n codes of `bits` bits, low bits first, into n * bits / 8 bytes. */
+void host_pack_codes(uint8_t *out, const uint8_t *code, int32_t n, int32_t bits);
+#define QUANT_MAX_GROUP 512
+
+/* Keeps the K best so far, best first; equal logits keep the lower id, which came first. NaN ranks lowest.
+ * `n` is the id of x, counted from 0. */
+void host_pick_insert(int32_t *id, float *logit, int32_t K, int32_t n, float x);
 
 int ops_open_ref(struct ops **o, const struct ops_options *opt);
 int ops_open_cpu(struct ops **o, const struct ops_options *opt);

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <dlfcn.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -284,27 +285,62 @@ float host_kv(const struct kv_run *run, int64_t r, int32_t h, int32_t c, int32_t
     return host_dequant(f16_to_f32(run->scale[s]), f16_to_f32(run->min[s]), code, run->f16_values);
 }
 
-void host_quant_group(const float *x, int64_t stride, int32_t g, int32_t bits, uint8_t *code, uint16_t *scale,
-                      uint16_t *min)
+void host_quant_scale(const float *x, int64_t stride, int32_t g, int32_t bits, uint16_t *scale, uint16_t *min)
 {
-    float mn = x[0], mx = x[0], top = (float)((1 << bits) - 1);
+    float mn = x[0], mx = x[0];
     for (int32_t i = 1; i < g; i++) {
         float v = x[i * stride];
         mn = v < mn ? v : mn;
         mx = v > mx ? v : mx;
     }
-    float s = f16_round(f16_round(mx - mn) / top);
-    *scale = f16_from_f32(s);
+    *scale = f16_from_f32(f16_round(mx - mn) / (float)((1 << bits) - 1));
     *min = f16_from_f32(mn);
-    for (int32_t i = 0; i < g; i++) {
-        float q = f16_round(f16_round(x[i * stride] - mn) / s);
-        q = q > 0.0f ? q : 0.0f; /* NaN too: 0 / 0, and inf / inf where mx - mn overflows */
-        q = q < top ? q : top;
-        uint32_t n = (uint32_t)q; /* round half to even by hand: no dependence on the rounding mode */
-        float rest = q - (float)n;
-        n += rest > 0.5f || (rest == 0.5f && (n & 1U)) ? 1U : 0U;
-        code[i] = (uint8_t)n;
+}
+
+uint8_t host_quant_code(float x, float scale, float min, int32_t bits)
+{
+    float top = (float)((1 << bits) - 1);
+    float q = f16_round(f16_round(x - min) / scale);
+    if (scale == 0.0f)
+        return 0;
+    q = q > 0.0f ? q : 0.0f; /* NaN too: inf / inf where mx - mn overflows */
+    q = q < top ? q : top;
+    uint32_t n = (uint32_t)q; /* half to even by hand: no dependence on the rounding mode */
+    float rest = q - (float)n;
+    n += rest > 0.5f || (rest == 0.5f && (n & 1U)) ? 1U : 0U;
+    return (uint8_t)n;
+}
+
+void host_pack_codes(uint8_t *out, const uint8_t *code, int32_t n, int32_t bits)
+{
+    uint32_t word = 0;
+    int32_t held = 0;
+    for (int32_t i = 0; i < n; i++) {
+        word |= (uint32_t)code[i] << held;
+        for (held += bits; held >= 8; held -= 8, word >>= 8)
+            *out++ = (uint8_t)word;
     }
+}
+
+/* ------------------------------------------------------------------ best logits */
+
+static float rank_of(float x)
+{
+    return x != x ? -INFINITY : x;
+}
+
+void host_pick_insert(int32_t *id, float *logit, int32_t K, int32_t n, float x)
+{
+    int32_t at = n < K ? n : K;
+    if (at == K && rank_of(x) <= rank_of(logit[K - 1]))
+        return;
+    at = at == K ? K - 1 : at;
+    for (; at > 0 && rank_of(x) > rank_of(logit[at - 1]); at--) {
+        id[at] = id[at - 1];
+        logit[at] = logit[at - 1];
+    }
+    id[at] = n;
+    logit[at] = x;
 }
 
 /* ------------------------------------------------------------------ tables by name */
@@ -327,7 +363,7 @@ static int ops_open_cuda(struct ops **o, const struct ops_options *opt)
 
 const char *const *ops_names(void)
 {
-    static const char *const names[] = {"ref", "cuda", "auto", NULL};
+    static const char *const names[] = {"ref", "cpu", "cuda", "auto", NULL};
     return names;
 }
 
@@ -340,12 +376,14 @@ int ops_open(struct ops **o, const char *name, const struct ops_options *opt)
         return err_set(ERR_INPUT, "threads: %d (allowed: 0 to 4096; 0 means all processors)", opt->threads);
     if (strcmp(name, "ref") == 0)
         return ops_open_ref(o, opt);
+    if (strcmp(name, "cpu") == 0)
+        return ops_open_cpu(o, opt);
     if (strcmp(name, "cuda") == 0)
         return ops_open_cuda(o, opt);
     if (strcmp(name, "auto") == 0)
-        return ops_open_cuda(o, opt) == 0 ? 0 : ops_open_ref(o, opt);
+        return ops_open_cuda(o, opt) == 0 ? 0 : ops_open_cpu(o, opt);
     const char *near = str_nearest(name, ops_names());
-    return err_set(ERR_INPUT, "unknown kernel table '%s'%s%s%s (allowed: ref, cuda, auto)", name,
+    return err_set(ERR_INPUT, "unknown kernel table '%s'%s%s%s (allowed: ref, cpu, cuda, auto)", name,
                    near ? ", did you mean '" : "", near ? near : "", near ? "'?" : "");
 }
 

@@ -195,15 +195,14 @@ static void ref_attend(struct ops *o, const struct attend_args *a, int n)
 /* One group: values rounded to f16, then codes packed low bits first. */
 static void quant_group(const struct quant_args *a, int64_t at, int64_t stride, int64_t group, uint8_t *codes)
 {
-    float x[1024];
-    uint8_t code[1024];
-    assert(a->group <= 1024);
+    float x[QUANT_MAX_GROUP];
+    uint8_t code[QUANT_MAX_GROUP];
     for (int32_t i = 0; i < a->group; i++)
         x[i] = f16_round(host_get(a->src.data, a->src.dtype, at + i * stride));
-    host_quant_group(x, 1, a->group, a->bits, code, &a->scale[group], &a->min[group]);
-    memset(codes, 0, (size_t)(a->group * a->bits / 8));
+    host_quant_scale(x, 1, a->group, a->bits, &a->scale[group], &a->min[group]);
     for (int32_t i = 0; i < a->group; i++)
-        host_put_code(codes, i, a->bits, code[i]);
+        code[i] = host_quant_code(x[i], f16_to_f32(a->scale[group]), f16_to_f32(a->min[group]), a->bits);
+    host_pack_codes(codes, code, a->group, a->bits);
 }
 
 static void ref_quant(struct ops *o, const struct quant_args *args, int n)
@@ -213,29 +212,13 @@ static void ref_quant(struct ops *o, const struct quant_args *args, int n)
         const struct quant_args *a = &args[i];
         int64_t H = a->src.n[1], d = a->src.n[2], G = a->group, rows = a->src.n[0];
         int64_t count = rows * H * d / G, bytes = G * a->bits / 8; /* groups; bytes of one */
-        assert(a->bits >= 1 && a->bits <= 8 && G * a->bits % 8 == 0);
+        assert(a->bits >= 1 && a->bits <= 8 && G * a->bits % 8 == 0 && G <= QUANT_MAX_GROUP);
         assert(a->layout == QUANT_TOKEN ? d % G == 0 : rows % G == 0);
         for (int64_t g = 0; g < count; g++) {
             int64_t at = a->layout == QUANT_TOKEN ? g * G : g / (H * d) * G * H * d + g % (H * d);
             quant_group(a, at, a->layout == QUANT_TOKEN ? 1 : H * d, g, (uint8_t *)a->codes + g * bytes);
         }
     }
-}
-
-/* Keeps the K best so far, best first; equal logits keep the lower id, which came first. NaN ranks lowest. */
-static void pick_insert(int32_t *id, float *logit, int32_t K, int32_t n, float x)
-{
-    float key = isnan(x) ? -INFINITY : x;
-    int32_t at = n < K ? n : K;
-    if (at == K && key <= (isnan(logit[K - 1]) ? -INFINITY : logit[K - 1]))
-        return;
-    at = at == K ? K - 1 : at;
-    for (; at > 0 && key > (isnan(logit[at - 1]) ? -INFINITY : logit[at - 1]); at--) {
-        id[at] = id[at - 1];
-        logit[at] = logit[at - 1];
-    }
-    id[at] = n;
-    logit[at] = x;
 }
 
 static void ref_pick(struct ops *o, const struct pick_args *a)
@@ -251,8 +234,8 @@ static void ref_pick(struct ops *o, const struct pick_args *a)
             finite = finite && isfinite(x[i]);
             best = x[i] > x[best] || (isnan(x[best]) && !isnan(x[i])) ? (int32_t)i : best;
             if (a->n_top)
-                pick_insert(a->top_id + t * a->n_top, a->top_logit + t * a->n_top, a->n_top, (int32_t)i,
-                            x[i]);
+                host_pick_insert(a->top_id + t * a->n_top, a->top_logit + t * a->n_top, a->n_top, (int32_t)i,
+                                 x[i]);
         }
         double sum = 0.0;
         for (int64_t i = 0; i < V; i++)

@@ -1,0 +1,99 @@
+/* Attention blocks on AMX tiles: C [16 x 16 floats] += A [16 rows x 32 bf16] B [16 pairs x 16 columns]. */
+#include <cpuid.h>
+#include <immintrin.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "kernels/cpu/cpu.h"
+
+#define REQ_XCOMP_PERM 0x1023 /* arch_prctl: asks for a register state; 18: tile data */
+#define TILE_DATA      18
+
+bool cpu_amx_ok(void)
+{
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 22 & 1) || !(d >> 24 & 1))
+        return false;
+    return syscall(SYS_arch_prctl, REQ_XCOMP_PERM, TILE_DATA) == 0;
+}
+
+/* Palette 1, eight tiles of 16 rows of 64 bytes. Static: compilers see only part of what the instruction
+ * reads. */
+static const uint16_t tile_config[32] __attribute__((aligned(64))) = {
+    [0] = 1,   [8] = 64,  [9] = 64,      [10] = 64,     [11] = 64,     [12] = 64,     [13] = 64,
+    [14] = 64, [15] = 64, [24] = 0x1010, [25] = 0x1010, [26] = 0x1010, [27] = 0x1010,
+};
+
+void cpu_amx_start(void)
+{
+    _tile_loadconfig(tile_config);
+}
+
+void cpu_amx_stop(void)
+{
+    _tile_release();
+}
+
+/* One 32 x 32 corner (or what is left of it: im, ir tell whether the second half exists). lda, ldc, ldb in
+ * bytes. */
+static void corner(char *C, size_t ldc, const char *A, size_t lda, const char *B, size_t ldb, int64_t k,
+                   bool im, bool ir, bool add)
+{
+    if (add) {
+        _tile_loadd(0, C, ldc);
+        if (ir)
+            _tile_loadd(1, C + 64, ldc);
+        if (im)
+            _tile_loadd(2, C + 16 * ldc, ldc);
+        if (im && ir)
+            _tile_loadd(3, C + 16 * ldc + 64, ldc);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (int64_t j = 0; j < k; j += 32, A += 64, B += 16 * ldb) {
+        _tile_loadd(4, A, lda);
+        _tile_loadd(6, B, ldb);
+        _tile_dpbf16ps(0, 4, 6);
+        if (ir) {
+            _tile_loadd(7, B + 64, ldb);
+            _tile_dpbf16ps(1, 4, 7);
+        }
+        if (im) {
+            _tile_loadd(5, A + 16 * lda, lda);
+            _tile_dpbf16ps(2, 5, 6);
+            if (ir)
+                _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+    _tile_stored(0, C, ldc);
+    if (ir)
+        _tile_stored(1, C + 64, ldc);
+    if (im)
+        _tile_stored(2, C + 16 * ldc, ldc);
+    if (im && ir)
+        _tile_stored(3, C + 16 * ldc + 64, ldc);
+}
+
+/* C [m,R] = or += A [m,k] B [k/2,R,2]; m and R multiples of 16, k of 32. */
+static void mm(float *C, const uint16_t *A, int64_t lda, const uint16_t *B, int64_t m, int64_t k, int64_t R,
+               bool add)
+{
+    size_t ldc = (size_t)R * 4;
+    __asm__ volatile("" ::: "memory"); /* tile loads and stores are opaque to the compiler */
+    for (int64_t i = 0; i < m; i += 32)
+        for (int64_t r = 0; r < R; r += 32)
+            corner((char *)(C + i * R + r), ldc, (const char *)(A + i * lda), (size_t)lda * 2,
+                   (const char *)(B + r * 2), ldc, k, i + 16 < m, r + 16 < R, add);
+    __asm__ volatile("" ::: "memory");
+}
+
+void cpu_block_amx(struct attend_block *b, int64_t n)
+{
+    mm(b->S, b->K16, b->dp, b->q16, round_up(n, 16), b->dp, b->R, false);
+    cpu_softmax16(b, n);
+    mm(b->O, b->V16, BLOCK_KEYS, b->P16, round_up(b->d, 16), round_up(n, 32), b->R, true);
+}

@@ -1,0 +1,28 @@
+/* Products of one thread by oneDNN. Only onednn.c includes dnnl.h; it works with versions 2.x and 3.x, and is
+ * empty without the library. */
+#ifndef KVS_KERNELS_CPU_ONEDNN_H
+#define KVS_KERNELS_CPU_ONEDNN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/ops.h"
+
+struct dn;
+struct dn_plan;
+
+/* NULL if the library is not there or has nothing faster than plain loops. isa: "avx512", "avx2" or "auto"
+ * narrows it for the whole process. version: "oneDNN 2.6.3". */
+struct dn *dn_open(const char *isa, int threads, char *version, size_t size);
+void dn_close(struct dn *d);
+
+/* y [m,n] (row stride ldy, f32) = x [m,k] (row stride ldx) times packed panels; dtype f32 or bf16 of x and
+ * weights. Cached; call it from one thread. NULL if oneDNN refuses. */
+const struct dn_plan *dn_get(struct dn *d, enum dtype dtype, int64_t m, int64_t k, int64_t n, int64_t ldx,
+                             int64_t ldy);
+size_t dn_scratch(const struct dn_plan *p);
+/* Runs in the calling thread; `thread` numbers it. 0 or a negative code. */
+int dn_run(struct dn *d, const struct dn_plan *p, int thread, float *y, const void *x, const void *w,
+           void *scratch);
+
+#endif

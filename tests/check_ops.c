@@ -1,0 +1,728 @@
+/* Holds every kernel table against ops_ref: random sizes, guard bytes around every output, error bounds by
+ * dtype, quantised codes bit for bit, equal bits for every number of threads. check_ops [--bench]: with
+ * --bench also prints GB/s and TFLOP/s. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/err.h"
+#include "kernels/half.h"
+#include "kernels/host.h"
+#include "kernels/ops.h"
+
+/* ------------------------------------------------------------------ counting, random numbers, guarded memory
+ */
+
+static int n_passed, n_failed;
+static const char *table; /* what is being tested */
+
+static void check(bool ok, const char *what, const char *detail)
+{
+    if (ok) {
+        n_passed++;
+        return;
+    }
+    n_failed++;
+    printf("FAILED %s: %s %s\n", table, what, detail);
+}
+
+static uint64_t rng_state;
+
+static uint64_t rng(void)
+{
+    uint64_t z = (rng_state += 0x9e3779b97f4a7c15U);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9U;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebU;
+    return z ^ (z >> 31);
+}
+static int64_t rng_int(int64_t lo, int64_t hi) /* both included */
+{
+    return lo + (int64_t)(rng() % (uint64_t)(hi - lo + 1));
+}
+static float rng_float(void) /* near a standard normal */
+{
+    double s = 0;
+    for (int i = 0; i < 4; i++)
+        s += (double)(rng() >> 11) * 0x1p-53 - 0.5;
+    return (float)(s * 1.7320508);
+}
+
+#define GUARD 128
+/* Memory of a table with bytes before and after that nobody may touch. */
+struct buf {
+    struct ops *o;
+    unsigned char *base;
+    size_t bytes;
+};
+
+static void *buf_data(const struct buf *b)
+{
+    return b->base + GUARD;
+}
+static struct buf buf_new(struct ops *o, size_t bytes)
+{
+    struct buf b = {o, o->alloc(o, bytes + 2 * GUARD, MEM_WORKSPACE, PLACE_DEVICE), bytes};
+    if (!b.base)
+        abort();
+    memset(b.base, 0xa5, bytes + 2 * GUARD);
+    return b;
+}
+static void buf_free(struct buf *b)
+{
+    for (size_t i = 0; i < GUARD; i++) {
+        if (b->base[i] != 0xa5 || b->base[GUARD + b->bytes + i] != 0xa5) {
+            check(false, "wrote outside of its output", "");
+            break;
+        }
+    }
+    b->o->free(b->o, b->base);
+}
+static struct buf buf_random(struct ops *o, enum dtype t, int64_t n)
+{
+    struct buf b = buf_new(o, (size_t)n * dtype_bytes(t));
+    for (int64_t i = 0; i < n; i++)
+        host_put(buf_data(&b), t, i, rng_float());
+    return b;
+}
+static struct tensor view(const struct buf *b, enum dtype t, int64_t n0, int64_t n1, int64_t n2)
+{
+    return (struct tensor){buf_data(b), t, {n0, n1, n2, 1}};
+}
+
+/* Sum over everything a table computed, to compare numbers of threads bit for bit. */
+static uint64_t digest;
+
+static void digest_add(const void *p, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        digest = (digest ^ ((const unsigned char *)p)[i]) * 0x100000001b3U;
+}
+
+/* |got - want| <= tol * (1 + |want|) everywhere. */
+static void compare(const char *what, const char *detail, enum dtype t, const struct buf *got,
+                    const struct buf *want, double tol)
+{
+    double worst = 0;
+    int64_t at = 0, n = (int64_t)(got->bytes / dtype_bytes(t));
+    for (int64_t i = 0; i < n; i++) {
+        double a = (double)host_get(buf_data(got), t, i), b = (double)host_get(buf_data(want), t, i);
+        double e = a == b || (isnan(a) && isnan(b)) ? 0 : fabs(a - b) / (1 + fabs(b));
+        if (!(e <= worst)) {
+            worst = e;
+            at = i;
+        }
+    }
+    digest_add(buf_data(got), got->bytes);
+    char text[200];
+    snprintf(text, sizeof text, "%s: off by %.3g (allowed %.3g) at %lld: %g, not %g", detail, worst, tol,
+             (long long)at, (double)host_get(buf_data(got), t, at), (double)host_get(buf_data(want), t, at));
+    check(worst <= tol, what, text);
+}
+
+/* ------------------------------------------------------------------ products and row kernels */
+
+static struct weight pack(struct ops *o, const struct tensor *src, int64_t n_out, int64_t n_in, enum dtype t)
+{
+    struct weight w = {.n_out = n_out, .n_in = n_in, .dtype = t, .bytes = o->pack_bytes(o, n_out, n_in, t)};
+    w.packed = o->alloc(o, w.bytes, MEM_WEIGHTS, PLACE_DEVICE);
+    o->pack(o, &w, src);
+    return w;
+}
+
+static void test_matmul_shape(struct ops *o, struct ops *ref, int64_t M, int64_t K, int64_t N, enum dtype t,
+                              bool bias)
+{
+    enum dtype st = (enum dtype)rng_int(DT_F32, DT_BF16);
+    struct buf src = buf_random(ref, st, N * K), x = buf_random(ref, DT_F32, M * K),
+               b = buf_random(ref, DT_F32, N);
+    struct buf got = buf_new(o, (size_t)(M * N) * 4), want = buf_new(ref, (size_t)(M * N) * 4);
+    struct tensor s = view(&src, st, N, K, 1), xv = view(&x, DT_F32, M, K, 1);
+    struct weight a = pack(o, &s, N, K, t), r = pack(ref, &s, N, K, t);
+    o->matmul(o, view(&got, DT_F32, M, N, 1), xv, &a, bias ? buf_data(&b) : NULL);
+    ref->matmul(ref, view(&want, DT_F32, M, N, 1), xv, &r, bias ? buf_data(&b) : NULL);
+    char text[100];
+    snprintf(text, sizeof text, "M=%lld K=%lld N=%lld %s from %s%s", (long long)M, (long long)K, (long long)N,
+             dtype_name(t), dtype_name(st), bias ? " bias" : "");
+    compare("matmul", text, DT_F32, &got, &want, 3e-7 * sqrt((double)K) * 4);
+    o->free(o, a.packed);
+    ref->free(ref, r.packed);
+    struct buf *all[] = {&src, &x, &b, &got, &want};
+    for (size_t i = 0; i < 5; i++)
+        buf_free(all[i]);
+}
+
+static void test_matmul(struct ops *o, struct ops *ref)
+{
+    static const int64_t rows[] = {1, 2, 3, 5, 6, 7, 15, 16, 17, 33, 64, 100, 300};
+    for (int t = DT_F32; t <= DT_BF16; t++) {
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+            test_matmul_shape(o, ref, rows[i], rng_int(1, 160), rng_int(1, 300), (enum dtype)t, i % 2);
+        test_matmul_shape(o, ref, 21, 576, 192, (enum dtype)t, false);
+        test_matmul_shape(o, ref, 272, 64, 1088, (enum dtype)t, true);
+        test_matmul_shape(o, ref, 1, 1536, 576, (enum dtype)t, false);
+        test_matmul_shape(o, ref, 4101, 3, 5, (enum dtype)t, true);
+    }
+}
+
+static void test_rows_shape(struct ops *o, struct ops *ref, int64_t T, int64_t D)
+{
+    char text[60];
+    snprintf(text, sizeof text, "T=%lld D=%lld", (long long)T, (long long)D);
+    struct buf x = buf_random(ref, DT_F32, T * 2 * D), w = buf_random(ref, DT_F32, D);
+    struct buf got = buf_new(o, (size_t)(T * D) * 4), want = buf_new(ref, (size_t)(T * D) * 4);
+    struct tensor g = view(&got, DT_F32, T, D, 1), r = view(&want, DT_F32, T, D, 1),
+                  xv = view(&x, DT_F32, T, D, 1);
+    float w_add = (float)(rng() & 1);
+    o->rmsnorm(o, g, xv, buf_data(&w), 1e-5f, w_add);
+    ref->rmsnorm(ref, r, xv, buf_data(&w), 1e-5f, w_add);
+    compare("rmsnorm", text, DT_F32, &got, &want, 2e-6);
+    o->add(o, g, xv);
+    ref->add(ref, r, xv);
+    compare("add", text, DT_F32, &got, &want, 2e-6);
+    for (int64_t i = 0; i < T * D; i++)
+        ((float *)buf_data(&x))[i * 2] *= 12.0f; /* far into both ends of the sigmoid */
+    o->swiglu(o, g, view(&x, DT_F32, T, 2 * D, 1));
+    ref->swiglu(ref, r, view(&x, DT_F32, T, 2 * D, 1));
+    compare("swiglu", text, DT_F32, &got, &want, 1e-6);
+    int32_t *ids = malloc((size_t)T * sizeof *ids);
+    for (int t = DT_F32; t <= DT_BF16; t++) {
+        struct buf rows = buf_random(ref, (enum dtype)t, 40 * D);
+        struct tensor e = view(&rows, (enum dtype)t, 40, D, 1);
+        for (int64_t i = 0; i < T; i++)
+            ids[i] = (int32_t)rng_int(0, 39);
+        o->embed(o, g, &e, ids, t ? 1.0f : 3.5f);
+        ref->embed(ref, r, &e, ids, t ? 1.0f : 3.5f);
+        compare("embed", text, DT_F32, &got, &want, 0);
+        buf_free(&rows);
+    }
+    free(ids);
+    struct buf *all[] = {&x, &w, &got, &want};
+    for (size_t i = 0; i < 4; i++)
+        buf_free(all[i]);
+}
+
+static void test_rows(struct ops *o, struct ops *ref)
+{
+    for (int i = 0; i < 12; i++)
+        test_rows_shape(o, ref, rng_int(1, 40), rng_int(1, 700));
+    test_rows_shape(o, ref, 64, 576);
+}
+
+static void test_rope_case(struct ops *o, struct ops *ref, enum dtype from, enum dtype to, bool in_place)
+{
+    int64_t T = rng_int(1, 70), H = rng_int(1, 5), d = 2 * rng_int(1, 70), n = T * H * d;
+    int32_t n_rot = (int32_t)(2 * rng_int(0, d / 2));
+    struct buf freq = buf_new(ref, (size_t)(n_rot / 2 + 1) * 4), src = buf_random(ref, from, n);
+    for (int i = 0; i < n_rot / 2; i++)
+        ((float *)buf_data(&freq))[i] = (float)pow(10000.0, -2.0 * i / n_rot);
+    struct rope rope = {n_rot, 1.0f + 0.1f * rng_float(), buf_data(&freq)};
+    struct buf got = buf_new(o, (size_t)n * dtype_bytes(to)),
+               want = buf_new(ref, (size_t)n * dtype_bytes(to));
+    struct rope_args a = {.src = view(&src, from, T, H, d), .dst = view(&got, to, T, H, d), .rope = &rope};
+    a.pos = rng_int(0, 40000);
+    a.fixed = rng() % 3 ? -1 : rng_int(0, 4000);
+    a.rope = rng() % 5 ? &rope : NULL;
+    struct rope_args b = a;
+    b.dst.data = buf_data(&want);
+    if (in_place) {
+        memcpy(buf_data(&got), buf_data(&src), src.bytes);
+        a.src.data = a.dst.data;
+    }
+    o->rope(o, &a, 1);
+    ref->rope(ref, &b, 1);
+    char text[100];
+    snprintf(text, sizeof text, "%s to %s, d=%lld n_rot=%d", dtype_name(from), dtype_name(to), (long long)d,
+             n_rot);
+    compare("rope", text, to, &got, &want, to == DT_F32 ? 2e-6 : to == DT_F16 ? 1e-3 : 8e-3);
+    struct buf *all[] = {&freq, &src, &got, &want};
+    for (size_t i = 0; i < 4; i++)
+        buf_free(all[i]);
+}
+
+static void test_rope(struct ops *o, struct ops *ref)
+{
+    for (int from = DT_F32; from <= DT_BF16; from++)
+        for (int to = DT_F32; to <= DT_BF16; to++)
+            for (int i = 0; i < 3; i++)
+                test_rope_case(o, ref, (enum dtype)from, (enum dtype)to, from == to && i);
+}
+
+/* ------------------------------------------------------------------ quantiser */
+
+static void quant_special(struct buf *b, enum dtype t, int64_t n)
+{
+    static const float odd[] = {0.0f,   -0.0f, 65504.0f, -65504.0f, 1e-7f,
+                                -6e-8f, 3e-5f, 1.0f,     70000.0f,  2048.5f};
+    for (int64_t i = 0; i < n; i++) {
+        uint64_t k = rng() % 40;
+        if (i / 512 % 4 == 1)
+            host_put(buf_data(b), t, i, 0.375f); /* constant groups */
+        else if (i / 512 % 4 == 2)
+            host_put(buf_data(b), t, i, (float)rng_int(-3, 3) * 0x1p-24f); /* subnormals and zeros */
+        else if (i / 512 % 4 == 3 && k < sizeof odd / sizeof *odd)
+            host_put(buf_data(b), t, i, odd[k]);
+    }
+}
+
+static void test_quant_case(struct ops *o, struct ops *ref, enum quant_layout layout, int32_t bits,
+                            int32_t group, enum dtype t)
+{
+    int64_t H = rng_int(1, 4), d = group * rng_int(1, 4), n = layout == QUANT_TOKEN ? rng_int(1, 60) : 0;
+    if (layout == QUANT_CHANNEL) {
+        d = rng_int(1, 130);
+        n = group * rng_int(1, 4);
+    }
+    int64_t count = n * H * d;
+    struct buf src = buf_random(ref, t, count);
+    quant_special(&src, t, count);
+    struct buf code[2], scale[2], min[2];
+    struct ops *both[2] = {o, ref};
+    for (int i = 0; i < 2; i++) {
+        code[i] = buf_new(both[i], (size_t)(count * bits / 8));
+        scale[i] = buf_new(both[i], (size_t)(count / group) * 2);
+        min[i] = buf_new(both[i], (size_t)(count / group) * 2);
+        struct quant_args a = {
+            layout,           bits, group, view(&src, t, n, H, d), buf_data(&code[i]), buf_data(&scale[i]),
+            buf_data(&min[i])};
+        both[i]->quant(both[i], &a, 1);
+    }
+    char text[100];
+    snprintf(text, sizeof text, "%s bits=%d group=%d %s", layout == QUANT_TOKEN ? "token" : "channel", bits,
+             group, dtype_name(t));
+    check(memcmp(buf_data(&code[0]), buf_data(&code[1]), code[0].bytes) == 0, "quant codes", text);
+    check(memcmp(buf_data(&scale[0]), buf_data(&scale[1]), scale[0].bytes) == 0, "quant scales", text);
+    check(memcmp(buf_data(&min[0]), buf_data(&min[1]), min[0].bytes) == 0, "quant minima", text);
+    digest_add(buf_data(&code[0]), code[0].bytes);
+    for (int i = 0; i < 2; i++) {
+        buf_free(&code[i]);
+        buf_free(&scale[i]);
+        buf_free(&min[i]);
+    }
+    buf_free(&src);
+}
+
+static void test_quant(struct ops *o, struct ops *ref)
+{
+    static const int32_t bits[] = {1, 2, 3, 4, 8}, groups[] = {8, 32, 64, 128};
+    for (int layout = QUANT_TOKEN; layout <= QUANT_CHANNEL; layout++)
+        for (size_t b = 0; b < 5; b++)
+            for (size_t g = 0; g < 4; g++)
+                test_quant_case(o, ref, (enum quant_layout)layout, bits[b], groups[g],
+                                (enum dtype)rng_int(0, 2));
+}
+
+/* ------------------------------------------------------------------ attention */
+
+struct owned_run {
+    struct buf data, scale, min, index;
+    bool has_scale, has_index;
+};
+
+/* A run of n tokens, from the reference's own quantiser; the same memory serves both tables. */
+static void make_run(struct ops *ref, struct kv_run *r, struct owned_run *own, enum quant_layout layout,
+                     enum dtype t, int32_t bits, int64_t n, int64_t H, int64_t d, int64_t pos, bool indexed)
+{
+    memset(own, 0, sizeof *own);
+    *r = (struct kv_run){.layout = layout, .dtype = t, .bits = bits, .group = 32, .n = n, .pos = pos};
+    int64_t stored = indexed ? 2 * n + 3 : n;
+    struct buf src = buf_random(ref, layout == QUANT_NONE ? t : DT_F32, stored * H * d);
+    if (indexed) {
+        own->has_index = true;
+        own->index = buf_new(ref, (size_t)n * 4);
+        for (int64_t i = 0; i < n; i++)
+            ((int32_t *)buf_data(&own->index))[i] = (int32_t)(2 * i + rng_int(0, 1));
+        r->index = buf_data(&own->index);
+    }
+    if (layout == QUANT_NONE) {
+        own->data = src;
+        r->data = buf_data(&src);
+        return;
+    }
+    r->f16_values = rng() % 3 == 0;
+    own->has_scale = true;
+    own->data = buf_new(ref, (size_t)(n * H * d * bits / 8));
+    own->scale = buf_new(ref, (size_t)(n * H * d / 32) * 2);
+    own->min = buf_new(ref, (size_t)(n * H * d / 32) * 2);
+    struct quant_args q = {layout,
+                           bits,
+                           32,
+                           view(&src, DT_F32, n, H, d),
+                           buf_data(&own->data),
+                           buf_data(&own->scale),
+                           buf_data(&own->min)};
+    ref->quant(ref, &q, 1);
+    r->data = buf_data(&own->data);
+    r->scale = buf_data(&own->scale);
+    r->min = buf_data(&own->min);
+    buf_free(&src);
+}
+
+static void free_run(struct owned_run *own)
+{
+    buf_free(&own->data);
+    if (own->has_scale) {
+        buf_free(&own->scale);
+        buf_free(&own->min);
+    }
+    if (own->has_index)
+        buf_free(&own->index);
+}
+
+/* Shapes of the runs of a set. */
+enum cache {
+    DENSE_F32,
+    DENSE_F16,
+    DENSE_BF16,
+    KIVI2,
+    KIVI4,
+    TOKEN2,
+    TOKEN4,
+    TOKEN8,
+    CHANNEL_V,
+    INDEXED,
+    CACHE_N
+};
+static const char *const cache_names[CACHE_N] = {"f32",    "f16",    "bf16",   "kivi2",     "kivi4",
+                                                 "token2", "token4", "token8", "channel-v", "indexed"};
+
+struct owned_set {
+    struct owned_run run[8];
+    struct buf q;
+    int n;
+};
+
+/* Keys at positions 0..n-1: a few dense ones, the body in its layout, a dense window; values are cut
+ * elsewhere. */
+static void make_set(struct ops *ref, struct attend_set *s, struct owned_set *own, enum cache kind, int64_t T,
+                     int64_t n, int64_t H, int64_t Hk, int64_t d)
+{
+    enum dtype t = kind == DENSE_F32 ? DT_F32 : kind == DENSE_BF16 ? DT_BF16 : DT_F16;
+    int32_t bits = kind == KIVI2 || kind == TOKEN2 ? 2 : kind == TOKEN8 ? 8 : 4;
+    bool packed = kind >= KIVI2 && kind <= CHANNEL_V;
+    int64_t head = n > 40 ? rng_int(0, 5) : 0, body = packed ? (n - head) / 32 * 32 : (n - head) / 2;
+    own->n = 0;
+    for (int side = 0; side < 2; side++) {
+        enum quant_layout l = QUANT_NONE;
+        if (packed) {
+            bool kivi = kind <= KIVI4;
+            l = (kivi && side == 0) || (kind == CHANNEL_V && side == 1) ? QUANT_CHANNEL : QUANT_TOKEN;
+        }
+        int64_t cut[3] = {head, side && !packed ? body / 2 : body, 0}, pos = 0;
+        if (side && packed && l == QUANT_TOKEN && cut[1] > 10) {
+            cut[0] += 7; /* value runs cut at other places than key runs */
+            cut[1] -= 10;
+        }
+        cut[2] = n - cut[0] - cut[1];
+        int32_t *count = side ? &s->n_v : &s->n_k;
+        for (int i = 0; i < 3; i++) {
+            if (cut[i] == 0)
+                continue;
+            struct kv_run *r = (side ? s->v : s->k) + (*count)++;
+            make_run(ref, r, &own->run[own->n++], i == 1 ? l : QUANT_NONE, t, bits, cut[i], Hk, d, pos,
+                     kind == INDEXED && i == 1);
+            pos += cut[i];
+        }
+    }
+    own->q = buf_random(ref, DT_F32, T * H * d);
+    s->q = view(&own->q, DT_F32, T, H, d);
+}
+
+static void test_attend_case(struct ops *o, struct ops *ref, enum cache kind, int64_t T, int64_t N,
+                             int64_t Hk, int64_t g, int64_t d, int mask, int n_seq)
+{
+    struct attend_args got[4], want[4];
+    struct owned_set sets[4][2];
+    struct buf out[4], right[4];
+    int64_t H = Hk * g;
+    int n_set = mask == 2 ? 2 : 1;
+    for (int i = 0; i < n_seq; i++) {
+        int64_t n = i ? rng_int(T, N) : N;
+        struct attend_args a = {.n_set = n_set, .n_kv_head = (int32_t)Hk, .q_pos = n - T};
+        memset(a.set, 0, sizeof a.set);
+        a.scale = 2.0f / sqrtf((float)d);
+        for (int s = 0; s < n_set; s++) {
+            make_set(ref, &a.set[s], &sets[i][s], kind, T, n, H, Hk, d);
+            a.set[s].dist_max = ATTEND_FAR;
+            if (mask == 1)
+                a.set[s].dist_max = n / 3 + 1; /* a window */
+            if (mask == 2 && s == 0)
+                a.set[s].dist_max = n / 4 + 1;
+            if (mask == 2 && s == 1)
+                a.set[s].dist_min = n / 4 + 1;
+        }
+        out[i] = buf_new(o, (size_t)(T * H * d) * 4);
+        right[i] = buf_new(ref, (size_t)(T * H * d) * 4);
+        got[i] = want[i] = a;
+        got[i].out = view(&out[i], DT_F32, T, H, d);
+        want[i].out = view(&right[i], DT_F32, T, H, d);
+    }
+    o->attend(o, got, n_seq);
+    ref->attend(ref, want, n_seq);
+    check(o->sync(o) == 0, "attend", "sync");
+    char text[120];
+    snprintf(text, sizeof text, "%s T=%lld N=%lld Hk=%lld g=%lld d=%lld mask=%d", cache_names[kind],
+             (long long)T, (long long)N, (long long)Hk, (long long)g, (long long)d, mask);
+    for (int i = 0; i < n_seq; i++) {
+        bool half = kind != DENSE_F32 && T >= 16; /* bf16 products allowed */
+        compare("attend", text, DT_F32, &out[i], &right[i], half ? 2e-2 : 1e-5);
+        buf_free(&out[i]);
+        buf_free(&right[i]);
+        for (int s = 0; s < n_set; s++) {
+            buf_free(&sets[i][s].q);
+            for (int r = 0; r < sets[i][s].n; r++)
+                free_run(&sets[i][s].run[r]);
+        }
+    }
+}
+
+static void test_attend(struct ops *o, struct ops *ref)
+{
+    static const int64_t heads[][2] = {{1, 1}, {2, 3}, {1, 4}, {2, 2}, {1, 7}, {1, 12}};
+    for (int kind = 0; kind < CACHE_N; kind++) {
+        for (int mask = 0; mask < 3; mask++) {
+            for (int i = 0; i < 3; i++) {
+                const int64_t *h = heads[rng() % 6];
+                int64_t d = 32 * rng_int(1, 4), T = i == 0 ? 1 : i == 1 ? rng_int(2, 20) : rng_int(17, 90);
+                test_attend_case(o, ref, (enum cache)kind, T, rng_int(T, 400), h[0], h[1], d, mask,
+                                 i ? 1 : 4);
+            }
+        }
+    }
+    test_attend_case(o, ref, DENSE_F32, 1, 2500, 2, 3, 64, 0, 2); /* several splits */
+    test_attend_case(o, ref, KIVI2, 1, 2500, 2, 3, 64, 0, 2);
+    test_attend_case(o, ref, INDEXED, 1, 1500, 1, 3, 64, 1, 2);
+    test_attend_case(o, ref, DENSE_F32, 150, 333, 1, 3, 80, 0, 1);
+    test_attend_case(o, ref, DENSE_BF16, 150, 333, 1, 3, 80, 0, 1);
+    test_attend_case(o, ref, DENSE_F32, 9, 50, 2, 1, 20, 0, 1); /* head dimension of no vector width */
+    test_attend_case(o, ref, DENSE_F16, 1, 50, 2, 2, 20, 0, 1);
+    test_attend_case(o, ref, DENSE_F16, 40, 50, 2, 2, 20, 0, 1);
+}
+
+/* A row whose mask hides every key gives zeros, NaN goes through. */
+static void test_attend_edges(struct ops *o)
+{
+    for (int64_t T = 1; T <= 33; T += 16) {
+        struct buf q = buf_random(o, DT_F32, T * 32), kv = buf_random(o, DT_F32, 40 * 32);
+        struct buf out = buf_new(o, (size_t)(T * 32) * 4);
+        struct kv_run run = {.layout = QUANT_NONE, .dtype = DT_F32, .data = buf_data(&kv), .n = 40, .pos = 0};
+        struct attend_args a = {.n_set = 1, .n_kv_head = 1, .q_pos = 100, .scale = 1.0f};
+        a.set[0] = (struct attend_set){.q = view(&q, DT_F32, T, 1, 32), .n_k = 1, .n_v = 1, .dist_max = 10};
+        a.set[0].k[0] = a.set[0].v[0] = run;
+        a.out = view(&out, DT_F32, T, 1, 32);
+        o->attend(o, &a, 1);
+        bool zero = true, nan = true;
+        for (int64_t i = 0; i < T * 32; i++)
+            zero = zero && ((float *)buf_data(&out))[i] == 0.0f;
+        check(zero, "attend", "a row that sees no key is not zero");
+        a.set[0].dist_max = ATTEND_FAR;
+        ((float *)buf_data(&q))[3] = NAN;
+        o->attend(o, &a, 1);
+        for (int64_t i = 0; i < 32; i++)
+            nan = nan && isnan(((float *)buf_data(&out))[i]);
+        check(nan, "attend", "NaN in a query is lost");
+        buf_free(&q);
+        buf_free(&kv);
+        buf_free(&out);
+    }
+}
+
+/* ------------------------------------------------------------------ pick, memory */
+
+static void test_pick_case(struct ops *o, struct ops *ref, int64_t T, int64_t V, int32_t K, bool ties,
+                           bool bad)
+{
+    struct buf x = buf_random(ref, DT_F32, T * V);
+    float *p = buf_data(&x);
+    for (int64_t i = 0; i < T * V && ties; i++)
+        p[i] = (float)rng_int(-5, 5);
+    if (bad)
+        p[T * V - 1] = rng() & 1 ? NAN : -INFINITY;
+    struct buf id[2], top[2], rest[2];
+    struct ops *both[2] = {o, ref};
+    for (int i = 0; i < 2; i++) {
+        id[i] = buf_new(both[i], (size_t)(T * K) * 4);
+        top[i] = buf_new(both[i], (size_t)(T * K) * 4);
+        rest[i] = buf_new(both[i], (size_t)T * 9);
+        char *r = buf_data(&rest[i]);
+        struct pick_args a = {.logits = view(&x, DT_F32, T, V, 1), .n_top = K, .best = (int32_t *)(void *)r};
+        a.logsumexp = (float *)(void *)(r + 4 * T);
+        a.finite = (uint8_t *)r + 8 * T;
+        a.top_id = K ? buf_data(&id[i]) : NULL;
+        a.top_logit = K ? buf_data(&top[i]) : NULL;
+        both[i]->pick(both[i], &a);
+    }
+    char *a = buf_data(&rest[0]), *b = buf_data(&rest[1]);
+    check(memcmp(a, b, (size_t)T * 4) == 0, "pick", "best");
+    check(memcmp(a + 8 * T, b + 8 * T, (size_t)T) == 0, "pick", "finite");
+    check(memcmp(buf_data(&id[0]), buf_data(&id[1]), id[0].bytes) == 0, "pick", "top ids");
+    check(memcmp(buf_data(&top[0]), buf_data(&top[1]), top[0].bytes) == 0, "pick", "top logits");
+    for (int64_t t = 0; t < T; t++) {
+        float u = ((float *)(void *)(a + 4 * T))[t], v = ((float *)(void *)(b + 4 * T))[t];
+        check(fabsf(u - v) <= 2e-6f * (1 + fabsf(v)) || (isnan(u) && isnan(v)), "pick", "logsumexp");
+    }
+    digest_add(a, (size_t)T * 9);
+    for (int i = 0; i < 2; i++) {
+        buf_free(&id[i]);
+        buf_free(&top[i]);
+        buf_free(&rest[i]);
+    }
+    buf_free(&x);
+}
+
+static void test_pick(struct ops *o, struct ops *ref)
+{
+    for (int i = 0; i < 10; i++) {
+        int64_t V = rng_int(1, 3000);
+        test_pick_case(o, ref, rng_int(1, 5), V, (int32_t)rng_int(0, V < 64 ? V : 64), i % 2, i > 6);
+    }
+    test_pick_case(o, ref, 2, 49152, 64, false, false);
+}
+
+static void test_memory(struct ops *o)
+{
+    size_t before = o->used(o, MEM_CODES, PLACE_DEVICE), host = o->used(o, MEM_CODES, PLACE_HOST);
+    o->peak(o, true);
+    size_t base = o->peak(o, false);
+    unsigned char *p = o->alloc(o, 1000, MEM_CODES, PLACE_DEVICE);
+    unsigned char *big = o->alloc(o, (size_t)9 << 20, MEM_CODES, PLACE_HOST);
+    check(p && big && (uintptr_t)p % 64 == 0 && (uintptr_t)big % 64 == 0, "alloc", "aligned");
+    check(o->used(o, MEM_CODES, PLACE_DEVICE) == before + 1000, "alloc", "counted");
+    check(o->used(o, MEM_CODES, PLACE_HOST) == host + ((size_t)9 << 20), "alloc", "counted by place");
+    check(o->peak(o, false) == base + 1000, "alloc", "peak counts the device");
+    bool zero = true;
+    for (size_t i = 0; i < 1000; i++)
+        zero = zero && p[i] == 0 && big[i * 9000] == 0;
+    check(zero, "alloc", "zero-filled");
+    ops_fail_alloc(o, 2);
+    void *q = o->alloc(o, 10, MEM_INDEX, PLACE_DEVICE);
+    check(q && !o->alloc(o, 10, MEM_INDEX, PLACE_DEVICE), "alloc", "the second fails on demand");
+    void *r = o->alloc(o, 0, MEM_INDEX, PLACE_DEVICE);
+    check(r != NULL, "alloc", "only once; no bytes are fine");
+    check(!o->alloc(o, SIZE_MAX / 4, MEM_INDEX, PLACE_DEVICE), "alloc", "too much");
+    o->free(o, r);
+    o->free(o, q);
+    o->free(o, big);
+    o->free(o, p);
+    o->free(o, NULL);
+    check(o->used(o, MEM_CODES, PLACE_DEVICE) == before && o->used(o, MEM_CODES, PLACE_HOST) == host &&
+              o->used(o, MEM_INDEX, PLACE_DEVICE) == 0,
+          "free", "counted");
+    check(o->peak(o, true) >= base + 1000 && o->peak(o, false) == base, "peak", "reset");
+}
+
+static void test_half(void)
+{
+    table = "half";
+    bool f16 = true, bf16 = true;
+    for (uint32_t i = 0; i < 65536; i++) {
+        float a = f16_to_f32((uint16_t)i), b = bf16_to_f32((uint16_t)i);
+        f16 = f16 && (isnan(a) || f16_from_f32(a) == i);
+        bf16 = bf16 && (isnan(b) || bf16_from_f32(b) == i);
+    }
+    check(f16 && bf16, "conversion", "there and back");
+    check(f16_from_f32(65520.0f) == 0x7c00 && f16_from_f32(65519.0f) == 0x7bff, "conversion", "overflow");
+    check(f16_from_f32(0x1.002p0f) == 0x3c00 && f16_from_f32(0x1.006p0f) == 0x3c02, "conversion",
+          "ties to even");
+    check(f16_from_f32(0x1p-25f) == 0 && f16_from_f32(0x1.8p-24f) == 2, "conversion", "subnormal ties");
+}
+
+/* ------------------------------------------------------------------ all tables */
+
+/* What the reference itself must get right, by hand. */
+static void test_reference(struct ops *ref)
+{
+    table = "ref";
+    float x[4] = {3, 4, 0, 0}, w[4] = {1, 1, 1, 2}, y[4];
+    ref->rmsnorm(ref, (struct tensor){y, DT_F32, {1, 4, 1, 1}}, (struct tensor){x, DT_F32, {1, 4, 1, 1}}, w,
+                 0.0f, 0.0f);
+    check(fabsf(y[0] - 1.2f) < 1e-6f && fabsf(y[1] - 1.6f) < 1e-6f && y[2] == 0, "rmsnorm", "by hand");
+    float q[2] = {1, 0}, k[4] = {0, 0, 0.6931472f, 0}, v[4] = {1, 10, 4, 40}, out[2];
+    struct kv_run kr = {.layout = QUANT_NONE, .dtype = DT_F32, .data = k, .n = 2}, vr = kr;
+    vr.data = v;
+    struct attend_args a = {
+        .n_set = 1, .n_kv_head = 1, .q_pos = 1, .scale = 1, .out = {out, DT_F32, {1, 1, 2, 1}}};
+    a.set[0] =
+        (struct attend_set){.q = {q, DT_F32, {1, 1, 2, 1}}, .n_k = 1, .n_v = 1, .dist_max = ATTEND_FAR};
+    a.set[0].k[0] = kr;
+    a.set[0].v[0] = vr;
+    ref->attend(ref, &a, 1); /* weights 1/3 and 2/3 */
+    check(fabsf(out[0] - 3) < 1e-5f && fabsf(out[1] - 30) < 1e-4f, "attend", "by hand");
+    float g[4] = {0, 1, 2, 3};
+    uint8_t code[1];
+    uint16_t scale[1], min[1];
+    struct quant_args qa = {QUANT_TOKEN, 2, 4, {g, DT_F32, {1, 1, 4, 1}}, code, scale, min};
+    ref->quant(ref, &qa, 1);
+    check(code[0] == 0xe4 && scale[0] == 0x3c00 && min[0] == 0, "quant", "by hand");
+}
+
+static uint64_t test_table(struct ops *o, struct ops *ref)
+{
+    rng_state = 2026;
+    digest = 0xcbf29ce484222325U;
+    test_memory(o);
+    test_rows(o, ref);
+    test_rope(o, ref);
+    test_quant(o, ref);
+    test_pick(o, ref);
+    test_matmul(o, ref);
+    test_attend(o, ref);
+    test_attend_edges(o);
+    check(o->sync(o) == 0, "sync", "latched error");
+    return digest;
+}
+
+static void test_cpu(struct ops *ref, const char *isa)
+{
+    char name[2][64];
+    uint64_t sum[2];
+    for (int i = 0; i < 2; i++) {
+        struct ops_options opt = {.threads = i + 1, .isa = isa};
+        struct ops *o;
+        if (ops_open(&o, "cpu", &opt) < 0) {
+            check(false, "open", err_text());
+            return;
+        }
+        snprintf(name[i], sizeof name[i], "cpu %s, %d threads", o->isa, i + 1);
+        table = name[i];
+        sum[i] = test_table(o, ref);
+        printf("%s: done (%s)\n", table, o->libraries);
+        ops_close(o);
+    }
+    check(sum[0] == sum[1], "results depend on the number of threads", "");
+}
+
+static void test_open(void)
+{
+    struct ops *o;
+    table = "open";
+    check(ops_open(&o, "cpux", NULL) == ERR_INPUT && strstr(err_text(), "cpu"), "open", "unknown name");
+    check(ops_open(&o, "cpu", &(struct ops_options){.isa = "sse9"}) == ERR_INPUT, "open", "unknown isa");
+    check(ops_open(&o, "cpu", &(struct ops_options){.threads = -1}) == ERR_INPUT, "open", "threads");
+    enum dtype t;
+    check(dtype_parse("bf16", &t) == 0 && t == DT_BF16 && dtype_parse("u8", &t) == ERR_INPUT, "dtype",
+          "parse");
+}
+
+int main(int argc, char **argv)
+{
+    (void)argv;
+    struct ops *ref;
+    if (ops_open(&ref, "ref", NULL) < 0) {
+        printf("%s\n", err_text());
+        return 1;
+    }
+    test_half();
+    test_open();
+    test_reference(ref);
+    const char *isa[] = {"auto", "avx2", "portable"};
+    for (size_t i = 0; i < 3 && argc == 1; i++)
+        test_cpu(ref, isa[i]);
+    table = "ref";
+    for (int k = 0; k < MEM_KIND_N; k++)
+        check(ref->used(ref, (enum mem_kind)k, PLACE_DEVICE) == 0, "leak", mem_kind_name((enum mem_kind)k));
+    ops_close(ref);
+    printf("%d passed, %d failed\n", n_passed, n_failed);
+    return n_failed != 0;
+}
