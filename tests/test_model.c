@@ -14,6 +14,12 @@ static bool have_table(const char *name)
     return false;
 }
 
+/* Between passes of other shapes: the plain loops compute every row alike, libraries need not. */
+static double tolerance(const char *table)
+{
+    return strcmp(table, "ref") == 0 ? 1e-6 : 1e-4;
+}
+
 /* Logits of all prompt positions, then greedy decoding. */
 static void check_oracle(const char *path, const char *dir, const char *table)
 {
@@ -113,10 +119,10 @@ static void test_batch(void **state)
         for (int i = 0; i < 3; i++) {
             OK(seq_open(&alone, r.m, &r.shape, &r.full, first[i], 40));
             const float *one = step(&r, &alone, e.ids + i, first[i], LOGITS_ALL);
-            assert_true(max_diff(one, g, first[i] * V) <= 1e-5);
+            assert_true(max_diff(one, g, first[i] * V) <= tolerance(tables[t]));
             g += first[i] * V;
             one = step(&r, &alone, e.ids + i + first[i], second[i], LOGITS_LAST);
-            assert_true(max_diff(one, got + (27 + i) * V, V) <= 1e-5);
+            assert_true(max_diff(one, got + (27 + i) * V, V) <= tolerance(tables[t]));
             assert_int_equal(alone.pos, s[i].pos);
             seq_close(&alone);
             seq_close(&s[i]);
@@ -146,9 +152,9 @@ static void test_pieces(void **state)
         OK(seq_open(&s, r.m, &r.shape, &r.full, 40, 40));
         step(&r, &s, e.ids, 16, LOGITS_NONE);
         const float *out = step(&r, &s, e.ids + 16, 16, LOGITS_LAST);
-        assert_true(max_diff(out, whole + 31 * V, V) <= 1e-5);
+        assert_true(max_diff(out, whole + 31 * V, V) <= tolerance(tables[t]));
         out = step(&r, &s, e.ids + 32, 8, LOGITS_ALL);
-        assert_true(max_diff(out, whole + 32 * V, 8 * V) <= 1e-5);
+        assert_true(max_diff(out, whole + 32 * V, 8 * V) <= tolerance(tables[t]));
         seq_close(&s);
         free(whole);
         rig_close(&r);
