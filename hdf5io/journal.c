@@ -338,25 +338,21 @@ static bool next_entry(int fd, uint64_t at, uint64_t size, struct journal_head *
            entry_sum(h, payload->data) == h->sum;
 }
 
-int journal_scan(const char *path,
+int journal_scan(int fd, const char *path,
                  int (*each)(void *ctx, const struct journal_head *h, const void *payload,
                              uint64_t payload_at),
                  void *ctx, uint64_t *dropped)
 {
-    *dropped = 0;
-    int fd = open(path, O_RDONLY | O_CLOEXEC), rc = 0;
-    if (fd < 0)
-        return err_set(ERR_IO, "cannot open %s: %s", path, strerror(errno));
     struct stat st;
     uint64_t size = fstat(fd, &st) == 0 ? (uint64_t)st.st_size : 0, at = 0;
     struct str payload = {0};
     struct journal_head h;
+    int rc = 0;
     while (rc == 0 && at < size && next_entry(fd, at, size, &h, &payload, path)) {
         rc = each(ctx, &h, payload.data, at + sizeof h);
         at += sizeof h + h.n_small;
     }
     *dropped = size - at;
     str_free(&payload);
-    close(fd);
     return rc;
 }

@@ -49,8 +49,9 @@ void journal_clean(const char *dir);
  * (file_list_free). */
 int journal_list(const char *dir, char ***names, int *n);
 /* Calls `each` for every good entry in order; stops early without error at the first bad one (*dropped: bytes
- * from there to the end) or with the error of `each`. `payload` is borrowed. */
-int journal_scan(const char *path,
+ * from there to the end) or with what `each` returned if that is not 0. `payload` is borrowed; `path` is for
+ * messages. */
+int journal_scan(int fd, const char *path,
                  int (*each)(void *ctx, const struct journal_head *h, const void *payload,
                              uint64_t payload_at),
                  void *ctx, uint64_t *dropped);

@@ -125,13 +125,28 @@ static bool index_record(struct store *s, int source, const struct record *r, st
     return true;
 }
 
+/* Logits are written before the entry that names them, so a file that is too short is damaged; one that has
+ * grown since it was looked at is not. */
+static bool inside_big(struct source *c, const struct journal_head *h)
+{
+    struct stat st;
+    uint64_t end;
+    if (h->n_big == 0)
+        return true;
+    if (__builtin_add_overflow(h->big_at, h->n_big, &end))
+        return false;
+    if (end > c->size_big && c->fd_big >= 0 && fstat(c->fd_big, &st) == 0)
+        c->size_big = (uint64_t)st.st_size;
+    return end <= c->size_big;
+}
+
 int store_index(struct store *s, int source, const struct journal_head *h, const void *payload,
                 uint64_t payload_at)
 {
     struct source *c = &s->source[source];
     struct record *r;
     int n;
-    bool ok = h->n_big == 0 || (h->big_at <= c->size_big && h->n_big <= c->size_big - h->big_at);
+    bool ok = inside_big(c, h);
     if (!ok)
         return err_set(ERR_INPUT, "%s.big is shorter than its entries say", c->path);
     TRY(record_unpack(payload, h->n_small, NULL, 0, &r, &n));
@@ -214,41 +229,43 @@ static int first_entry(void *ctx, const struct journal_head *h, const void *payl
     return 1; /* enough */
 }
 
-static uint64_t file_size(int fd)
-{
-    struct stat st;
-    return fstat(fd, &st) == 0 ? (uint64_t)st.st_size : 0;
-}
-
 /* Opens an attempt and reads its plan. One without a readable plan is left out: a process that died while it
- * made the file acknowledged nothing. */
+ * made the file acknowledged nothing. So is one that is gone: the run has just finished, and all is in
+ * FILE.h5. */
 static int open_attempt(struct store *s, const char *path)
 {
     struct book plan = {0};
     uint64_t dropped;
-    int rc = journal_scan(path, first_entry, &plan, &dropped);
-    if (rc < 0)
-        return err_prefix(rc, "%s", path);
-    if (rc == 0) {
-        if (dropped)
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOENT ? 0 : err_set(ERR_IO, "cannot open %s: %s", path, strerror(errno));
+    int rc = journal_scan(fd, path, first_entry, &plan, &dropped);
+    if (rc <= 0) {
+        close(fd);
+        if (rc == 0 && dropped)
             log_warn("%s is damaged at its head (%llu bytes): left out", path, (unsigned long long)dropped);
-        return 0;
+        return rc < 0 ? err_prefix(rc, "%s", path) : 0;
     }
     struct source *c = push_source(s, path);
     char *big = mem_printf("%s.big", path);
     c->book = plan;
-    c->fd = open(path, O_RDONLY | O_CLOEXEC);
+    c->fd = fd;
     c->fd_big = open(big, O_RDONLY | O_CLOEXEC);
-    c->size_big = c->fd_big >= 0 ? file_size(c->fd_big) : 0;
     free(big);
-    return c->fd < 0 ? err_set(ERR_IO, "cannot open %s: %s", path, strerror(errno)) : 0;
+    return 0;
 }
 
 static int open_h5(struct store *s, const char *path)
 {
     struct source *c = push_source(s, path);
     c->h5 = mem_alloc(1, sizeof *c->h5);
-    return h5file_open(c->h5, path);
+    int rc = h5file_open(c->h5, path);
+    if (rc < 0 && !file_exists(path)) { /* a base file that went with its journal */
+        close_source(c);
+        s->n_source--;
+        rc = 0;
+    }
+    return rc;
 }
 
 static int open_folder(struct store *s, const char *dir)
@@ -320,12 +337,19 @@ static void index_attempt(struct store *s, int source)
 {
     struct scan x = {s, source};
     uint64_t dropped;
-    int rc = journal_scan(s->source[source].path, scan_entry, &x, &dropped);
+    struct source *c = &s->source[source];
+    int64_t before = s->n;
+    int rc = journal_scan(c->fd, c->path, scan_entry, &x, &dropped);
     if (rc < 0)
         log_warn("%s: what follows is left out and will be computed again", err_text());
     else if (dropped)
-        log_debug("%s: the last %llu bytes are not a whole entry", s->source[source].path,
-                  (unsigned long long)dropped);
+        log_debug("%s: the last %llu bytes are not a whole entry", c->path, (unsigned long long)dropped);
+    if (s->n == before) { /* nothing will be read from it again; often restarted jobs have many such files */
+        close(c->fd);
+        if (c->fd_big >= 0)
+            close(c->fd_big);
+        c->fd = c->fd_big = -1;
+    }
 }
 
 static int index_h5(struct store *s, int source)

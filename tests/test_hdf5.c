@@ -600,6 +600,43 @@ static void kills(void **state)
     place_remove(&q);
 }
 
+/* A reader beside a running writer, to its end and past it: never an error once there is something, never
+ * fewer units than before. */
+static void watch(void **state)
+{
+    (void)state;
+    for (int round = 0; round < 3; round++) {
+        struct place p = place_make();
+        struct grid g;
+        int pipefd[2], status = 0;
+        int64_t before = 0;
+        bool began = false;
+        grid_init_wide(&g, 4, 12, 4);
+        assert_int_equal(pipe(pipefd), 0);
+        pid_t pid = fork();
+        if (pid == 0)
+            writer(p.path, &g, pipefd[1]);
+        while (waitpid(pid, &status, WNOHANG) == 0) {
+            struct results r;
+            int rc = results_open(&r, p.path);
+            if (rc < 0 && began)
+                fail_msg("%s", err_text());
+            if (rc < 0)
+                continue;
+            began = true;
+            assert_true(r.n_record >= before);
+            before = r.n_record;
+            results_close(&r);
+        }
+        close(pipefd[0]);
+        close(pipefd[1]);
+        assert_int_equal(status, 0);
+        check_results(p.path, &g, g.n);
+        grid_free(&g);
+        place_remove(&p);
+    }
+}
+
 int main(void)
 {
     log_set_level(LOG_QUIET);
@@ -607,7 +644,7 @@ int main(void)
         cmocka_unit_test(round_trip),  cmocka_unit_test(resume),         cmocka_unit_test(extend),
         cmocka_unit_test(differences), cmocka_unit_test(refusals),       cmocka_unit_test(merge_and_pack),
         cmocka_unit_test(damage),      cmocka_unit_test(damaged_logits), cmocka_unit_test(disk_full),
-        cmocka_unit_test(kills),
+        cmocka_unit_test(watch),       cmocka_unit_test(kills),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
