@@ -301,9 +301,7 @@ uint8_t host_quant_code(float x, float scale, float min, int32_t bits)
 {
     float top = (float)((1 << bits) - 1);
     float q = f16_round(f16_round(x - min) / scale);
-    if (scale == 0.0f)
-        return 0;
-    q = q > 0.0f ? q : 0.0f; /* NaN too: inf / inf where mx - mn overflows */
+    q = q > 0.0f ? q : 0.0f; /* NaN too: 0 / 0, and inf / inf where mx - mn overflows */
     q = q < top ? q : top;
     uint32_t n = (uint32_t)q; /* half to even by hand: no dependence on the rounding mode */
     float rest = q - (float)n;

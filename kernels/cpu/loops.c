@@ -155,7 +155,8 @@ static inline vf round16(vf v)
     return vf_load_f16(t);
 }
 
-/* Codes of VL values under scale s (0: all codes 0) and minimum mn, as the reference loops have them. */
+/* Codes of VL values under scale s and minimum mn, as the reference loops have them (s == 0: 0 / 0 is code 0,
+ * infinity the top code). */
 static inline vf quant_codes(vf x, vf mn, vf s, vf top)
 {
     vf q = round16(vf_div(round16(vf_sub(x, mn)), s));
@@ -180,7 +181,7 @@ static void quant_token_row(const struct quant_args *a, const float *x, int64_t 
             int64_t n = G - i < VL ? G - i : VL;
             vf_store(t, quant_codes(vf_load_n(p + i, n), mn, s, top));
             for (int32_t j = 0; j < n; j++)
-                code[i + j] = *scale & 0x7fff ? (uint8_t)t[j] : 0;
+                code[i + j] = (uint8_t)t[j];
         }
         host_pack_codes(out, code, G, a->bits);
     }
@@ -224,7 +225,7 @@ static void quant_channel(const struct quant_args *a, int64_t tg, int64_t h, int
         float q[VL];
         vf_store(q, quant_codes(x[t], mn, s, top));
         for (int64_t i = 0; i < n; i++)
-            code[i][t] = scale[i] & 0x7fff ? (uint8_t)q[i] : 0;
+            code[i][t] = (uint8_t)q[i];
     }
     for (int64_t i = 0; i < n; i++) {
         int64_t at = (tg * H + h) * d + c + i;
