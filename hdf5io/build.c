@@ -449,10 +449,13 @@ static int close_all(struct build *b, int rc)
     return rc;
 }
 
+/* The format of HDF5 1.10 has checksums on its metadata: damage is refused where older formats crash readers.
+ */
 static int write_file(struct build *b, const char *path, int64_t n_unit)
 {
     hid_t fapl = H5Pcreate(H5P_FILE_ACCESS);
-    if (fapl < 0 || H5Pset_file_locking(fapl, false, true) < 0)
+    if (fapl < 0 || H5Pset_file_locking(fapl, false, true) < 0 ||
+        H5Pset_libver_bounds(fapl, H5F_LIBVER_V110, H5F_LIBVER_V110) < 0)
         return h5_error(ERR_INTERNAL, "cannot set up HDF5");
     b->file = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, fapl);
     H5Pclose(fapl);
