@@ -2,8 +2,8 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "hdf5io/h5.h"
 
-#include <hdf5.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,7 +15,7 @@ struct arrays {
 int arrays_open(struct arrays **out, const char *path)
 {
     *out = NULL;
-    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
+    h5_quiet();
     hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
     if (file < 0)
         return err_set(ERR_IO, "cannot create %s", path);

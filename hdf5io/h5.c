@@ -10,8 +10,8 @@
 
 void h5_quiet(void)
 {
-    /* When a disk is full H5Fclose fails and leaves a half-closed file, over which HDF5's own clean-up at exit
-     * crashes. We close everything ourselves. Only counts before the library starts. */
+    /* When a disk is full H5Fclose fails and leaves a half-closed file, over which HDF5's own clean-up at
+     * exit crashes. We close everything ourselves. Only counts before the library starts. */
     H5dont_atexit();
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
 }
