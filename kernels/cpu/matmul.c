@@ -2,9 +2,11 @@
  * [panel, k/2, 64, 2] (k up to a multiple of 16 or 32, zeros beyond) - the layout that oneDNN's AVX-512 and
  * AMX kernels read, which our own loops for few rows read too.
  *
- * Rows are cut into pieces of 256, 128, 64, 32 and 16, so that oneDNN compiles a handful of kernels per
- * weight shape whatever lengths come; what is left goes through panel products. One item is one piece times a
- * few panels, computed by one thread. f16 weights are widened panel by panel for oneDNN. */
+ * Rows are cut into pieces of 128, 64, 32 and 16, so that oneDNN compiles a handful of kernels per weight
+ * shape whatever lengths come; what is left goes through panel products. One item is computed by one thread:
+ * a piece of 128 rows times the whole weight, or a smaller piece times a few panels (oneDNN 2.x has fast
+ * kernels for dense outputs only, so those go through a scratch block). f16 weights are widened panel by
+ * panel. */
 #include <assert.h>
 #include <omp.h>
 #include <string.h>
@@ -13,7 +15,7 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/onednn.h"
 
-#define MOST_ROWS  256
+#define MOST_ROWS  128
 #define SLAB_ROWS  4096
 #define MAX_PIECES (SLAB_ROWS / MOST_ROWS + 8)
 #define PAD_ROWS   5 /* from so many rows on, padding up to 16 for oneDNN is cheaper than panel products */
@@ -70,7 +72,8 @@ struct piece {
     int64_t row, m;                /* m rows of x; padded to 16 where real < m */
     int64_t real;                  /* rows that exist */
     const void *x;                 /* [m,ldx] in xt */
-    const struct dn_plan *plan[2]; /* whole groups, last group; NULL: panel products */
+    bool whole;                    /* one item for all columns */
+    const struct dn_plan *plan[2]; /* whole groups (or all columns), last group; NULL: panel products */
 };
 
 struct product {
@@ -82,8 +85,7 @@ struct product {
     const float *bias;
     struct piece piece[MAX_PIECES];
     int n_piece;
-    int64_t group; /* panels of one item */
-    int64_t groups;
+    int64_t group, groups; /* panels of one item; groups of panels */
     char *scratch;
     size_t scratch_bytes;
 };
@@ -116,57 +118,64 @@ static void panel_rows(const struct product *p, const struct piece *b, int64_t g
     }
 }
 
-static void add_bias(const struct product *p, int64_t row, int64_t m, int64_t n0, int64_t n)
+/* Copies a dense block of the output to its place. */
+static void place(const struct product *p, const struct piece *b, const float *block, int64_t n0, int64_t n)
 {
-    for (int64_t t = row; p->bias && t < row + m; t++)
-        p->c->isa->add(p->y + t * p->ldy + n0, p->bias + n0, n);
+    for (int64_t t = 0; t < b->real; t++)
+        memcpy(p->y + (b->row + t) * p->ldy + n0, block + t * n, (size_t)n * sizeof *block);
 }
 
-/* One piece times one group of panels. scratch: [widened f16 panels][padded rows of y][oneDNN's own]. */
+/* One piece times one group of panels. scratch: [widened f16 panels][block of the output][oneDNN's own]. */
 static void run_item(const struct product *p, const struct piece *b, int64_t g, int thread)
 {
     char *s = p->scratch + (size_t)thread * p->scratch_bytes;
     const struct weight *w = p->w;
-    const struct dn_plan *plan = b->plan[g == p->groups - 1];
+    const struct dn_plan *plan = b->plan[!b->whole && g == p->groups - 1];
     if (!plan) {
         panel_rows(p, b, g, (float *)(void *)s);
         return;
     }
-    int64_t n0 = g * p->group * PANEL, n = min_i64(p->group * PANEL, w->n_out - n0);
+    int64_t n0 = g * p->group * PANEL, n = b->whole ? w->n_out : min_i64(p->group * PANEL, w->n_out - n0);
     const char *packed = (const char *)w->packed + (size_t)(n0 / PANEL) * panel_bytes(w->n_in, w->dtype);
     if (w->dtype == DT_F16) {
         int64_t count = round_up(n, PANEL) * padded_k(w->n_in, DT_F16);
         p->c->isa->to_f32((float *)(void *)s, packed, DT_F16, count);
         packed = s;
-        s += (size_t)count * 4;
+        s += (size_t)count * sizeof(float);
     }
-    float *y = p->y + b->row * p->ldy + n0;
-    float *tail = (float *)(void *)s; /* rows that do not exist are computed beside the output */
-    if (b->real < b->m)
+    float *y = b->whole ? p->y + b->row * p->ldy : (float *)(void *)s;
+    if (!b->whole)
         s += (size_t)(b->m * p->group * PANEL) * sizeof(float);
-    if (dn_run(p->c->dn, plan, thread, b->real < b->m ? tail : y, b->x, packed, s) < 0) {
+    if (dn_run(p->c->dn, plan, thread, y, b->x, packed, s) < 0) {
 #pragma omp critical
         host_fail(&p->c->host, ERR_DEVICE, "oneDNN failed to run a product");
         return;
     }
-    for (int64_t t = 0; b->real < b->m && t < b->real; t++)
-        memcpy(y + t * p->ldy, tail + t * p->group * PANEL, (size_t)n * sizeof *y);
-    add_bias(p, b->row, b->real, n0, n);
+    if (!b->whole)
+        place(p, b, y, n0, n);
+    for (int64_t t = b->row; p->bias && t < b->row + b->real; t++)
+        p->c->isa->add(p->y + t * p->ldy + n0, p->bias + n0, n);
 }
 
 /* Looks up oneDNN's kernels for a piece and how much scratch they need. */
 static void plan_piece(struct product *p, struct piece *b)
 {
+    const struct weight *w = p->w;
     if (!p->c->dn || b->m < 16)
         return;
-    int64_t whole = p->group * PANEL, last = p->w->n_out - (p->groups - 1) * whole;
-    int64_t ldy = b->real < b->m ? whole : p->ldy;
-    b->plan[0] = dn_get(p->c->dn, p->xt, b->m, p->w->n_in, whole, p->ldx, ldy);
-    b->plan[1] = last == whole ? b->plan[0] : dn_get(p->c->dn, p->xt, b->m, p->w->n_in, last, p->ldx, ldy);
-    size_t tail = b->real < b->m ? (size_t)(b->m * whole) * sizeof(float) : 0;
-    size_t wide = p->w->dtype == DT_F16 ? (size_t)(whole * padded_k(p->w->n_in, DT_F16)) * sizeof(float) : 0;
+    int64_t n = p->group * PANEL, last = w->n_out - (p->groups - 1) * n;
+    b->whole = b->m == MOST_ROWS && w->dtype != DT_F16;
+    if (b->whole) {
+        b->plan[0] = dn_get(p->c->dn, p->xt, b->m, w->n_in, w->n_out, p->ldx);
+        b->whole = b->plan[0] != NULL;
+    } else {
+        b->plan[0] = p->groups > 1 || last == n ? dn_get(p->c->dn, p->xt, b->m, w->n_in, n, p->ldx) : NULL;
+        b->plan[1] = last == n ? b->plan[0] : dn_get(p->c->dn, p->xt, b->m, w->n_in, last, p->ldx);
+    }
+    size_t block = b->whole ? 0 : (size_t)(b->m * n) * sizeof(float);
+    size_t wide = w->dtype == DT_F16 ? (size_t)(n * padded_k(w->n_in, DT_F16)) * sizeof(float) : 0;
     for (int i = 0; i < 2; i++) {
-        size_t need = tail + wide + (b->plan[i] ? dn_scratch(b->plan[i]) : 0);
+        size_t need = block + wide + (b->plan[i] ? dn_scratch(b->plan[i]) : 0);
         p->scratch_bytes = need > p->scratch_bytes ? need : p->scratch_bytes;
     }
 }
@@ -220,12 +229,35 @@ static bool prepare_x(struct product *p, const float *x, int64_t rows)
     return true;
 }
 
+/* Few rows stream the weights: each thread reads one stretch. Otherwise threads take what comes. */
+static void run_items(const struct product *p)
+{
+    int whole = 0; /* these come first */
+    while (whole < p->n_piece && p->piece[whole].whole)
+        whole++;
+    int64_t items = whole + (p->n_piece - whole) * p->groups;
+    if (p->n_piece == 1) {
+#pragma omp parallel for num_threads(p->c->ops.threads) schedule(static)
+        for (int64_t g = 0; g < items; g++)
+            run_item(p, &p->piece[0], g, omp_get_thread_num());
+        return;
+    }
+#pragma omp parallel for num_threads(p->c->ops.threads) schedule(dynamic)
+    for (int64_t i = 0; i < items; i++) {
+        if (i < whole)
+            run_item(p, &p->piece[i], 0, omp_get_thread_num());
+        else
+            run_item(p, &p->piece[whole + (i - whole) % (p->n_piece - whole)],
+                     (i - whole) / (p->n_piece - whole), omp_get_thread_num());
+    }
+}
+
 static void multiply(struct cpu *c, float *y, const float *x, int64_t rows, const struct weight *w,
                      const float *bias)
 {
     struct product p = {.c = c, .w = w, .y = y, .bias = bias, .ldy = w->n_out};
     int64_t panels = (w->n_out + PANEL - 1) / PANEL;
-    p.group = rows < 64 || panels < 4 ? 1 : panels < 16 ? 2 : 4;
+    p.group = panels < 16 ? 1 : 2;
     p.groups = (panels + p.group - 1) / p.group;
     cut_rows(&p, rows);
     if (!prepare_x(&p, x, rows))
@@ -236,17 +268,7 @@ static void multiply(struct cpu *c, float *y, const float *x, int64_t rows, cons
     p.scratch_bytes = (size_t)round_up((int64_t)p.scratch_bytes, 64);
     if (!(p.scratch = cpu_scratch(c, p.scratch_bytes)))
         return;
-    /* Few rows stream the weights: each thread reads one stretch. Otherwise threads take what comes. */
-    if (p.n_piece == 1) {
-#pragma omp parallel for num_threads(c->ops.threads) schedule(static)
-        for (int64_t g = 0; g < p.groups; g++)
-            run_item(&p, &p.piece[0], g, omp_get_thread_num());
-    } else {
-#pragma omp parallel for num_threads(c->ops.threads) schedule(dynamic) collapse(2)
-        for (int64_t g = 0; g < p.groups; g++)
-            for (int i = 0; i < p.n_piece; i++)
-                run_item(&p, &p.piece[i], g, omp_get_thread_num());
-    }
+    run_items(&p);
 }
 
 void cpu_matmul(struct ops *o, struct tensor out, struct tensor x, const struct weight *w, const float *bias)

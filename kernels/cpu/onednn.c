@@ -10,10 +10,9 @@ void dn_close(struct dn *d)
 {
     (void)d;
 }
-const struct dn_plan *dn_get(struct dn *d, enum dtype dtype, int64_t m, int64_t k, int64_t n, int64_t ldx,
-                             int64_t ldy)
+const struct dn_plan *dn_get(struct dn *d, enum dtype dtype, int64_t m, int64_t k, int64_t n, int64_t ldx)
 {
-    (void)d, (void)dtype, (void)m, (void)k, (void)n, (void)ldx, (void)ldy;
+    (void)d, (void)dtype, (void)m, (void)k, (void)n, (void)ldx;
     return NULL;
 }
 size_t dn_scratch(const struct dn_plan *p)
@@ -26,6 +25,11 @@ int dn_run(struct dn *d, const struct dn_plan *p, int thread, float *y, const vo
 {
     (void)d, (void)p, (void)thread, (void)y, (void)x, (void)w, (void)scratch;
     return -1;
+}
+double dn_time(enum dtype dtype, int64_t m, int64_t k, int64_t n, int threads, double seconds)
+{
+    (void)dtype, (void)m, (void)k, (void)n, (void)threads, (void)seconds;
+    return 0;
 }
 #else
 
@@ -40,7 +44,7 @@ int dn_run(struct dn *d, const struct dn_plan *p, int thread, float *y, const vo
 /* Memory objects are per thread: their handles change with every call. */
 struct dn_plan {
     enum dtype dtype;
-    int64_t m, k, n, ldx, ldy;
+    int64_t m, k, n, ldx;
     dnnl_primitive_t prim;
     size_t scratch;
     dnnl_memory_t (*mem)[4]; /* [threads]: x, w, y, scratchpad */
@@ -169,9 +173,15 @@ static bool plan_make(struct dn *d, struct dn_plan *p, md_t md[3], dnnl_primitiv
     /* Panels of 64 columns, as cpu_pack writes them. */
     bool ok = md_strided(&md[0], p->m, p->k, p->ldx, t) &&
               md_tagged(&md[1], p->k, p->n, t, bf16 ? dnnl_BA16a64b2a : dnnl_BA16a64b) &&
-              md_strided(&md[2], p->m, p->n, p->ldy, dnnl_f32) && pd_create(&pd, d, md, attr);
+              md_strided(&md[2], p->m, p->n, p->n, dnnl_f32) && pd_create(&pd, d, md, attr);
     if (!ok)
         return false;
+    const char *name = "ref"; /* plain loops are slower than ours */
+    dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &name);
+    if (strncmp(name, "ref", 3) == 0) {
+        dnnl_primitive_desc_destroy(pd);
+        return false;
+    }
     const_dnnl_memory_desc_t scratch = dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
     p->scratch = md_bytes(scratch);
     ok = dnnl_primitive_create(&p->prim, pd) == dnnl_success;
@@ -186,16 +196,15 @@ static bool plan_make(struct dn *d, struct dn_plan *p, md_t md[3], dnnl_primitiv
     return ok;
 }
 
-const struct dn_plan *dn_get(struct dn *d, enum dtype dtype, int64_t m, int64_t k, int64_t n, int64_t ldx,
-                             int64_t ldy)
+const struct dn_plan *dn_get(struct dn *d, enum dtype dtype, int64_t m, int64_t k, int64_t n, int64_t ldx)
 {
     for (size_t i = 0; i < d->n; i++) {
         struct dn_plan *p = d->plan[i];
-        if (p->dtype == dtype && p->m == m && p->k == k && p->n == n && p->ldx == ldx && p->ldy == ldy)
+        if (p->dtype == dtype && p->m == m && p->k == k && p->n == n && p->ldx == ldx)
             return p->prim ? p : NULL;
     }
     struct dn_plan *p = mem_alloc(1, sizeof *p);
-    *p = (struct dn_plan){.dtype = dtype, .m = m, .k = k, .n = n, .ldx = ldx, .ldy = ldy};
+    *p = (struct dn_plan){.dtype = dtype, .m = m, .k = k, .n = n, .ldx = ldx};
     /* oneDNN decides how to cut the work from the number of threads at creation: it must see one. */
     int before = omp_get_max_threads();
     omp_set_num_threads(1);
@@ -233,5 +242,71 @@ int dn_run(struct dn *d, const struct dn_plan *p, int thread, float *y, const vo
     dnnl_exec_arg_t args[4] = {
         {DNNL_ARG_SRC, m[0]}, {DNNL_ARG_WEIGHTS, m[1]}, {DNNL_ARG_DST, m[2]}, {DNNL_ARG_SCRATCHPAD, m[3]}};
     return dnnl_primitive_execute(p->prim, d->stream[thread], 4, args) == dnnl_success ? 0 : -1;
+}
+
+/* ------------------------------------------------------------------ oneDNN by itself */
+
+/* Memory of a descriptor, allocated by oneDNN and zeroed. */
+static bool own_memory(dnnl_memory_t *m, const_dnnl_memory_desc_t md, dnnl_engine_t e)
+{
+    void *p = NULL;
+    if (dnnl_memory_create(m, md, e, DNNL_MEMORY_ALLOCATE) != dnnl_success ||
+        dnnl_memory_get_data_handle(*m, &p) != dnnl_success)
+        return false;
+    memset(p, 0, md_bytes(md));
+    return true;
+}
+
+static double time_best(dnnl_primitive_t prim, dnnl_stream_t stream, dnnl_memory_t m[3], double seconds)
+{
+    dnnl_exec_arg_t args[3] = {{DNNL_ARG_SRC, m[0]}, {DNNL_ARG_WEIGHTS, m[1]}, {DNNL_ARG_DST, m[2]}};
+    double best = 0, end = omp_get_wtime() + seconds;
+    for (int i = 0; i < 3 || omp_get_wtime() < end; i++) {
+        double start = omp_get_wtime();
+        if (dnnl_primitive_execute(prim, stream, 3, args) != dnnl_success ||
+            dnnl_stream_wait(stream) != dnnl_success)
+            return 0;
+        double s = omp_get_wtime() - start;
+        best = best == 0 || s < best ? s : best;
+    }
+    return best;
+}
+
+double dn_time(enum dtype dtype, int64_t m, int64_t k, int64_t n, int threads, double seconds)
+{
+    dnnl_data_type_t t = dtype == DT_BF16 ? dnnl_bf16 : dnnl_f32;
+    struct dn d = {0};
+    dnnl_stream_t stream = NULL;
+    dnnl_primitive_desc_t pd = NULL;
+    dnnl_primitive_t prim = NULL;
+    dnnl_memory_t mem[3] = {NULL};
+    md_t md[3];
+    double best = 0;
+    memset(md, 0, sizeof md);
+    int before = omp_get_max_threads();
+    omp_set_num_threads(threads);
+    if (dnnl_engine_create(&d.engine, dnnl_cpu, 0) == dnnl_success &&
+        dnnl_stream_create(&stream, d.engine, dnnl_stream_default_flags) == dnnl_success &&
+        md_strided(&md[0], m, k, k, t) && md_tagged(&md[1], k, n, t, dnnl_format_tag_any) &&
+        md_strided(&md[2], m, n, n, dnnl_f32) && pd_create(&pd, &d, md, NULL) &&
+        dnnl_primitive_create(&prim, pd) == dnnl_success &&
+        own_memory(&mem[0], dnnl_primitive_desc_query_md(pd, dnnl_query_src_md, 0), d.engine) &&
+        own_memory(&mem[1], dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0), d.engine) &&
+        own_memory(&mem[2], dnnl_primitive_desc_query_md(pd, dnnl_query_dst_md, 0), d.engine))
+        best = time_best(prim, stream, mem, seconds);
+    omp_set_num_threads(before);
+    for (int i = 0; i < 3; i++)
+        if (mem[i])
+            dnnl_memory_destroy(mem[i]);
+    if (prim)
+        dnnl_primitive_destroy(prim);
+    if (pd)
+        dnnl_primitive_desc_destroy(pd);
+    md_free(md);
+    if (stream)
+        dnnl_stream_destroy(stream);
+    if (d.engine)
+        dnnl_engine_destroy(d.engine);
+    return best;
 }
 #endif
