@@ -1,8 +1,8 @@
 /* Logits of given tokens as HDF5 arrays, for checking against other engines:
  *   /ids    i32 [n_prompt + max_new]: prompt, then the tokens chosen (or forced)
  *   /logits f32 [rows, n_vocab]: row i was computed after position first_position + i (attribute)
- *   /qkv/layer_NN/{q,k,v} f32 [n_tokens, heads, head_dim], before RoPE, prompt rows first (--dump-qkv)
- *   /kv/layer_NN/...  what the compressor holds after the last token (--dump-qkv) */
+ *   /qkv/layer_NN/{q,k,v} f32 [n_tokens, heads, head_dim], before RoPE, prompt rows first; k_rope: k after it
+ * (--dump-qkv) /kv/layer_NN/...  what the compressor holds after the last token (--dump-qkv) */
 #include "base/err.h"
 #include "base/file.h"
 #include "base/mem.h"
@@ -151,6 +151,7 @@ static int read_prompt(const char *path, const struct tok *t, int64_t n_vocab, i
 struct out {
     struct arrays *file;
     struct ops *ops;
+    const struct rope *rope;
     int rc; /* of the tap, which cannot return one */
 };
 
@@ -179,6 +180,20 @@ static int put_tensor(struct out *o, int layer, const char *name, const struct t
     return rc;
 }
 
+/* k as caches hold it: turned to its position. */
+static int put_rotated(struct out *o, int layer, const struct kv_rows *rows)
+{
+    struct tensor t = rows->k;
+    t.data = o->ops->alloc(o->ops, tensor_bytes(&t), MEM_WORKSPACE, PLACE_DEVICE);
+    if (!t.data)
+        return err_set(ERR_NOMEM, "no memory for --dump-qkv");
+    struct rope_args a = {.src = rows->k, .dst = t, .rope = o->rope, .pos = rows->pos, .fixed = -1};
+    o->ops->rope(o->ops, &a, 1);
+    int rc = put_tensor(o, layer, "k_rope", &t);
+    o->ops->free(o->ops, t.data);
+    return rc;
+}
+
 static void tap(void *ctx, int layer, const struct kv_rows *rows, int n)
 {
     struct out *o = ctx;
@@ -188,15 +203,9 @@ static void tap(void *ctx, int layer, const struct kv_rows *rows, int n)
             o->rc = put_tensor(o, layer, "k", &rows[i].k);
         if (o->rc == 0)
             o->rc = put_tensor(o, layer, "v", &rows[i].v);
+        if (o->rc == 0)
+            o->rc = put_rotated(o, layer, &rows[i]);
     }
-}
-
-static int rank_of(const int64_t n[4])
-{
-    int rank = 4;
-    while (rank > 1 && n[rank - 1] == 1)
-        rank--;
-    return rank;
 }
 
 static int put_layer(struct out *o, const struct kv_cache *c)
@@ -206,7 +215,7 @@ static int put_layer(struct out *o, const struct kv_cache *c)
     for (int i = 0; i < n; i++) {
         char *path = mem_printf("/kv/layer_%02d/%s", c->layer, dump[i].name);
         if (rc == 0 && dump[i].n[0] > 0)
-            rc = arrays_put(o->file, path, dump[i].dtype, rank_of(dump[i].n), dump[i].n, dump[i].data);
+            rc = arrays_put(o->file, path, dump[i].dtype, 3, dump[i].n, dump[i].data);
         free(path);
         free(dump[i].data);
     }
@@ -251,7 +260,10 @@ static int compute(struct runner *r, const struct logits_args *a, const struct k
     struct out o = {.ops = runner_ops(r)};
     int32_t *prompt = NULL, *force = NULL, *all = NULL;
     int64_t n_force = 0;
+    struct kv_shape shape;
     int rc;
+    TRY(model_kv_shape(runner_model(r), cache, a->theta, &shape));
+    o.rope = shape.rope;
     TRY_GOTO(read_prompt(a->prompt, runner_tok(r), cfg->n_vocab, &prompt, &p.n_ids), done);
     if (a->force)
         TRY_GOTO(read_ids(a->force, cfg->n_vocab, &force, &n_force), done);
