@@ -62,7 +62,8 @@ static error_t config_parser(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp_option config_options[] = {
-    {"set", 's', "KEY=VALUE", 0, "change a value of the configuration: mode=paper, tasks.0.limit=5, passkey.digits=64", 0},
+    {"set", 's', "KEY=VALUE", 0,
+     "change a value of the configuration: mode=paper, tasks.0.limit=5, passkey.digits=64", 0},
     {"device", 'd', "NAME", 0, "auto, cpu, ref or cuda", 0},
     {0},
 };
@@ -109,7 +110,8 @@ int app_model(struct app *app, const char *name, struct config_model *m)
     if (file_exists(m->path) || file_is_dir(m->path))
         return 0;
     int rc = err_set(ERR_INPUT, "model '%s': %s is missing%s%s", m->id, m->path,
-                     m->fetch.pypi ? "; get it with: kvsweep fetch " : "; put the model there", m->fetch.pypi ? m->id : "");
+                     m->fetch.pypi ? "; get it with: kvsweep fetch " : "; put the model there",
+                     m->fetch.pypi ? m->id : "");
     config_model_close(m);
     return rc;
 }

@@ -40,8 +40,8 @@ struct config_source app_source(const struct app *app);
 /* A model by id of configs/models, or a path to a GGUF file or model folder (template "none"). */
 int app_model(struct app *app, const char *name, struct config_model *m);
 
-/* Rows of equal columns for people: cells separated by tabs, lines by newlines; every column padded. Columns in
- * `right` (0-based, a string of digits) are set flush right. */
+/* Rows of equal columns for people: cells separated by tabs, lines by newlines; every column padded. Columns
+ * in `right` (0-based, a string of digits) are set flush right. */
 void app_table(FILE *out, const char *cells, const char *right);
 /* Writes text to `path`, or to stdout when path is NULL. */
 int app_write(const char *path, const struct str *text);

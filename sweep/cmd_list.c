@@ -60,8 +60,8 @@ static void list_methods(void)
 {
     const struct kv_method *m;
     for (int i = 0; (m = kv_method_at(i)); i++) {
-        printf("%s%s\n  %s%s%s\n", m->name, m->from_ratio ? "  (also ratio=N)" : "", m->summary ? m->summary : "",
-               m->source && *m->source ? "; " : "", m->source ? m->source : "");
+        printf("%s%s\n  %s%s%s\n", m->name, m->from_ratio ? "  (also ratio=N)" : "",
+               m->summary ? m->summary : "", m->source && *m->source ? "; " : "", m->source ? m->source : "");
         print_params(m->params);
     }
 }
@@ -81,7 +81,8 @@ static void list_tasks(void)
     struct str s = {0};
     const struct param *last = NULL;
     for (int i = 0; (t = task_type_at(i)); i++)
-        str_printf(&s, "%s\t%s\t%s\t%d new tokens\t%s\n", t->name, t->traits.category, t->traits.metric, t->traits.max_new, t->source);
+        str_printf(&s, "%s\t%s\t%s\t%d new tokens\t%s\n", t->name, t->traits.category, t->traits.metric,
+                   t->traits.max_new, t->source);
     app_table(stdout, str_c(&s), "");
     str_free(&s);
     for (int i = 0; (t = task_type_at(i)); i++) {
@@ -105,7 +106,7 @@ static int list_models(struct app *app)
         if (rc == 0 && (rc = config_model_open(&m, *id, NULL, &src)) == 0) {
             bool there = file_exists(m.path) || file_is_dir(m.path);
             str_printf(&s, "%s\t%s\t%lld\t%s\t%s%s\n", m.id, m.template, (long long)m.max_len, m.path,
-                       there            ? "there"
+                       there          ? "there"
                        : m.fetch.pypi ? "get it with: kvsweep fetch "
                                       : "missing",
                        !there && m.fetch.pypi ? m.id : "");
@@ -141,9 +142,10 @@ static int list_kernels(void)
 
 int cmd_list(struct app *app, int argc, char **argv)
 {
-    static const struct argp argp = {.parser = parser,
-                                     .args_doc = "methods|models|tasks|kernels",
-                                     .doc = "Lists what there is, with parameters, defaults, ranges and sources."};
+    static const struct argp argp = {
+        .parser = parser,
+        .args_doc = "methods|models|tasks|kernels",
+        .doc = "Lists what there is, with parameters, defaults, ranges and sources."};
     static const char *const words[] = {"methods", "models", "tasks", "kernels", NULL};
     const char *what = NULL;
     app_parse(app, &argp, argc, argv, &what);

@@ -29,10 +29,11 @@ static error_t parser(int key, char *arg, struct argp_state *state)
 int cmd_merge(struct app *app, int argc, char **argv)
 {
     static const struct argp_option options[] = {{"output", 'o', "OUT.h5", 0, "the joined file", 0}, {0}};
-    static const struct argp argp = {.options = options,
-                                     .parser = parser,
-                                     .args_doc = "A.h5 B.h5 …",
-                                     .doc = "Joins results files: settings, tasks and examples by content, units by id, each once."};
+    static const struct argp argp = {
+        .options = options,
+        .parser = parser,
+        .args_doc = "A.h5 B.h5 …",
+        .doc = "Joins results files: settings, tasks and examples by content, units by id, each once."};
     struct merge_args a = {0};
     app_parse(app, &argp, argc, argv, &a);
     int rc = sink_merge(a.paths, a.n, a.out);

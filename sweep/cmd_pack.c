@@ -34,10 +34,11 @@ int cmd_pack(struct app *app, int argc, char **argv)
 {
     static const struct argp_option options[] = {
         {"deflate", 'z', "0-9", 0, "compress the logits and tables (default 0: off)", 0}, {0}};
-    static const struct argp argp = {.options = options,
-                                     .parser = parser,
-                                     .args_doc = "FILE.h5",
-                                     .doc = "Builds the complete results file, logits included, from its journal; at any time."};
+    static const struct argp argp = {
+        .options = options,
+        .parser = parser,
+        .args_doc = "FILE.h5",
+        .doc = "Builds the complete results file, logits included, from its journal; at any time."};
     struct pack_args a = {0};
     app_parse(app, &argp, argc, argv, &a);
     return sink_pack(a.path, a.deflate);

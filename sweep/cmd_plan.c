@@ -6,8 +6,8 @@
 
 #include <jansson.h>
 #include <math.h>
-#include <stdlib.h>
 #include <sched.h>
+#include <stdlib.h>
 
 struct plan_args {
     struct app_config config;
@@ -61,8 +61,8 @@ static void print_settings(const struct plan *p)
         const struct plan_model *m = &p->model[set->model];
         str_bytes(a, (double)set->bytes_8k);
         str_bytes(b, (double)set->bytes_32k);
-        str_printf(&s, "%s\t%.2f\t%s\t%s\t%s\t%s\t%s\n", set->id, set->spec->nominal_ratio, a, b, dtype_name(m->run.dtype),
-                   dtype_name(m->run.cache_dtype), set->overrides);
+        str_printf(&s, "%s\t%.2f\t%s\t%s\t%s\t%s\t%s\n", set->id, set->spec->nominal_ratio, a, b,
+                   dtype_name(m->run.dtype), dtype_name(m->run.cache_dtype), set->overrides);
     }
     app_table(stdout, str_c(&s), "123");
     str_free(&s);
@@ -90,8 +90,10 @@ static void print_text(const struct plan *p)
     print_settings(p);
     putchar('\n');
     print_tasks(p);
-    printf("\n%d settings, %lld units in %lld bundles, mode %s, %s of weights to read; very roughly %s on %d cores\n", p->n_setting,
-           (long long)p->n_unit, (long long)p->n_bundle, p->config->mode == MODE_PAPER ? "paper" : "fair", w, t, n_core());
+    printf("\n%d settings, %lld units in %lld bundles, mode %s, %s of weights to read; very roughly %s on %d "
+           "cores\n",
+           p->n_setting, (long long)p->n_unit, (long long)p->n_bundle,
+           p->config->mode == MODE_PAPER ? "paper" : "fair", w, t, n_core());
 }
 
 static int print_json(const struct plan *p)
@@ -100,17 +102,20 @@ static int print_json(const struct plan *p)
     for (int i = 0; i < p->n_setting; i++) {
         const struct plan_setting *s = &p->setting[i];
         const struct plan_model *m = &p->model[s->model];
-        json_array_append_new(
-            settings, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:f, s:I, s:I}", "id", s->id, "model", m->run.id, "model_hash",
-                                m->hash, "method", s->spec->text, "overrides", s->overrides, "dtype", dtype_name(m->run.dtype),
-                                "cache_dtype", dtype_name(m->run.cache_dtype), "nominal_ratio", s->spec->nominal_ratio,
-                                "kv_bytes_8k", (json_int_t)s->bytes_8k, "kv_bytes_32k", (json_int_t)s->bytes_32k));
+        json_array_append_new(settings,
+                              json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:f, s:I, s:I}", "id", s->id,
+                                        "model", m->run.id, "model_hash", m->hash, "method", s->spec->text,
+                                        "overrides", s->overrides, "dtype", dtype_name(m->run.dtype),
+                                        "cache_dtype", dtype_name(m->run.cache_dtype), "nominal_ratio",
+                                        s->spec->nominal_ratio, "kv_bytes_8k", (json_int_t)s->bytes_8k,
+                                        "kv_bytes_32k", (json_int_t)s->bytes_32k));
     }
     for (int i = 0; i < p->n_task; i++) {
         const struct task *t = p->model[0].task[i];
-        json_array_append_new(tasks, json_pack("{s:s, s:s, s:i, s:s, s:s}", "id", p->task[i].cfg->id, "params", p->task[i].params,
-                                               "examples", p->task[i].n_example, "metric", task_traits(t)->metric, "source_sha256",
-                                               task_source_sha256(t)));
+        json_array_append_new(tasks,
+                              json_pack("{s:s, s:s, s:i, s:s, s:s}", "id", p->task[i].cfg->id, "params",
+                                        p->task[i].params, "examples", p->task[i].n_example, "metric",
+                                        task_traits(t)->metric, "source_sha256", task_source_sha256(t)));
     }
     json_object_set_new(root, "settings", settings);
     json_object_set_new(root, "tasks", tasks);
@@ -119,7 +124,8 @@ static int print_json(const struct plan *p)
     json_object_set_new(root, "bundles", json_integer((json_int_t)p->n_bundle));
     json_object_set_new(root, "core_seconds_estimated", json_real(seconds_on_one_core(p)));
     char hash[40];
-    snprintf(hash, sizeof hash, "%016llx%016llx", (unsigned long long)p->hash[0], (unsigned long long)p->hash[1]);
+    snprintf(hash, sizeof hash, "%016llx%016llx", (unsigned long long)p->hash[0],
+             (unsigned long long)p->hash[1]);
     json_object_set_new(root, "plan_hash", json_string(hash));
     char *text = json_dumps(root, JSON_INDENT(2));
     int rc = text ? 0 : err_set(ERR_INTERNAL, "the plan holds text that is not UTF-8");
@@ -133,12 +139,13 @@ static int print_json(const struct plan *p)
 int cmd_plan(struct app *app, int argc, char **argv)
 {
     static const struct argp_child children[] = {{&app_config_argp, 0, NULL, 0}, {0}};
-    static const struct argp argp = {.options = options,
-                                     .parser = parser,
-                                     .args_doc = "CONFIG",
-                                     .doc = "Checks a configuration against its models' headers and its tasks' files and shows what "
-                                            "would run. No weight is read.",
-                                     .children = children};
+    static const struct argp argp = {
+        .options = options,
+        .parser = parser,
+        .args_doc = "CONFIG",
+        .doc = "Checks a configuration against its models' headers and its tasks' files and shows what "
+               "would run. No weight is read.",
+        .children = children};
     struct plan_args a = {0};
     struct config c = {0};
     struct plan p = {0};

@@ -30,7 +30,9 @@ static error_t parser(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_END:
         if (a->config.path || a->task)
             return 0;
-        fprintf(stderr, "%s: which prompts? give a configuration or --task, e.g. kvsweep prompts --task passkey\n", state->name);
+        fprintf(stderr,
+                "%s: which prompts? give a configuration or --task, e.g. kvsweep prompts --task passkey\n",
+                state->name);
         exit(1);
     default:
         return ARGP_ERR_UNKNOWN;
@@ -45,12 +47,13 @@ struct target {
     const struct kv_spec *spec;
 };
 
-static int print_one(const struct config *c, const struct config_task *task, const struct target *t, const struct task *open, int i)
+static int print_one(const struct config *c, const struct config_task *task, const struct target *t,
+                     const struct task *open, int i)
 {
     const struct example *ex = task_example(open, i);
     struct prompt p;
-    TRY(policy_prompt(c->mode, t->spec->method->name, t->tok ? &t->model.run : NULL, t->tok ? &t->model.config : NULL, t->tok,
-                      task_traits(open), ex, &p));
+    TRY(policy_prompt(c->mode, t->spec->method->name, t->tok ? &t->model.run : NULL,
+                      t->tok ? &t->model.config : NULL, t->tok, task_traits(open), ex, &p));
     struct str s = {0};
     str_add(&s, "{\"task\": ");
     str_add_json(&s, task->id, strlen(task->id));
@@ -59,8 +62,8 @@ static int print_one(const struct config *c, const struct config_task *task, con
     str_add(&s, ", \"text\": ");
     str_add_json(&s, p.text, strlen(p.text));
     if (t->tok) {
-        str_printf(&s, ", \"truncated\": %s, \"hash\": \"%016llx\", \"ids\": [", p.truncated ? "true" : "false",
-                   (unsigned long long)p.hash);
+        str_printf(&s, ", \"truncated\": %s, \"hash\": \"%016llx\", \"ids\": [",
+                   p.truncated ? "true" : "false", (unsigned long long)p.hash);
         for (int64_t k = 0; k < p.n_ids; k++)
             str_printf(&s, "%s%d", k ? ", " : "", p.ids[k]);
         str_addc(&s, ']');
@@ -76,7 +79,8 @@ static int print_task(const struct config *c, const struct config_task *task, co
 {
     struct task *open = NULL;
     if (plan_task_counts_tokens(task) && !t->tok)
-        return err_set(ERR_INPUT, "task %s measures its prompts in tokens: whose? add --model MODEL", task->id);
+        return err_set(ERR_INPUT, "task %s measures its prompts in tokens: whose? add --model MODEL",
+                       task->id);
     TRY(plan_task_open(&open, task, t->tok));
     int rc = 0;
     for (int i = 0; i < task_count(open) && rc == 0; i++)

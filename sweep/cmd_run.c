@@ -50,8 +50,9 @@ static char *command_text(int argc, char **argv)
     struct str s = {0};
     str_add(&s, "kvsweep run");
     for (int i = 1; i < argc; i++) {
-        bool plain = strspn(argv[i], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./=:,+@%") ==
-                     strlen(argv[i]);
+        bool plain =
+            strspn(argv[i], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./=:,+@%") ==
+            strlen(argv[i]);
         str_printf(&s, plain ? " %s" : " '%s'", argv[i]);
     }
     char *text = mem_strdup(str_c(&s));
@@ -60,7 +61,8 @@ static char *command_text(int argc, char **argv)
 }
 
 /* All ranks plan; the lowest that could not tells why, and nobody starts. */
-static int plan_together(struct link *l, struct app *app, const struct run_args *a, struct config *c, struct plan *p)
+static int plan_together(struct link *l, struct app *app, const struct run_args *a, struct config *c,
+                         struct plan *p)
 {
     int rc = app_config_open(app, c, &a->config);
     if (rc == 0)
@@ -98,8 +100,8 @@ static int run(struct link *l, struct app *app, const struct run_args *a, const 
         if (rc < 0 && l->rank > 0)
             err_set(rc, "%s", "");
         if (rc == 0 && l->rank == 0 && !a->quiet)
-            log_info("%lld units in %s; look at them with: kvsweep report %s -o DIR", (long long)p.n_unit, opt.output,
-                     opt.output);
+            log_info("%lld units in %s; look at them with: kvsweep report %s -o DIR", (long long)p.n_unit,
+                     opt.output, opt.output);
     }
     plan_close(&p);
     config_close(&c);
@@ -114,8 +116,10 @@ int cmd_run(struct app *app, int argc, char **argv)
         .parser = parser,
         .args_doc = "CONFIG",
         .doc = "Runs a configuration: a YAML file, or the name of one in configs/sweeps.\v"
-               "Under mpirun or srun every rank computes. The same command again goes on where the last one stopped, with "
-               "any number of ranks. SIGINT and SIGTERM give up the bundle in flight, SIGUSR1 finishes it; results so far "
+               "Under mpirun or srun every rank computes. The same command again goes on where the last one "
+               "stopped, with "
+               "any number of ranks. SIGINT and SIGTERM give up the bundle in flight, SIGUSR1 finishes it; "
+               "results so far "
                "are kept in either case.",
         .children = children,
     };

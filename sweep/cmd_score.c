@@ -17,7 +17,9 @@ static error_t parser(int key, char *arg, struct argp_state *state)
     } else if (key == ARGP_KEY_ARG && !a->path) {
         *(a->task ? &a->path : &a->task) = arg;
     } else if (key == ARGP_KEY_END && !a->path) {
-        fprintf(stderr, "%s: write kvsweep score TASK FILE.jsonl, e.g. kvsweep score longbench/qasper pred.jsonl\n", state->name);
+        fprintf(stderr,
+                "%s: write kvsweep score TASK FILE.jsonl, e.g. kvsweep score longbench/qasper pred.jsonl\n",
+                state->name);
         exit(1);
     } else {
         return ARGP_ERR_UNKNOWN;
@@ -28,11 +30,11 @@ static error_t parser(int key, char *arg, struct argp_state *state)
 int cmd_score(struct app *app, int argc, char **argv)
 {
     static const struct argp_option options[] = {{"json", 'j', 0, 0, "one JSON object", 0}, {0}};
-    static const struct argp argp = {
-        .options = options,
-        .parser = parser,
-        .args_doc = "TASK FILE.jsonl",
-        .doc = "Scores lines {\"pred\", \"answers\", \"all_classes\"} as LongBench writes them, with the reference's metrics."};
+    static const struct argp argp = {.options = options,
+                                     .parser = parser,
+                                     .args_doc = "TASK FILE.jsonl",
+                                     .doc = "Scores lines {\"pred\", \"answers\", \"all_classes\"} as "
+                                            "LongBench writes them, with the reference's metrics."};
     struct score_args a = {0};
     const struct task_type *type;
     struct file_scores s;

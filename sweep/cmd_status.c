@@ -120,9 +120,10 @@ static int print_json(const struct results *r)
     for (int i = 0; i < r->n_setting; i++) {
         int64_t done;
         struct interval in = setting_score(r, i, &done);
-        json_array_append_new(settings, json_pack("{s:s, s:I, s:I, s:o, s:o, s:o}", "id", r->setting[i].id, "done", (json_int_t)done,
-                                                  "scored", (json_int_t)in.n, "score", real(in.mean), "low", real(in.lo), "high",
-                                                  real(in.hi)));
+        json_array_append_new(settings,
+                              json_pack("{s:s, s:I, s:I, s:o, s:o, s:o}", "id", r->setting[i].id, "done",
+                                        (json_int_t)done, "scored", (json_int_t)in.n, "score", real(in.mean),
+                                        "low", real(in.lo), "high", real(in.hi)));
     }
     double left = seconds_left(r);
     json_object_set_new(root, "file", json_string(r->path));
@@ -144,10 +145,11 @@ static int print_json(const struct results *r)
 int cmd_status(struct app *app, int argc, char **argv)
 {
     static const struct argp_option options[] = {{"json", 'j', 0, 0, "one JSON object", 0}, {0}};
-    static const struct argp argp = {.options = options,
-                                     .parser = parser,
-                                     .args_doc = "FILE.h5",
-                                     .doc = "Shows how far a results file is, with the scores so far; works while a job writes it."};
+    static const struct argp argp = {
+        .options = options,
+        .parser = parser,
+        .args_doc = "FILE.h5",
+        .doc = "Shows how far a results file is, with the scores so far; works while a job writes it."};
     struct status_args a = {0};
     struct results r;
     app_parse(app, &argp, argc, argv, &a);

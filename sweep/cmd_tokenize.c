@@ -36,14 +36,16 @@ static error_t parser(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_END:
         if (a->model)
             return 0;
-        fprintf(stderr, "%s: which model? an id of configs/models, a GGUF file or a model folder\n", state->name);
+        fprintf(stderr, "%s: which model? an id of configs/models, a GGUF file or a model folder\n",
+                state->name);
         exit(1);
     default:
         return ARGP_ERR_UNKNOWN;
     }
 }
 
-static int encode(const struct tok *t, const struct tokenize_args *a, const char *text, size_t n, struct str *out)
+static int encode(const struct tok *t, const struct tokenize_args *a, const char *text, size_t n,
+                  struct str *out)
 {
     int32_t *ids = NULL;
     int64_t n_ids = 0;
@@ -84,7 +86,8 @@ static int decode(const struct tok *t, const struct tokenize_args *a, const json
     return rc;
 }
 
-static int one(const struct tok *t, const struct tokenize_args *a, const char *text, size_t n, struct str *out)
+static int one(const struct tok *t, const struct tokenize_args *a, const char *text, size_t n,
+               struct str *out)
 {
     if (!a->decode && !a->json)
         return encode(t, a, text, n, out);
@@ -136,11 +139,12 @@ int cmd_tokenize(struct app *app, int argc, char **argv)
         {"whole", 'w', 0, 0, "all of the input is one text", 0},
         {0},
     };
-    static const struct argp argp = {.options = options,
-                                     .parser = parser,
-                                     .args_doc = "MODEL",
-                                     .doc = "Turns every line of the input into one JSON array of token ids, and back. MODEL is an id "
-                                            "of configs/models, a GGUF file or a model folder."};
+    static const struct argp argp = {
+        .options = options,
+        .parser = parser,
+        .args_doc = "MODEL",
+        .doc = "Turns every line of the input into one JSON array of token ids, and back. MODEL is an id "
+               "of configs/models, a GGUF file or a model folder."};
     struct tokenize_args a = {0};
     struct config_model m;
     struct tok *t = NULL;

@@ -47,7 +47,8 @@ static error_t parser(int key, char *arg, struct argp_state *state)
 }
 
 /* The configuration inside the file, with the path and the --set values that its last lines keep. */
-static int open_config(struct app *app, const struct verify_args *a, const struct results *r, struct config *c)
+static int open_config(struct app *app, const struct verify_args *a, const struct results *r,
+                       struct config *c)
 {
     static const char mark[] = "# --set ", file[] = "# file ";
     struct app_config with = a->config;
@@ -110,19 +111,21 @@ static int compare(const struct plan *p, const struct check *c, int i, const str
 {
     const struct record *want = c->want[i];
     const struct plan_unit *u = &p->unit[c->job.unit[i]];
-    const char *what = want->status != got->status                                                             ? "status"
-                       : want->prompt_hash != got->prompt_hash                                                 ? "prompt"
-                       : want->n_new != got->n_new || (got->n_new > 0 && memcmp(want->token, got->token,
-                                                                                 (size_t)got->n_new * sizeof *got->token))
-                           ? "tokens"
-                       : strcmp(want->text ? want->text : "", got->text ? got->text : "")                      ? "text"
-                       : want->score != got->score && !(isnan(want->score) && isnan(got->score))               ? "score"
-                       : want->kv_bytes_alone != got->kv_bytes_alone                                           ? "kv_bytes_alone"
-                                                                                                               : NULL;
+    const char *what =
+        want->status != got->status             ? "status"
+        : want->prompt_hash != got->prompt_hash ? "prompt"
+        : want->n_new != got->n_new ||
+                (got->n_new > 0 && memcmp(want->token, got->token, (size_t)got->n_new * sizeof *got->token))
+            ? "tokens"
+        : strcmp(want->text ? want->text : "", got->text ? got->text : "") ? "text"
+        : want->score != got->score && !(isnan(want->score) && isnan(got->score)) ? "score"
+        : want->kv_bytes_alone != got->kv_bytes_alone                             ? "kv_bytes_alone"
+                                                                                  : NULL;
     if (!what)
         return 0;
-    return err_set(ERR_INPUT, "%s of setting %s, task %s, example %s differs", what, p->setting[u->setting].id,
-                   p->task[u->task].cfg->id, plan_example(p, u->task, u->example)->id);
+    return err_set(ERR_INPUT, "%s of setting %s, task %s, example %s differs", what,
+                   p->setting[u->setting].id, p->task[u->task].cfg->id,
+                   plan_example(p, u->task, u->example)->id);
 }
 
 static int check_bundle(struct worker *w, const struct check *c)
@@ -161,7 +164,8 @@ static int verify(const struct plan *p, const struct results *r, int64_t n_asked
     TRY(worker_open(&w, &l, p, NULL, NULL));
     const struct ops *ops = runner_ops(w.runner);
     if (r->isa && strcmp(ops->isa, r->isa))
-        log_warn("the file was computed with %s, this machine uses %s: the last bits may differ", r->isa, ops->isa);
+        log_warn("the file was computed with %s, this machine uses %s: the last bits may differ", r->isa,
+                 ops->isa);
     uint64_t *ids = bundle_ids(r, &n);
     int64_t n_take = n_asked > 0 && n_asked < n ? n_asked : n;
     int rc = 0;
@@ -177,7 +181,8 @@ static int verify(const struct plan *p, const struct results *r, int64_t n_asked
     free(ids);
     worker_close(&w);
     if (rc == 0 && n_checked == 0)
-        return err_set(ERR_INPUT, "%s: none of its bundles belongs to this configuration and these files", r->path);
+        return err_set(ERR_INPUT, "%s: none of its bundles belongs to this configuration and these files",
+                       r->path);
     if (rc == 0)
         printf("%d of %d bundles recomputed, all equal%s\n", n_checked, n,
                n_other ? "; others do not belong to this configuration" : "");
@@ -191,12 +196,12 @@ int cmd_verify(struct app *app, int argc, char **argv)
         {"config", 'c', "CONFIG", 0, "configuration (default: the one inside the file)", 0},
         {0}};
     static const struct argp_child children[] = {{&app_config_argp, 0, NULL, 0}, {0}};
-    static const struct argp argp = {
-        .options = options,
-        .parser = parser,
-        .args_doc = "FILE.h5",
-        .doc = "Recomputes bundles of a results file and compares status, prompt, tokens, text, score and bytes.",
-        .children = children};
+    static const struct argp argp = {.options = options,
+                                     .parser = parser,
+                                     .args_doc = "FILE.h5",
+                                     .doc = "Recomputes bundles of a results file and compares status, "
+                                            "prompt, tokens, text, score and bytes.",
+                                     .children = children};
     struct verify_args a = {0};
     struct results r;
     struct config c = {0};

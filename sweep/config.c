@@ -10,8 +10,9 @@
 /* `memory: auto`. A constant, so that bundles depend on the configuration alone. */
 #define MEMORY_AUTO (UINT64_C(4) << 30)
 
-static const char *const top_keys[] = {"models",  "methods", "tasks",  "overrides", "mode",   "dtype",  "cache_dtype", "memory",
-                                       "threads", "logits",  "timing", "seed",      "output", "isa",    "device",      NULL};
+static const char *const top_keys[] = {"models",      "methods", "tasks",   "overrides", "mode",   "dtype",
+                                       "cache_dtype", "memory",  "threads", "logits",    "timing", "seed",
+                                       "output",      "isa",     "device",  NULL};
 
 char *config_where(const struct node *n)
 {
@@ -46,7 +47,8 @@ static int read_models(struct config *c, const struct node *list, const struct c
 
 static int read_override(struct config *c, const struct node *n)
 {
-    static const char *const keys[] = {"when", "set", NULL}, *const whens[] = {"model", "task", "method", NULL},
+    static const char *const keys[] = {"when", "set", NULL},
+                             *const whens[] = {"model", "task", "method", NULL},
                              *const sets[] = {"rope_theta_factor", NULL};
     struct config_override *o = &c->override[c->n_override++];
     *o = (struct config_override){.set = {1}, .where = config_where(n)};
@@ -74,7 +76,8 @@ static int read_overrides(struct config *c, const struct node *list)
     if (!list)
         return 0;
     if (list->kind != NODE_LIST)
-        return node_error(list, "overrides: must be a list of {when: {model, task, method}, set: {rope_theta_factor}}");
+        return node_error(
+            list, "overrides: must be a list of {when: {model, task, method}, set: {rope_theta_factor}}");
     c->override = mem_alloc((size_t)list->n, sizeof *c->override);
     for (int i = 0; i < list->n; i++)
         TRY(read_override(c, list->item[i]));
@@ -100,7 +103,8 @@ static int read_memory(const struct node *root, uint64_t *out)
     if (!strcmp(text, "auto"))
         return 0;
     if (!str_to_bytes(text, out) || *out < (UINT64_C(1) << 20))
-        return node_error(node_get(root, "memory"), "memory: '%s' is not allowed; use auto or at least 1MiB, e.g. 4GiB", text);
+        return node_error(node_get(root, "memory"),
+                          "memory: '%s' is not allowed; use auto or at least 1MiB, e.g. 4GiB", text);
     return 0;
 }
 
@@ -110,7 +114,8 @@ static int read_threads(const struct node *root, int *out)
     int64_t n = 0;
     TRY(node_text(root, "threads", &text));
     if (strcmp(text, "auto") && (!str_to_int(text, &n) || n < 1 || n > 4096))
-        return node_error(node_get(root, "threads"), "threads: '%s' is not allowed; use auto or 1 to 4096 per rank", text);
+        return node_error(node_get(root, "threads"),
+                          "threads: '%s' is not allowed; use auto or 1 to 4096 per rank", text);
     *out = (int)n;
     return 0;
 }
@@ -175,7 +180,8 @@ static int read_seed(struct config *c, const struct node *root)
 
 static int read_root(struct config *c, const struct node *root, const struct config_source *s)
 {
-    static const char *const modes[] = {"fair", "paper", NULL}, *const isas[] = {"auto", "avx512", "avx2", "portable", NULL},
+    static const char *const modes[] = {"fair", "paper", NULL},
+                             *const isas[] = {"auto", "avx512", "avx2", "portable", NULL},
                              *const devices[] = {"auto", "cpu", "ref", "cuda", NULL};
     TRY(node_keys(root, top_keys, "configuration"));
     TRY(read_models(c, node_get(root, "models"), s));
@@ -217,7 +223,8 @@ static int set_in_tasks(struct node *root, const char *path, const char *value, 
         const struct node *name = node_get(t, "name"), *id = node_get(t, "id");
         size_t n = (size_t)(dot - path);
         bool hit = id && id->text && strlen(id->text) == n && !memcmp(id->text, path, n);
-        hit = hit || (name && name->text && !strncmp(name->text, path, n) && (!name->text[n] || name->text[n] == '/'));
+        hit = hit || (name && name->text && !strncmp(name->text, path, n) &&
+                      (!name->text[n] || name->text[n] == '/'));
         if (!hit)
             continue;
         char *full = mem_printf("tasks.%d.%s", i, dot + 1);
@@ -246,8 +253,10 @@ static int apply_set(struct node *root, const char *set, const struct vars *vars
             str_printf(&all, "%s%s", i ? ", " : "", top_keys[i]);
         char *first = mem_strndup(path, n);
         const char *near = str_nearest(first, top_keys);
-        rc = err_set(ERR_INPUT, "--set %s: '%s' is neither a key of the configuration nor one of its tasks%s%s%s (keys: %s)", set,
-                     first, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "", str_c(&all));
+        rc = err_set(
+            ERR_INPUT,
+            "--set %s: '%s' is neither a key of the configuration nor one of its tasks%s%s%s (keys: %s)", set,
+            first, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "", str_c(&all));
         free(first);
         str_free(&all);
     }

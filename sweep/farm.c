@@ -44,12 +44,14 @@ struct arrived {
     int n, cap;
 };
 
-static void take_result(struct farm *f, const struct farm_msg *m, const char *payload, size_t n, struct arrived *a)
+static void take_result(struct farm *f, const struct farm_msg *m, const char *payload, size_t n,
+                        struct arrived *a)
 {
     struct record *r = NULL;
     int n_r = 0;
-    int rc = m->n_small > n ? err_set(ERR_INTERNAL, "a message from rank %d is cut short", m->rank)
-                            : record_unpack(payload, m->n_small, payload + m->n_small, n - m->n_small, &r, &n_r);
+    int rc = m->n_small > n
+                 ? err_set(ERR_INTERNAL, "a message from rank %d is cut short", m->rank)
+                 : record_unpack(payload, m->n_small, payload + m->n_small, n - m->n_small, &r, &n_r);
     if (rc < 0) {
         farm_fail(f, rc, m->rank);
         return;
@@ -187,7 +189,8 @@ static void poisoned(struct farm *f)
 {
     for (int i = 0; i < f->jobs.n_poison; i++) {
         struct record r;
-        worker_failed(f->plan, f->jobs.poison[i], ST_ERROR, "the program crashed twice while computing this unit alone", &r);
+        worker_failed(f->plan, f->jobs.poison[i], ST_ERROR,
+                      "the program crashed twice while computing this unit alone", &r);
         r.attempt = f->attempt;
         r.bundle = plan_bundle_id(f->plan, &f->jobs.poison[i], 1);
         commit(f, &r, 1);
@@ -224,9 +227,10 @@ static void say_start(const struct farm *f)
     const struct ops *ops = runner_ops(f->worker.runner);
     if (f->opt->quiet)
         return;
-    log_info("%d settings, %lld units in %lld bundles; %lld units to do; %d rank%s x %d thread%s on %s (%s)", p->n_setting,
-             (long long)p->n_unit, (long long)p->n_bundle, (long long)(p->n_unit - f->progress.n_done), f->link->n_rank,
-             f->link->n_rank == 1 ? "" : "s", ops->threads, ops->threads == 1 ? "" : "s", ops->device, ops->isa);
+    log_info("%d settings, %lld units in %lld bundles; %lld units to do; %d rank%s x %d thread%s on %s (%s)",
+             p->n_setting, (long long)p->n_unit, (long long)p->n_bundle,
+             (long long)(p->n_unit - f->progress.n_done), f->link->n_rank, f->link->n_rank == 1 ? "" : "s",
+             ops->threads, ops->threads == 1 ? "" : "s", ops->device, ops->isa);
 }
 
 static int prepare(struct farm *f)
@@ -263,8 +267,9 @@ static int finish(struct farm *f)
     if (f->fail)
         return err_set(f->fail, "%s", f->fail_text);
     if (f->wish != STOP_NO)
-        return err_set(ERR_IO, "stopped%s%s with %lld of %lld units done; go on with: %s", *stop_signal_name() ? " by " : "",
-                       stop_signal_name(), (long long)f->progress.n_done, (long long)f->plan->n_unit, f->opt->resume);
+        return err_set(ERR_IO, "stopped%s%s with %lld of %lld units done; go on with: %s",
+                       *stop_signal_name() ? " by " : "", stop_signal_name(), (long long)f->progress.n_done,
+                       (long long)f->plan->n_unit, f->opt->resume);
     return 0;
 }
 

@@ -13,8 +13,8 @@ struct farm_options {
     const char *version, *git_commit;
     bool quiet;
 };
-/* Every rank calls this with the same plan. Returns 0 when the grid is complete; ERR_* with one line on rank 0
- * when it stopped early (other ranks return the same code and say nothing). */
+/* Every rank calls this with the same plan. Returns 0 when the grid is complete; ERR_* with one line on rank
+ * 0 when it stopped early (other ranks return the same code and say nothing). */
 int farm_run(struct link *l, const struct plan *plan, const struct farm_options *opt);
 
 #endif

@@ -28,7 +28,11 @@ static int poll_leader(void *ctx)
 
 static void tell(struct follower *f, enum msg_kind kind, int job, int rc, const char *text)
 {
-    struct farm_msg m = {.kind = (int32_t)kind, .job = job, .loaded = f->worker.loaded, .wish = (int32_t)stop_wished(), .rc = rc};
+    struct farm_msg m = {.kind = (int32_t)kind,
+                         .job = job,
+                         .loaded = f->worker.loaded,
+                         .wish = (int32_t)stop_wished(),
+                         .rc = rc};
     struct str out = {0};
     str_addn(&out, &m, sizeof m);
     str_add(&out, text);

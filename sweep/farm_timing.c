@@ -1,5 +1,5 @@
-/* What the file holds already, and timing: shared and batched work cannot be attributed to a setting, so a few
- * units per setting run alone, after everything else, on one rank while the others are gone. */
+/* What the file holds already, and timing: shared and batched work cannot be attributed to a setting, so a
+ * few units per setting run alone, after everything else, on one rank while the others are gone. */
 #include "base/err.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -31,7 +31,8 @@ static struct unit_at *index_units(const struct plan *p)
     return at;
 }
 
-static const struct plan_unit *find_unit(const struct plan *p, const struct unit_at *at, uint64_t hi, uint64_t lo)
+static const struct plan_unit *find_unit(const struct plan *p, const struct unit_at *at, uint64_t hi,
+                                         uint64_t lo)
 {
     struct unit_at key = {hi, lo, 0};
     const struct unit_at *hit = bsearch(&key, at, (size_t)p->n_unit, sizeof *at, by_id);
@@ -42,14 +43,16 @@ static bool same_setting(const struct plan *p, int i, const struct sink_setting 
 {
     const struct plan_setting *mine = &p->setting[i];
     const struct plan_model *m = &p->model[mine->model];
-    return !strcmp(mine->id, s->id) && !strcmp(m->hash, s->model_hash) && !strcmp(dtype_name(m->run.dtype), s->dtype) &&
+    return !strcmp(mine->id, s->id) && !strcmp(m->hash, s->model_hash) &&
+           !strcmp(dtype_name(m->run.dtype), s->dtype) &&
            !strcmp(dtype_name(m->run.cache_dtype), s->cache_dtype) && !strcmp(mine->overrides, s->overrides);
 }
 
 static uint8_t *timed_at(const struct farm *f, int setting, int task, int k)
 {
     const struct plan *p = f->plan;
-    return &f->timed[((size_t)setting * (size_t)p->n_task + (size_t)task) * (size_t)p->config->timing + (size_t)k];
+    return &f->timed[((size_t)setting * (size_t)p->n_task + (size_t)task) * (size_t)p->config->timing +
+                     (size_t)k];
 }
 
 /* The k-th of n examples to time: spread over the task, the last one (the longest of a needle) included. */
@@ -69,7 +72,8 @@ static void mark_timed(struct farm *f, const struct results *r, const struct sin
     const struct plan *p = f->plan;
     for (int s = 0; s < p->n_setting; s++) {
         for (int i = 0; i < p->n_task; i++) {
-            if (!same_setting(p, s, &r->setting[t->setting]) || strcmp(p->task[i].cfg->id, r->task[t->task].id) ||
+            if (!same_setting(p, s, &r->setting[t->setting]) ||
+                strcmp(p->task[i].cfg->id, r->task[t->task].id) ||
                 strcmp(p->task[i].params, r->task[t->task].params))
                 continue;
             for (int k = 0; k < timing_count(f, i); k++)

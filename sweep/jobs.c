@@ -68,8 +68,8 @@ static void add(const struct making *k, const int64_t *unit, int n)
     }
 }
 
-void jobs_open(struct jobs *j, const struct plan *p, const struct sink_type *type, const struct sink *sink, const char *crash_dir,
-               int attempt)
+void jobs_open(struct jobs *j, const struct plan *p, const struct sink_type *type, const struct sink *sink,
+               const char *crash_dir, int attempt)
 {
     *j = (struct jobs){0};
     struct making k = {j, p, type, sink, crash_dir, attempt, 0, 0, 0};

@@ -162,7 +162,9 @@ void link_abort(struct link *l)
 int link_open(struct link *l, bool mpi)
 {
     *l = (struct link){.n_rank = 1, .n_local = 1, .n_core = own_cores()};
-    return mpi ? err_set(ERR_INPUT, "started by mpirun or srun, but this build has no MPI (configure with -DKVS_MPI=on)") : 0;
+    return mpi ? err_set(ERR_INPUT,
+                         "started by mpirun or srun, but this build has no MPI (configure with -DKVS_MPI=on)")
+               : 0;
 }
 
 void link_close(struct link *l)

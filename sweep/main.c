@@ -1,5 +1,5 @@
-/* kvsweep COMMAND …: finds the command and hands it what the process knows about its surroundings. This is the
- * only file that reads the environment. */
+/* kvsweep COMMAND …: finds the command and hands it what the process knows about its surroundings. This is
+ * the only file that reads the environment. */
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -41,8 +41,8 @@ static int unknown_command(const char *name)
         names[n++] = c->name;
     names[n] = NULL;
     const char *near = str_nearest(name, names);
-    fprintf(stderr, "kvsweep: unknown command '%s'%s%s%s; see kvsweep --help\n", name, near ? "; did you mean '" : "",
-            near ? near : "", near ? "'?" : "");
+    fprintf(stderr, "kvsweep: unknown command '%s'%s%s%s; see kvsweep --help\n", name,
+            near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
     return 1;
 }
 

@@ -154,8 +154,9 @@ static int expand(struct node *n, const struct vars *vars)
         if (!end)
             rc = node_error(n, "'%s': ${ without }", n->text);
         else if (!value)
-            rc = node_error(n, "'%s': ${%s} is not set; known: ${cache}, ${data}, ${models}, ${here}, ${env:NAME}",
-                            n->text, name);
+            rc = node_error(
+                n, "'%s': ${%s} is not set; known: ${cache}, ${data}, ${models}, ${here}, ${env:NAME}",
+                n->text, name);
         else
             str_addn(&out, p, (size_t)(at - p)), str_add(&out, value), p = end + 1;
         str_free(&here);
@@ -176,7 +177,8 @@ static int convert_map(struct loading *l, const yaml_node_t *y, int depth, struc
 {
     for (const yaml_node_pair_t *p = y->data.mapping.pairs.start; p < y->data.mapping.pairs.top; p++) {
         const yaml_node_t *k = yaml_document_get_node(&l->doc, p->key);
-        struct node at = {.file = n->file, .line = (int)k->start_mark.line + 1, .col = (int)k->start_mark.column + 1};
+        struct node at = {
+            .file = n->file, .line = (int)k->start_mark.line + 1, .col = (int)k->start_mark.column + 1};
         if (k->type != YAML_SCALAR_NODE)
             return node_error(&at, "a key must be a word");
         const char *key = (const char *)k->data.scalar.value;
@@ -235,7 +237,8 @@ static int syntax_error(const char *file, const yaml_parser_t *p)
                    (int)p->problem_mark.column + 1, p->problem ? p->problem : "cannot be read");
 }
 
-static int load_text(struct node **root, const char *file, const char *text, size_t bytes, const struct vars *vars)
+static int load_text(struct node **root, const char *file, const char *text, size_t bytes,
+                     const struct vars *vars)
 {
     struct loading l = {.file = file, .vars = vars};
     yaml_parser_t parser;
@@ -372,8 +375,8 @@ int node_keys(const struct node *map, const char *const *known, const char *what
             str_printf(&all, "%s%s", k ? ", " : "", known[k]);
         const char *near = str_nearest(map->key[i], known);
         struct node at = {.file = map->item[i]->file, .line = map->key_line[i], .col = map->key_col[i]};
-        int rc = near ? node_error(&at, "%s: unknown key '%s'; did you mean '%s'? (known: %s)", what, map->key[i], near,
-                                   str_c(&all))
+        int rc = near ? node_error(&at, "%s: unknown key '%s'; did you mean '%s'? (known: %s)", what,
+                                   map->key[i], near, str_c(&all))
                       : node_error(&at, "%s: unknown key '%s'; known: %s", what, map->key[i], str_c(&all));
         str_free(&all);
         return rc;
@@ -403,8 +406,8 @@ int node_int(const struct node *map, const char *key, int64_t lo, int64_t hi, in
     if (!text)
         return 0;
     if (!str_to_int(text, &v) || v < lo || v > hi)
-        return node_error(node_get(map, key), "%s: '%s' is not allowed; use a whole number from %lld to %lld", key, text,
-                          (long long)lo, (long long)hi);
+        return node_error(node_get(map, key), "%s: '%s' is not allowed; use a whole number from %lld to %lld",
+                          key, text, (long long)lo, (long long)hi);
     *out = v;
     return 0;
 }
@@ -420,7 +423,8 @@ int node_real(const struct node *map, const char *key, double lo, double hi, dou
         char a[32], b[32];
         str_double(a, lo);
         str_double(b, hi);
-        return node_error(node_get(map, key), "%s: '%s' is not allowed; use a number from %s to %s", key, text, a, b);
+        return node_error(node_get(map, key), "%s: '%s' is not allowed; use a number from %s to %s", key,
+                          text, a, b);
     }
     *out = v;
     return 0;

@@ -25,21 +25,25 @@ int plan_model_open(struct plan_model *m, const struct config *c, const struct c
 {
     *m = (struct plan_model){0};
     if (!file_exists(cfg->path) && !file_is_dir(cfg->path))
-        return cfg->fetch.pypi ? err_set(ERR_INPUT, "%s: model '%s': %s is missing; get it with: kvsweep fetch %s",
-                                         cfg->where, cfg->id, cfg->path, cfg->id)
-                               : err_set(ERR_INPUT, "%s: model '%s': %s is missing; put the model there or change its path",
-                                         cfg->where, cfg->id, cfg->path);
+        return cfg->fetch.pypi
+                   ? err_set(ERR_INPUT, "%s: model '%s': %s is missing; get it with: kvsweep fetch %s",
+                             cfg->where, cfg->id, cfg->path, cfg->id)
+                   : err_set(ERR_INPUT,
+                             "%s: model '%s': %s is missing; put the model there or change its path",
+                             cfg->where, cfg->id, cfg->path);
     struct model_file *f = NULL;
     int rc = model_file_open(&f, cfg->path);
     if (rc < 0)
         return err_prefix(rc, "model '%s'", cfg->id);
     m->config = *model_file_config(f);
-    m->run = (struct run_model){.id = cfg->id, .path = cfg->path, .template = cfg->template, .max_len = cfg->max_len};
+    m->run = (struct run_model){
+        .id = cfg->id, .path = cfg->path, .template = cfg->template, .max_len = cfg->max_len};
     plan_dtypes(c, &m->config, &m->run.dtype, &m->run.cache_dtype);
     model_file_kv_shape(f, m->run.cache_dtype, &m->shape);
     uint64_t hash[2];
     model_file_hash(f, hash);
-    snprintf(m->hash, sizeof m->hash, "%016llx%016llx", (unsigned long long)hash[0], (unsigned long long)hash[1]);
+    snprintf(m->hash, sizeof m->hash, "%016llx%016llx", (unsigned long long)hash[0],
+             (unsigned long long)hash[1]);
     m->file_bytes = model_file_bytes(f);
     model_file_close(f);
     return 0;
@@ -67,7 +71,8 @@ static bool match_method(const char *pattern, const struct kv_spec *spec)
     return no != (str_match(p, spec->method->name) || str_match(p, spec->label));
 }
 
-struct run_overrides plan_overrides(const struct config *c, const char *model, const struct kv_spec *spec, const char *task)
+struct run_overrides plan_overrides(const struct config *c, const char *model, const struct kv_spec *spec,
+                                    const char *task)
 {
     struct run_overrides over = {.rope_theta_factor = 1};
     for (int i = 0; i < c->n_override; i++) {
@@ -150,8 +155,8 @@ static int open_task(struct plan *p, int i, int model)
     if (n == 0)
         return err_set(ERR_INPUT, "%s: task %s has no examples", t->cfg->where, t->cfg->id);
     if (model > 0 && n != t->n_example)
-        return err_set(ERR_INPUT, "%s: task %s has %d examples with the tokens of %s and %d with those of %s", t->cfg->where,
-                       t->cfg->id, t->n_example, p->model[0].run.id, n, m->run.id);
+        return err_set(ERR_INPUT, "%s: task %s has %d examples with the tokens of %s and %d with those of %s",
+                       t->cfg->where, t->cfg->id, t->n_example, p->model[0].run.id, n, m->run.id);
     t->n_example = n;
     return 0;
 }
@@ -175,7 +180,8 @@ static int open_tasks(struct plan *p)
 static int demand(const struct config *c)
 {
     if (!c->n_model)
-        return err_set(ERR_INPUT, "%s: models: none given; list ids of configs/models or {id, path, template}", c->path);
+        return err_set(ERR_INPUT,
+                       "%s: models: none given; list ids of configs/models or {id, path, template}", c->path);
     if (!c->n_method)
         return err_set(ERR_INPUT, "%s: methods: none given; e.g. methods: [full, \"kivi:bits=2\"]", c->path);
     if (!c->n_task)
@@ -261,5 +267,6 @@ const struct example *plan_example(const struct plan *p, int task, int example)
 struct run_unit plan_run_unit(const struct plan *p, int64_t unit)
 {
     const struct plan_unit *u = &p->unit[unit];
-    return (struct run_unit){u->setting, u->task, u->example, u->hi, u->lo, p->setting[u->setting].spec, u->over};
+    return (struct run_unit){u->setting, u->task, u->example, u->hi, u->lo, p->setting[u->setting].spec,
+                             u->over};
 }

@@ -1,5 +1,5 @@
-/* The grid of a configuration: settings, tasks, units with their ids, bundles with their costs. Every rank makes
- * the same plan from the same files; only headers of models are read. */
+/* The grid of a configuration: settings, tasks, units with their ids, bundles with their costs. Every rank
+ * makes the same plan from the same files; only headers of models are read. */
 #ifndef KVS_SWEEP_PLAN_H
 #define KVS_SWEEP_PLAN_H
 
@@ -14,15 +14,15 @@ struct plan_model {
     struct run_model run; /* text borrowed from the configuration */
     struct model_config config;
     struct kv_shape shape;
-    char hash[33];        /* model_file_hash, hex */
+    char hash[33]; /* model_file_hash, hex */
     uint64_t file_bytes;
-    struct tok *tok;      /* only when a task counts tokens */
-    struct task **task;   /* [n_task]: a task that counts tokens has its own examples per model, others share */
+    struct tok *tok;    /* only when a task counts tokens */
+    struct task **task; /* [n_task]: a task that counts tokens has its own examples per model, others share */
 };
 struct plan_setting {
     int model;
     const struct kv_spec *spec;
-    char *id, *overrides;      /* "MODEL/METHOD"; "passkey:rope_theta_factor=32" or "" */
+    char *id, *overrides;         /* "MODEL/METHOD"; "passkey:rope_theta_factor=32" or "" */
     uint64_t bytes_8k, bytes_32k; /* of the cache, by the nominal ratio */
 };
 struct plan_task {
@@ -66,7 +66,8 @@ void plan_close(struct plan *p);
 int plan_task_open(struct task **t, const struct config_task *cfg, const struct tok *tok);
 bool plan_task_counts_tokens(const struct config_task *cfg);
 /* What the rules change for one model, method and task. */
-struct run_overrides plan_overrides(const struct config *c, const char *model, const struct kv_spec *spec, const char *task);
+struct run_overrides plan_overrides(const struct config *c, const char *model, const struct kv_spec *spec,
+                                    const char *task);
 /* Resolves `auto` dtypes of a model. */
 void plan_dtypes(const struct config *c, const struct model_config *m, enum dtype *dtype, enum dtype *cache);
 /* Header of a model file; ERR_INPUT says how to get a missing one. */

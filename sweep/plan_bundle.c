@@ -20,7 +20,8 @@ struct making {
 };
 
 /* Prompt tokens of an example, guessed at four bytes a token unless the task counted them. */
-static int32_t guess_tokens(const struct plan *p, const struct plan_model *m, int task, const struct example *ex)
+static int32_t guess_tokens(const struct plan *p, const struct plan_model *m, int task,
+                            const struct example *ex)
 {
     int64_t n = (int64_t)(strlen(ex->before) + strlen(ex->context) + strlen(ex->after)) / 4 + 16;
     if (p->task[task].per_model && isfinite(ex->length))
@@ -79,7 +80,8 @@ static void add_unit(struct making *k, int setting, int example, int32_t n_promp
     }
     struct plan_unit *u = &p->unit[p->n_unit++];
     *u = (struct plan_unit){.setting = setting, .task = k->task, .example = example, .n_prompt = n_prompt};
-    u->over = plan_overrides(p->config, p->model[k->model].run.id, p->setting[setting].spec, p->task[k->task].cfg->type->name);
+    u->over = plan_overrides(p->config, p->model[k->model].run.id, p->setting[setting].spec,
+                             p->task[k->task].cfg->type->name);
     plan_unit_id(p, u);
     k->n++;
 }
@@ -93,7 +95,8 @@ static void add_example(struct making *k, int example)
     const struct task *t = m->task[k->task];
     int max_new = task_traits(t)->max_new;
     int32_t n_prompt = guess_tokens(p, m, k->task, task_example(t, example));
-    double dense = (double)kv_full_bytes(&m->shape, n_prompt), need = dense, memory = (double)p->config->memory;
+    double dense = (double)kv_full_bytes(&m->shape, n_prompt), need = dense,
+           memory = (double)p->config->memory;
     for (int i = 0; i < k->n_set; i++)
         need += cache_bytes(p, k->set[i], n_prompt, max_new);
     if (k->n + k->n_set > PLAN_BATCH || k->bytes + need > memory)
@@ -122,7 +125,8 @@ static int *order_settings(const struct plan *p, int model, int *n)
             if (s->model != model)
                 continue;
             const struct kv_method *method = s->spec->method;
-            bool shares = !method->prefill_key || !method->prefill_key(s->spec->params, 4096, &p->model[model].shape);
+            bool shares =
+                !method->prefill_key || !method->prefill_key(s->spec->params, 4096, &p->model[model].shape);
             if (shares == (bool)plain)
                 set[(*n)++] = i;
         }
@@ -162,7 +166,8 @@ void plan_bundles(struct plan *p)
 /* Multiply-adds of the products of one token. */
 static double token_products(const struct model_config *c)
 {
-    double d = (double)c->d_model, q = (double)c->n_head * c->head_dim, kv = (double)c->n_kv_head * c->head_dim;
+    double d = (double)c->d_model, q = (double)c->n_head * c->head_dim,
+           kv = (double)c->n_kv_head * c->head_dim;
     return c->n_layer * (2 * d * q + 2 * d * kv + 3 * d * (double)c->d_ff);
 }
 
@@ -179,7 +184,8 @@ double plan_cost(const struct plan *p, const struct plan_bundle *b)
         const struct plan_unit *u = &p->unit[b->first + i], *before = i ? u - 1 : NULL;
         const struct kv_spec *spec = p->setting[u->setting].spec;
         double n = u->n_prompt;
-        bool own = spec->method->prefill_key && spec->method->prefill_key(spec->params, u->n_prompt, &m->shape);
+        bool own =
+            spec->method->prefill_key && spec->method->prefill_key(spec->params, u->n_prompt, &m->shape);
         if (own || !before || before->example != u->example)
             flops += 2 * n * products + 2 * n * n * c->n_head * c->head_dim * c->n_layer;
         flops += 2 * answer * (products + head);

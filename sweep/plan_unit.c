@@ -6,7 +6,8 @@
 #include <string.h>
 #include <xxhash.h>
 
-/* Where the rows come from and how many of them: not part of what a unit is (the rows themselves are hashed). */
+/* Where the rows come from and how many of them: not part of what a unit is (the rows themselves are hashed).
+ */
 static bool selects_only(const char *key)
 {
     return !strcmp(key, "data") || !strcmp(key, "limit");
@@ -63,12 +64,13 @@ void plan_unit_id(const struct plan *p, struct plan_unit *u)
     str_double(theta, u->over.rope_theta_factor);
     const struct plan_task *task = &p->task[u->task];
     struct str s = {0};
-    str_printf(&s, "kvsweep unit 1\nmodel %s %s\ntemplate %s\nmax_len %lld\ndtype %s\ncache_dtype %s\nmethod %s\n", m->run.id,
-               m->hash, m->run.template, (long long)m->run.max_len, dtype_name(m->run.dtype), dtype_name(m->run.cache_dtype),
-               set->spec->text);
+    str_printf(
+        &s, "kvsweep unit 1\nmodel %s %s\ntemplate %s\nmax_len %lld\ndtype %s\ncache_dtype %s\nmethod %s\n",
+        m->run.id, m->hash, m->run.template, (long long)m->run.max_len, dtype_name(m->run.dtype),
+        dtype_name(m->run.cache_dtype), set->spec->text);
     str_printf(&s, "rope_theta_factor %s\nmode %s\ntask %s %s:%s\nsource %s\n", theta,
-               p->config->mode == MODE_PAPER ? "paper" : "fair", task->cfg->id, task->cfg->type->name, task->params,
-               task_source_sha256(t));
+               p->config->mode == MODE_PAPER ? "paper" : "fair", task->cfg->id, task->cfg->type->name,
+               task->params, task_source_sha256(t));
     str_printf(&s, "example %s %016llx%016llx\n", ex->id, (unsigned long long)content.high64,
                (unsigned long long)content.low64);
     XXH128_hash_t h = XXH3_128bits(str_c(&s), s.n);
@@ -151,7 +153,8 @@ void plan_sink(const struct plan *p, struct sink_plan *s, struct str *text)
     for (int i = 0; i < p->n_task; i++) {
         for (int e = 0; e < p->task[i].n_example; e++) {
             const struct example *ex = plan_example(p, i, e);
-            rows[n++] = (struct sink_example){i, e, ex->n_words, ex->iteration, ex->id, ex->length, ex->depth, gold_json(ex)};
+            rows[n++] = (struct sink_example){i,      e,          ex->n_words, ex->iteration,
+                                              ex->id, ex->length, ex->depth,   gold_json(ex)};
         }
     }
     s->example = rows;

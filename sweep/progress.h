@@ -1,5 +1,5 @@
-/* What a person sees while a sweep runs: a bar with ETA and running scores on a terminal, else a line every ten
- * seconds. */
+/* What a person sees while a sweep runs: a bar with ETA and running scores on a terminal, else a line every
+ * ten seconds. */
 #ifndef KVS_SWEEP_PROGRESS_H
 #define KVS_SWEEP_PROGRESS_H
 

@@ -99,8 +99,8 @@ void crash_install(const char *dir, int attempt)
 
 void crash_arm(uint64_t bundle)
 {
-    snprintf(crash.path, sizeof crash.path, "%s/%016llx.%d.%ld", crash.dir, (unsigned long long)bundle, crash.attempt,
-             (long)getpid());
+    snprintf(crash.path, sizeof crash.path, "%s/%016llx.%d.%ld", crash.dir, (unsigned long long)bundle,
+             crash.attempt, (long)getpid());
     atomic_store(&crash.armed, true);
 }
 

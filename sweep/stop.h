@@ -1,5 +1,5 @@
-/* Signals: a wish to stop, and notes about crashes. Signal handlers can only reach file-scope state, so this is
- * the one module that has some. */
+/* Signals: a wish to stop, and notes about crashes. Signal handlers can only reach file-scope state, so this
+ * is the one module that has some. */
 #ifndef KVS_SWEEP_STOP_H
 #define KVS_SWEEP_STOP_H
 
@@ -7,14 +7,14 @@
 
 enum stop_wish { STOP_NO, STOP_SOON, STOP_NOW };
 
-/* INT and TERM: give up the bundle in flight. USR1 (what batch systems send ahead of time): finish it. A second
- * signal of these ends the process at once; the journal is whole at any moment. Before MPI starts. */
+/* INT and TERM: give up the bundle in flight. USR1 (what batch systems send ahead of time): finish it. A
+ * second signal of these ends the process at once; the journal is whole at any moment. Before MPI starts. */
 void stop_install(void);
 enum stop_wish stop_wished(void);
 const char *stop_signal_name(void); /* of the first signal, "" if there was none */
 
-/* From here on SEGV, ABRT, BUS and FPE leave a note `dir`/`bundle`.ATTEMPT.PID about the armed bundle and then
- * take their usual course. After MPI has started (it installs handlers of its own). */
+/* From here on SEGV, ABRT, BUS and FPE leave a note `dir`/`bundle`.ATTEMPT.PID about the armed bundle and
+ * then take their usual course. After MPI has started (it installs handlers of its own). */
 void crash_install(const char *dir, int attempt);
 void crash_arm(uint64_t bundle);
 void crash_disarm(void);

@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-int worker_open(struct worker *w, const struct link *l, const struct plan *plan, int (*poll)(void *), void *ctx)
+int worker_open(struct worker *w, const struct link *l, const struct plan *plan, int (*poll)(void *),
+                void *ctx)
 {
     const struct config *c = plan->config;
     *w = (struct worker){.plan = plan, .rank = l->rank, .loaded = -1};
@@ -48,7 +49,8 @@ int worker_load(struct worker *w, int model)
     return 0;
 }
 
-void worker_failed(const struct plan *p, int64_t unit, enum record_status status, const char *text, struct record *r)
+void worker_failed(const struct plan *p, int64_t unit, enum record_status status, const char *text,
+                   struct record *r)
 {
     const struct plan_unit *u = &p->unit[unit];
     *r = (struct record){.unit_hi = u->hi,
@@ -70,7 +72,8 @@ static int compute(struct worker *w, const struct job *job, int at, int n, struc
     return runner_bundle(w->runner, w->plan->model[job->model].task[job->task], unit, n, out + at);
 }
 
-/* Even the memory for the whole batch was not there: each unit gets its own try before it is called too big. */
+/* Even the memory for the whole batch was not there: each unit gets its own try before it is called too big.
+ */
 static int compute_singly(struct worker *w, const struct job *job, struct record *out)
 {
     log_warn("out of memory for %d sequences together; computing them one by one", job->n);

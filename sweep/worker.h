@@ -20,14 +20,16 @@ struct worker {
     int rank, loaded; /* model of the plan, or -1 */
 };
 
-int worker_open(struct worker *w, const struct link *l, const struct plan *plan, int (*poll)(void *), void *ctx);
+int worker_open(struct worker *w, const struct link *l, const struct plan *plan, int (*poll)(void *),
+                void *ctx);
 void worker_close(struct worker *w);
-/* out: [job->n] records, owned by the caller. A negative return means that the run cannot go on (or was told to
- * stop): nothing of the job counts. */
+/* out: [job->n] records, owned by the caller. A negative return means that the run cannot go on (or was told
+ * to stop): nothing of the job counts. */
 int worker_run(struct worker *w, const struct job *job, struct record *out);
 /* Loads the model of the plan. */
 int worker_load(struct worker *w, int model);
 /* A record of a unit that could not be computed. */
-void worker_failed(const struct plan *p, int64_t unit, enum record_status status, const char *text, struct record *r);
+void worker_failed(const struct plan *p, int64_t unit, enum record_status status, const char *text,
+                   struct record *r);
 
 #endif

@@ -16,7 +16,12 @@ static const struct vars vars = {.cache = "/cache", .data = "/data", .models = "
 
 static int open_set(struct config *c, const char *text, char *const *set, int n_set)
 {
-    struct config_source s = {.path = "t.yaml", .text = text, .vars = &vars, .config_dir = "../configs", .set = set, .n_set = n_set};
+    struct config_source s = {.path = "t.yaml",
+                              .text = text,
+                              .vars = &vars,
+                              .config_dir = "../configs",
+                              .set = set,
+                              .n_set = n_set};
     return config_open(c, &s);
 }
 
@@ -29,17 +34,18 @@ static void expand_lists(void **state)
 {
     (void)state;
     struct config c;
-    assert_int_equal(open_set(&c,
-                              "models: [{id: m, path: '${cache}/m.gguf', template: chatml, max_len: 100}]\n"
-                              "methods: [full, \"kivi:bits=4\", {name: streaming, ratio: [2, 4]}, {name: kivi, bits: 2}]\n"
-                              "tasks:\n"
-                              "  - {name: passkey, lengths: [512, 1024], digits: 5}\n"
-                              "  - {name: longbench/qasper, data: '${data}/${env:KEY}', limit: 3}\n"
-                              "overrides: [{when: {model: 'm*', method: '!full'}, set: {rope_theta_factor: 32}}]\n"
-                              "memory: 2GiB\nthreads: 3\nlogits: {first: full, topk: 5}\ntiming: {examples: 2}\nseed: 9\n"
-                              "dtype: f16\nmode: paper\noutput: out.h5\n",
-                              NULL, 0),
-                     0);
+    assert_int_equal(
+        open_set(&c,
+                 "models: [{id: m, path: '${cache}/m.gguf', template: chatml, max_len: 100}]\n"
+                 "methods: [full, \"kivi:bits=4\", {name: streaming, ratio: [2, 4]}, {name: kivi, bits: 2}]\n"
+                 "tasks:\n"
+                 "  - {name: passkey, lengths: [512, 1024], digits: 5}\n"
+                 "  - {name: longbench/qasper, data: '${data}/${env:KEY}', limit: 3}\n"
+                 "overrides: [{when: {model: 'm*', method: '!full'}, set: {rope_theta_factor: 32}}]\n"
+                 "memory: 2GiB\nthreads: 3\nlogits: {first: full, topk: 5}\ntiming: {examples: 2}\nseed: 9\n"
+                 "dtype: f16\nmode: paper\noutput: out.h5\n",
+                 NULL, 0),
+        0);
     assert_int_equal(c.n_method, 5);
     assert_string_equal(c.method[1].spec.label, "kivi:bits=4");
     assert_string_equal(c.method[3].spec.label, "streaming:keep=0.25");
@@ -86,7 +92,8 @@ static void defaults(void **state)
 static void set_values(void **state)
 {
     (void)state;
-    char *set[] = {"mode=paper", "passkey.digits=64", "tasks.0.max_new=7", "methods=[kivi]", "logits.topk=0", "models.0.max_len=55"};
+    char *set[] = {"mode=paper",     "passkey.digits=64", "tasks.0.max_new=7",
+                   "methods=[kivi]", "logits.topk=0",     "models.0.max_len=55"};
     struct config c;
     assert_int_equal(open_set(&c, BASE, set, 6), 0);
     struct str text = {0};
@@ -107,7 +114,8 @@ static void set_reaches_all_datasets(void **state)
     (void)state;
     char *set[] = {"longbench.limit=2"};
     struct config c;
-    assert_int_equal(open_set(&c, "tasks: [longbench/qasper, {name: longbench/trec, limit: 9}]\n", set, 1), 0);
+    assert_int_equal(open_set(&c, "tasks: [longbench/qasper, {name: longbench/trec, limit: 9}]\n", set, 1),
+                     0);
     for (int i = 0; i < 2; i++) {
         struct str text = {0};
         param_text(c.task[i].type->params, c.task[i].params, &text);
@@ -119,8 +127,10 @@ static void set_reaches_all_datasets(void **state)
 
 /* text, the line (or its beginning, up to "…") */
 static const char *const refusals[][2] = {
-    {"metods: [full]\n", "t.yaml:1:1: configuration: unknown key 'metods'; did you mean 'methods'? (known: models, methods, tasks, "
-                         "overrides, mode, dtype, cache_dtype, memory, threads, logits, timing, seed, output, isa, device)"},
+    {"metods: [full]\n",
+     "t.yaml:1:1: configuration: unknown key 'metods'; did you mean 'methods'? (known: models, methods, "
+     "tasks, "
+     "overrides, mode, dtype, cache_dtype, memory, threads, logits, timing, seed, output, isa, device)"},
     {"mode: fast\n", "t.yaml:1:7: mode: 'fast' is not allowed; use one of fair, paper"},
     {"mode: [fair]\n", "t.yaml:1:7: mode: must be one word or text, not a list"},
     {"mode: fair\nmode: paper\n", "t.yaml:2:1: key 'mode' is given twice"},
@@ -128,11 +138,13 @@ static const char *const refusals[][2] = {
     {"dtype: f64\n", "t.yaml:1:8: dtype: 'f64' is not allowed; use one of auto, f32, bf16, f16"},
     {"logits: {topk: 1e3}\n", "t.yaml:1:16: topk: '1e3' is not allowed; use a whole number from 0 to 4096"},
     {"logits: {topk: .nan}\n", "t.yaml:1:16: topk: '.nan' is not allowed; use a whole number from 0 to 4096"},
-    {"logits: {frist: f16}\n", "t.yaml:1:10: logits: unknown key 'frist'; did you mean 'first'? (known: first, topk)"},
+    {"logits: {frist: f16}\n",
+     "t.yaml:1:10: logits: unknown key 'frist'; did you mean 'first'? (known: first, topk)"},
     {"memory: lots\n", "t.yaml:1:9: memory: 'lots' is not allowed; use auto or at least 1MiB, e.g. 4GiB"},
     {"memory: 12\n", "t.yaml:1:9: memory: '12' is not allowed; use auto or at least 1MiB, e.g. 4GiB"},
     {"threads: 0\n", "t.yaml:1:10: threads: '0' is not allowed; use auto or 1 to 4096 per rank"},
-    {"timing: {examples: -1}\n", "t.yaml:1:20: examples: '-1' is not allowed; use a whole number from 0 to 1000000"},
+    {"timing: {examples: -1}\n",
+     "t.yaml:1:20: examples: '-1' is not allowed; use a whole number from 0 to 1000000"},
     {"seed: nan\n", "t.yaml:1:7: seed: 'nan' is not allowed; use a whole number from 0 to 9007199254740992"},
     {"output: ''\n", "t.yaml:1:9: output: must be one word or text, not empty"},
     {"[1, 2]\n", "t.yaml:1:1: a configuration is a map of keys (models, methods, tasks, …)"},
@@ -142,10 +154,11 @@ static const char *const refusals[][2] = {
                                          "'smollm2-135m-instruct'; known (configs/models): …"},
     {"models: [{id: m}]\n", "t.yaml:1:10: model: needs id and path"},
     {"models: [{id: m, path: /m, template: chat}]\n", "t.yaml:1:38: template: unknown template 'chat'…"},
-    {"models: [{id: m, path: /m, max_length: 3}]\n", "t.yaml:1:28: model: unknown key 'max_length'; did you mean 'max_len'? …"},
+    {"models: [{id: m, path: /m, max_length: 3}]\n",
+     "t.yaml:1:28: model: unknown key 'max_length'; did you mean 'max_len'? …"},
     {"models: [{id: m, path: /m}, {id: m, path: /n}]\n", "t.yaml:1:29: models: 'm' is listed twice"},
-    {"models: [{id: m, path: '${chache}/m'}]\n",
-     "t.yaml:1:24: '${chache}/m': ${chache} is not set; known: ${cache}, ${data}, ${models}, ${here}, ${env:NAME}"},
+    {"models: [{id: m, path: '${chache}/m'}]\n", "t.yaml:1:24: '${chache}/m': ${chache} is not set; known: "
+                                                 "${cache}, ${data}, ${models}, ${here}, ${env:NAME}"},
     {"models: [{id: m, path: '${cache'}]\n", "t.yaml:1:24: '${cache': ${ without }"},
     {"methods: [kivy]\n", "t.yaml:1:11: methods: …"},
     {"methods: [\"kivi:bits=3\"]\n", "t.yaml:1:11: methods: …"},
@@ -161,10 +174,11 @@ static const char *const refusals[][2] = {
      "t.yaml:1:33: task passkey: digits=65 is not allowed; use a whole number from 1 to 64"},
     {"tasks: [{name: passkey, digits: seven}]\n",
      "t.yaml:1:33: task passkey: digits=seven is not allowed; use a whole number from 1 to 64"},
-    {"tasks: [passkey, passkey]\n",
-     "t.yaml:1:18: tasks: 'passkey' is listed twice (first at t.yaml:1:9); give one of them its own id: id: NAME"},
+    {"tasks: [passkey, passkey]\n", "t.yaml:1:18: tasks: 'passkey' is listed twice (first at t.yaml:1:9); "
+                                    "give one of them its own id: id: NAME"},
     {"overrides: [{when: {modell: a}, set: {rope_theta_factor: 2}}]\n",
-     "t.yaml:1:21: overrides: when: unknown key 'modell'; did you mean 'model'? (known: model, task, method)"},
+     "t.yaml:1:21: overrides: when: unknown key 'modell'; did you mean 'model'? (known: model, task, "
+     "method)"},
     {"overrides: [{when: {model: a}}]\n", "t.yaml:1:13: overrides: needs set"},
     {"overrides: [{set: {rope_theta_factor: .inf}}]\n",
      "t.yaml:1:39: rope_theta_factor: '.inf' is not allowed; use a number from 0.001 to 1000000"},
@@ -192,7 +206,8 @@ static void refuse_set(void **state)
     (void)state;
     static const char *const cases[][2] = {
         {"mode", "--set mode: write key=value, e.g. --set tasks.0.limit=5"},
-        {"mod=fair", "--set mod=fair: 'mod' is neither a key of the configuration nor one of its tasks; did you mean 'mode'? …"},
+        {"mod=fair", "--set mod=fair: 'mod' is neither a key of the configuration nor one of its tasks; did "
+                     "you mean 'mode'? …"},
         {"mode=fast", "--set mode=fast: mode: 'fast' is not allowed; use one of fair, paper"},
         {"tasks.3.limit=1", "--set tasks.3.limit: '3' is not an index from 0 to 1"},
         {"passkey.digits=x", "--set passkey.digits=x: task passkey: …"},
@@ -220,8 +235,8 @@ static void refuse_bombs(void **state)
     struct config c;
     str_add(&s, "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for (int i = 1; i < 9; i++)
-        str_printf(&s, "a%d: &a%d [*a%d, *a%d, *a%d, *a%d, *a%d, *a%d, *a%d, *a%d, *a%d, *a%d]\n", i, i, i - 1, i - 1, i - 1, i - 1,
-                   i - 1, i - 1, i - 1, i - 1, i - 1, i - 1);
+        str_printf(&s, "a%d: &a%d [*a%d, *a%d, *a%d, *a%d, *a%d, *a%d, *a%d, *a%d, *a%d, *a%d]\n", i, i,
+                   i - 1, i - 1, i - 1, i - 1, i - 1, i - 1, i - 1, i - 1, i - 1, i - 1);
     assert_int_equal(open_set(&c, str_c(&s), NULL, 0), ERR_INPUT);
     assert_non_null(strstr(err_text(), "nested deeper than"));
     assert_int_equal(open_set(&c, "tasks: &t [*t]\n", NULL, 0), ERR_INPUT);
@@ -236,8 +251,9 @@ static void refuse_bombs(void **state)
 static void fuzz(void **state)
 {
     (void)state;
-    static const char good[] = BASE "overrides: [{when: {model: 'm*'}, set: {rope_theta_factor: 32}}]\n"
-                                    "logits: {first: f16, topk: 64}\nmemory: 4GiB\nseed: 42\ntiming: {examples: 2}\n";
+    static const char good[] =
+        BASE "overrides: [{when: {model: 'm*'}, set: {rope_theta_factor: 32}}]\n"
+             "logits: {first: f16, topk: 64}\nmemory: 4GiB\nseed: 42\ntiming: {examples: 2}\n";
     uint32_t x = 12345;
     for (int round = 0; round < 3000; round++) {
         char text[sizeof good];
@@ -257,8 +273,9 @@ static void fuzz(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(expand_lists), cmocka_unit_test(defaults),   cmocka_unit_test(set_values),
-        cmocka_unit_test(set_reaches_all_datasets), cmocka_unit_test(refuse), cmocka_unit_test(refuse_set),
+        cmocka_unit_test(expand_lists), cmocka_unit_test(defaults),
+        cmocka_unit_test(set_values),   cmocka_unit_test(set_reaches_all_datasets),
+        cmocka_unit_test(refuse),       cmocka_unit_test(refuse_set),
         cmocka_unit_test(refuse_bombs), cmocka_unit_test(fuzz),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

