@@ -133,6 +133,8 @@ static int time_one(struct farm *f, int setting, int task, int example)
                               .n_new = t.n_new,
                               .s_prefill = t.s_prefill,
                               .s_decode = t.s_decode,
+                              .s_prefill_limit = t.s_prefill_limit,
+                              .s_decode_limit = t.s_decode_limit,
                               .peak_bytes = t.peak_bytes};
     return f->type->put_timing(f->sink, &row, 1);
 }

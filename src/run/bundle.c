@@ -300,6 +300,21 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* The limits for what was just timed: the prompt's flops at the rate of products, weights and cache once per
+ * step at the rate of memory. */
+static void put_limits(struct runner *r, const struct job *j, const struct lane *l, struct run_timing *t)
+{
+    struct run_limits lim;
+    struct kv_ledger led = {0};
+    runner_limits(r, &lim);
+    seq_bytes(&l->seq, &led);
+    if (lim.product_rate > 0)
+        t->s_prefill_limit = limits_prefill_flops(r->model, j->prompt.n_ids) / lim.product_rate;
+    if (l->n_new > 1)
+        t->s_decode_limit =
+            (l->n_new - 1) * limits_step_s(r->model, &lim, r->m.dtype, 1, (double)kv_ledger_total(&led));
+}
+
 int runner_timing(struct runner *r, const struct task *task, const struct run_unit *u, struct run_timing *t)
 {
     struct job *job = mem_alloc(1, sizeof *job);
@@ -322,6 +337,8 @@ int runner_timing(struct runner *r, const struct task *task, const struct run_un
                              .s_prefill = t1 - t0,
                              .s_decode = t2 - t1,
                              .peak_bytes = r->ops->peak(r->ops, false)};
+    if (rc == 0)
+        put_limits(r, job, lane, t);
     free_jobs(job, lane, 1);
     return rc;
 }

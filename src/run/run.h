@@ -69,6 +69,8 @@ void runner_counts(const struct runner *r, int64_t *passes, int64_t *tokens);
 struct run_timing {
     int32_t n_prompt, n_new;
     double s_prefill, s_decode;
+    double s_prefill_limit,
+        s_decode_limit; /* least seconds by the measured limits (limits.h); 0: not measured */
     uint64_t peak_bytes;
 };
 int runner_timing(struct runner *r, const struct task *task, const struct run_unit *u, struct run_timing *t);

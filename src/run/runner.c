@@ -6,15 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Prompt pieces: wide enough for full-speed products, and the piece the block-wise methods are defined on. */
-#define PIECE 512
-
 int runner_open(struct runner **out, const struct run_options *opt)
 {
     *out = NULL;
     struct runner *r = mem_alloc(1, sizeof *r);
     r->opt = *opt;
-    const struct ops_options o = {.threads = opt->threads, .isa = opt->isa ? opt->isa : "auto", .act = DT_F32};
+    const struct ops_options o = {
+        .threads = opt->threads, .isa = opt->isa ? opt->isa : "auto", .act = DT_F32};
     int rc = kv_spec_parse(&r->full, "full");
     if (rc == 0)
         rc = ops_open(&r->ops, opt->device ? opt->device : "auto", &o);
@@ -36,6 +34,7 @@ static void unload(struct runner *r)
     r->model = NULL;
     r->tok = NULL;
     r->loaded = NULL;
+    r->limits_known = false;
 }
 
 void runner_close(struct runner *r)

@@ -3,6 +3,10 @@
 #define KVS_RUN_RUNNER_H
 
 #include "run/engine.h"
+#include "run/limits.h"
+
+/* Prompt pieces: wide enough for full-speed products, and the piece the block-wise methods are defined on. */
+#define PIECE 512
 
 struct runner {
     struct run_options opt;
@@ -13,6 +17,8 @@ struct runner {
     struct model *model;
     struct tok *tok;
     struct engine engine;
+    struct run_limits limits; /* of the loaded model */
+    bool limits_known;
 };
 
 #endif

@@ -1,0 +1,42 @@
+#include "run/limits.h"
+
+#include "kernels/bench.h"
+#include "run/runner.h"
+
+#include <string.h>
+
+void runner_limits(struct runner *r, struct run_limits *l)
+{
+    if (!r->limits_known && strcmp(r->ops->name, "cuda") != 0) {
+        const struct model_config *c = model_config(r->model);
+        const int64_t m = PIECE, hd = (int64_t)c->n_head * c->head_dim,
+                      kd = (int64_t)c->n_kv_head * c->head_dim;
+        const struct bench_product p[] = {{m, c->d_model, hd + 2 * kd, c->n_layer},
+                                          {m, hd, c->d_model, c->n_layer},
+                                          {m, c->d_model, 2 * c->d_ff, c->n_layer},
+                                          {m, c->d_ff, c->d_model, c->n_layer}};
+        r->limits.read_rate = bench_read_rate(r->ops->threads);
+        r->limits.product_rate =
+            bench_product_rate(p, 4, r->m.dtype == DT_BF16 ? DT_BF16 : DT_F32, r->ops->threads, 1.0);
+    }
+    r->limits_known = true;
+    *l = r->limits;
+}
+
+double limits_prefill_flops(struct model *m, int64_t n)
+{
+    const struct model_config *c = model_config(m);
+    double head, products = model_flops(m, &head);
+    double pairs = 0.5 * (double)n * (double)(n + 1); /* query, key */
+    return products * (double)n + head + 4.0 * pairs * c->n_head * c->head_dim * c->n_layer;
+}
+
+double limits_step_s(struct model *m, const struct run_limits *l, enum dtype dtype, int n_seq,
+                     double cache_bytes)
+{
+    if (l->read_rate <= 0)
+        return 0;
+    double head, products = model_flops(m, &head);
+    double weights = 0.5 * (products + head) * (double)dtype_bytes(dtype);
+    return (weights + n_seq * cache_bytes) / l->read_rate;
+}
