@@ -78,22 +78,26 @@ static void corner(char *C, size_t ldc, const char *A, size_t lda, const char *B
         _tile_stored(3, C + 16 * ldc + 64, ldc);
 }
 
-/* C [m,R] = or += A [m,k] B [k/2,R,2]; m and R multiples of 16, k of 32. */
-static void mm(float *C, const uint16_t *A, int64_t lda, const uint16_t *B, int64_t m, int64_t k, int64_t R,
-               bool add)
+/* C [m,rows] (row stride ldc) = or += A [m,k] B [k/2,rows,2] (pairs: row stride ldb); m and rows multiples of
+ * 16, k of 32. */
+static void mm(float *C, int64_t ldc, const uint16_t *A, int64_t lda, const uint16_t *B, int64_t ldb,
+               int64_t m, int64_t k, int64_t rows, bool add)
 {
-    size_t ldc = (size_t)R * 4;
     __asm__ volatile("" ::: "memory"); /* tile loads and stores are opaque to the compiler */
     for (int64_t i = 0; i < m; i += 32)
-        for (int64_t r = 0; r < R; r += 32)
-            corner((char *)(C + i * R + r), ldc, (const char *)(A + i * lda), (size_t)lda * 2,
-                   (const char *)(B + r * 2), ldc, k, i + 16 < m, r + 16 < R, add);
+        for (int64_t r = 0; r < rows; r += 32)
+            corner((char *)(C + i * ldc + r), (size_t)ldc * 4, (const char *)(A + i * lda), (size_t)lda * 2,
+                   (const char *)(B + r * 2), (size_t)ldb * 4, k, i + 16 < m, r + 16 < rows, add);
     __asm__ volatile("" ::: "memory");
 }
 
+/* 32 query rows at a time, so that their scores and weights stay in the first-level cache. */
 void cpu_block_amx(struct attend_block *b, int64_t n)
 {
-    mm(b->S, b->K16, b->dp, b->q16, round_up(n, 16), b->dp, b->R, false);
-    cpu_softmax16(b, n);
-    mm(b->O, b->V16, BLOCK_KEYS, b->P16, round_up(b->d, 16), round_up(n, 32), b->R, true);
+    for (int64_t r = 0; r < b->R; r += 32) {
+        int64_t rows = min_i64(32, b->R - r);
+        mm(b->S, 32, b->K16, b->dp, b->q16 + 2 * r, b->R, round_up(n, 16), b->dp, rows, false);
+        cpu_softmax16(b, n, r, rows, b->S, b->P16, 32);
+        mm(b->O + r, b->R, b->V16, BLOCK_KEYS, b->P16, 32, round_up(b->d, 16), round_up(n, 32), rows, true);
+    }
 }

@@ -8,7 +8,6 @@
 
 #include "kernels/cpu/cpu.h"
 
-/* Rows visible to [t0, t1] of the chunk: row r of the run, at distance q_pos + t - position. */
 static int64_t row_pos(const struct kv_run *run, int64_t r)
 {
     return run->pos + (run->index ? run->index[r] : r);
@@ -128,28 +127,57 @@ static int visible(const struct chunk *k, const struct attend_set *s, const stru
     return !any ? 0 : all ? 2 : 1;
 }
 
+/* Keys or values of one block as the products want them. */
+static const void *bf16_rows(const struct kv_run *run, int64_t r, int64_t n, const struct chunk *k, int32_t h)
+{
+    if (run->layout != QUANT_NONE || run->dtype != DT_BF16 || run->index || r + n > run->n)
+        return NULL;
+    return (const uint16_t *)run->data + (r * k->Hk + h) * k->d;
+}
+
+static void load_block(const struct chunk *k, const struct attend_set *s, struct attend_block *b, int32_t h,
+                       const struct kv_run *run, int64_t r, int64_t n, int64_t at)
+{
+    int32_t v = 0; /* value run of the first key */
+    int64_t vr = at;
+    while (vr >= s->v[v].n)
+        vr -= s->v[v++].n;
+    const void *k16 = k->half ? bf16_rows(run, r, n, k, h) : NULL;
+    const void *v16 = k->half ? bf16_rows(&s->v[v], vr, n, k, h) : NULL;
+    int64_t ld = k->Hk * k->d;
+    if (!k16)
+        k->c->isa->kv_rows(b->K, run, r, n, h, (int32_t)k->Hk, k->d);
+    if (!v16)
+        gather(k->c, s->v, s->n_v, at, n, h, (int32_t)k->Hk, k->d, b->V);
+    if (!k->half)
+        return;
+    cpu_pack_k16(b->K16, b->dp, k16 ? k16 : b->K, k16 ? ld : k->d, n, k->d, k16 ? DT_BF16 : DT_F32);
+    cpu_pack_v16(b->V16, b->dp, v16 ? v16 : b->V, v16 ? ld : k->d, n, k->d, v16 ? DT_BF16 : DT_F32);
+}
+
 static void chunk_set(const struct chunk *k, const struct attend_set *s, struct attend_block *b, int32_t h,
                       int64_t t0, int32_t *lo, int32_t *hi)
 {
     int64_t done = 0; /* keys of earlier runs */
     for (int32_t i = 0; i < s->n_k; done += s->k[i].n, i++) {
         const struct kv_run *run = &s->k[i];
-        for (int64_t r = 0; r < run->n; r += BLOCK_KEYS) {
-            int64_t n = min_i64(BLOCK_KEYS, run->n - r);
+        int64_t first = 0, end = run->n;
+        if (!run->index) { /* consecutive keys: those that some row sees */
+            int64_t t1 = min_i64(t0 + k->Tq, k->T) - 1, q = k->a->q_pos - run->pos;
+            first = max_i64(first, q + t0 - s->dist_max + 1);
+            end = min_i64(end, q + t1 - s->dist_min + 1);
+        }
+        for (int64_t r = first; r < end; r += BLOCK_KEYS) {
+            int64_t n = min_i64(BLOCK_KEYS, end - r);
             int see = visible(k, s, run, r, n, t0, lo, hi);
             if (see == 0)
                 continue;
             b->lo = see == 1 ? lo : NULL;
             b->hi = hi;
-            k->c->isa->kv_rows(b->K, run, r, n, h, (int32_t)k->Hk, k->d);
-            gather(k->c, s->v, s->n_v, done + r, n, h, (int32_t)k->Hk, k->d, b->V);
-            if (!k->half) {
+            load_block(k, s, b, h, run, r, n, done + r);
+            if (!k->half)
                 k->c->isa->block(b, n);
-                continue;
-            }
-            cpu_pack_k16(b->K16, b->dp, b->K, n, k->d);
-            cpu_pack_v16(b->V16, b->dp, b->V, n, k->d);
-            if (k->c->amx)
+            else if (k->c->amx)
                 cpu_block_amx(b, n);
             else
                 cpu_block_bf16(b, n);
@@ -167,7 +195,7 @@ static void chunk_item(const struct chunk *k, char *scratch, int32_t h, int64_t 
     memset(b.O, 0, (size_t)(b.dp * b.R) * sizeof *b.O);
     for (int64_t r = 0; r < b.R; r++) {
         row_t[r] = (int32_t)(t0 + r % k->Tq);
-        b.max[r] = -1e30f; /* finite: a row that sees nothing keeps weights of exp(-inf) */
+        b.max[r] = CPU_HIDDEN / 10.0f; /* a row that sees nothing: all weights 0 */
         b.sum[r] = 0.0f;
     }
     for (int s = 0; s < k->a->n_set; s++) {
@@ -186,7 +214,9 @@ static void attend_chunk(struct cpu *c, const struct attend_args *a)
     k.g = k.H / k.Hk;
     k.heads = min_i64(k.g, 8);
     k.parts = (k.g + k.heads - 1) / k.heads;
-    k.Tq = 16 * max_i64(1, 8 / k.heads);
+    k.Tq = k.heads > 4 ? 32 : k.heads > 2 ? 64 : 128;
+    while (k.Tq > 16 && k.Tq / 2 >= k.T)
+        k.Tq /= 2;
     k.blocks = (k.T + k.Tq - 1) / k.Tq;
     k.half = c->bf16 && k.T >= 16 && !any_f32(a);
     struct attend_block b;

@@ -58,7 +58,7 @@ static vf softmax_lanes(struct attend_block *b, int64_t n, int64_t r)
         float *s = b->S + j * b->R + r;
         vf v = vf_load(s);
         if (b->lo) {
-            v = vf_where(b->row_t + r, b->lo[j], b->hi[j], v, -INFINITY);
+            v = vf_where(b->row_t + r, b->lo[j], b->hi[j], v, CPU_HIDDEN);
             vf_store(s, v);
         }
         m = vf_max(m, v);

@@ -133,13 +133,19 @@ static const float *rope_angles(struct rope_cache *t, int64_t pos)
 static void rope_row(const struct cpu *c, const struct rope_args *a, int64_t t, const float *cs)
 {
     int64_t H = a->src.n[1], d = a->src.n[2];
-    float x[CPU_MAX_D];
+    bool plain = a->src.dtype == DT_F32 && a->dst.dtype == DT_F32;
+    float buf[CPU_MAX_D];
     for (int64_t h = 0; h < H; h++) {
         size_t at = (size_t)((t * H + h) * d);
-        c->isa->to_f32(x, (const char *)a->src.data + at * dtype_bytes(a->src.dtype), a->src.dtype, d);
+        char *dst = (char *)a->dst.data + at * dtype_bytes(a->dst.dtype);
+        const char *src = (const char *)a->src.data + at * dtype_bytes(a->src.dtype);
+        float *x = plain ? (float *)(void *)dst : buf;
+        if (src != (const char *)x)
+            c->isa->to_f32(x, src, a->src.dtype, d);
         if (cs)
             c->isa->rope(x, cs, a->rope->n_rot);
-        c->isa->from_f32((char *)a->dst.data + at * dtype_bytes(a->dst.dtype), a->dst.dtype, x, d);
+        if (!plain)
+            c->isa->from_f32(dst, a->dst.dtype, x, d);
     }
 }
 

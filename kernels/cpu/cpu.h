@@ -86,10 +86,13 @@ void cpu_block_amx(struct attend_block *b, int64_t n);  /* AMX; between cpu_amx_
 bool cpu_amx_ok(void);                                  /* asks the kernel for the tile registers */
 void cpu_amx_start(void);                               /* per thread */
 void cpu_amx_stop(void);
-void cpu_softmax16(struct attend_block *b, int64_t n);
+void cpu_softmax16(struct attend_block *b, int64_t n, int64_t r, int64_t rows, float *S, uint16_t *P16,
+                   int64_t ld);
 void cpu_pack_q16(uint16_t *dst, const float *q, int64_t dp, int64_t R);
-void cpu_pack_k16(uint16_t *dst, int64_t dp, const float *src, int64_t n, int64_t d);
-void cpu_pack_v16(uint16_t *dst, int64_t dp, const float *src, int64_t n, int64_t d);
+/* From f32 or bf16 rows, ld elements apart. */
+void cpu_pack_k16(uint16_t *dst, int64_t dp, const void *src, int64_t ld, int64_t n, int64_t d, enum dtype t);
+void cpu_pack_v16(uint16_t *dst, int64_t dp, const void *src, int64_t ld, int64_t n, int64_t d, enum dtype t);
+#define CPU_HIDDEN (-1e30f) /* score of a key that a row does not see; maxima start above it */
 
 struct rope_cache {
     float mscale;

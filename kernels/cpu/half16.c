@@ -22,14 +22,23 @@ void cpu_pack_q16(uint16_t *dst, const float *q, int64_t dp, int64_t R)
                                 pair_bits(vf_load(q + c * R + r), vf_load(q + (c + 1) * R + r)));
 }
 
-void cpu_pack_k16(uint16_t *dst, int64_t dp, const float *src, int64_t n, int64_t d)
+/* 16 channels of a row as bf16 bits in 32-bit lanes: from f32 (rounded) or bf16 rows, m of them real. */
+INLINE __m512i row_bits(const void *src, int64_t at, int64_t m, const bool bf16)
 {
-    for (int64_t j = 0; j < n; j++) {
+    if (!bf16)
+        return bf16_bits(m >= 16 ? vf_load((const float *)src + at) : vf_load_n((const float *)src + at, m));
+    __mmask16 mask = m >= 16 ? (__mmask16)0xffff : (__mmask16)((1U << m) - 1U);
+    return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, (const uint16_t *)src + at));
+}
+
+INLINE void pack_k(uint16_t *dst, int64_t dp, const void *src, int64_t ld, int64_t n, int64_t d,
+                   const bool bf16)
+{
+    for (int64_t j = 0; j < n; j++)
         for (int64_t c = 0; c < dp; c += 16) {
-            __m512 v = c < d ? vf_load_n(src + j * d + c, min_i64(16, d - c)) : vf_set(0.0f);
-            _mm256_storeu_si256((__m256i *)(dst + j * dp + c), (__m256i)_mm512_cvtneps_pbh(v));
+            __m512i v = c < d ? row_bits(src, j * ld + c, d - c, bf16) : _mm512_setzero_si512();
+            _mm256_storeu_si256((__m256i *)(dst + j * dp + c), _mm512_cvtepi32_epi16(v));
         }
-    }
 }
 
 static void transpose16(__m512i v[16])
@@ -60,17 +69,20 @@ static void transpose16(__m512i v[16])
 }
 
 /* Values [n,d] to [dp,BLOCK_KEYS]: key pairs side by side, zeros from n to a multiple of 32. */
-void cpu_pack_v16(uint16_t *dst, int64_t dp, const float *src, int64_t n, int64_t d)
+INLINE void pack_v(uint16_t *dst, int64_t dp, const void *src, int64_t ld, int64_t n, int64_t d,
+                   const bool bf16)
 {
-    for (int64_t c = 0; c < dp; c += 16) {
-        int64_t m = c < d ? min_i64(16, d - c) : 0;
-        for (int64_t j = 0; j < n; j += 32) {
+    for (int64_t j = 0; j < n; j += 32) {
+        for (int64_t c = 0; c < dp; c += 16) {
             __m512i v[16];
             for (int64_t i = 0; i < 16; i++) {
                 int64_t key = j + 2 * i;
-                __m512 a = key < n && m ? vf_load_n(src + key * d + c, m) : vf_set(0.0f);
-                __m512 b = key + 1 < n && m ? vf_load_n(src + (key + 1) * d + c, m) : vf_set(0.0f);
-                v[i] = pair_bits(a, b);
+                v[i] = _mm512_setzero_si512();
+                if (c < d && key < n)
+                    v[i] = row_bits(src, key * ld + c, d - c, bf16);
+                if (c < d && key + 1 < n)
+                    v[i] = _mm512_or_si512(
+                        v[i], _mm512_slli_epi32(row_bits(src, (key + 1) * ld + c, d - c, bf16), 16));
             }
             transpose16(v);
             for (int64_t i = 0; i < 16; i++)
@@ -79,111 +91,160 @@ void cpu_pack_v16(uint16_t *dst, int64_t dp, const float *src, int64_t n, int64_
     }
 }
 
-/* 2^x for weights that are rounded to bf16 anyway: relative error 4e-6. Keeps NaN, 0 below -126. */
+void cpu_pack_k16(uint16_t *dst, int64_t dp, const void *src, int64_t ld, int64_t n, int64_t d, enum dtype t)
+{
+    if (t == DT_BF16)
+        pack_k(dst, dp, src, ld, n, d, true);
+    else
+        pack_k(dst, dp, src, ld, n, d, false);
+}
+
+void cpu_pack_v16(uint16_t *dst, int64_t dp, const void *src, int64_t ld, int64_t n, int64_t d, enum dtype t)
+{
+    if (t == DT_BF16)
+        pack_v(dst, dp, src, ld, n, d, true);
+    else
+        pack_v(dst, dp, src, ld, n, d, false);
+}
+
+/* 2^x for weights that are rounded to bf16 anyway: relative error 1e-4. Keeps NaN. scalef takes the whole
+ * part. */
 static inline __m512 exp2_fast(__m512 x)
 {
-    __m512 y = vf_max(vf_set(-150.0f), x);
-    __m512 n = vf_round(y), f = vf_sub(y, n);
-    __m512 p = vf_set(9.570101434e-3f);
-    p = vf_fma(p, f, vf_set(5.591786028e-2f));
-    p = vf_fma(p, f, vf_set(2.402474484e-1f));
-    p = vf_fma(p, f, vf_set(6.931218147e-1f));
-    p = vf_fma(p, f, vf_set(9.999992614e-1f));
-    return vf_scale2(p, n);
+    __m512 f = _mm512_reduce_ps(x, 1); /* x - floor(x) */
+    __m512 p = vf_set(7.802452004e-02f);
+    p = vf_fma(p, f, vf_set(2.260671591e-01f));
+    p = vf_fma(p, f, vf_set(6.958335392e-01f));
+    p = vf_fma(p, f, vf_set(9.999252186e-01f));
+    return _mm512_scalef_ps(p, x);
 }
 
-/* 16 query rows: weights of all keys of the block as bf16 pairs; rescales the output where a maximum grew. */
-static void softmax_lanes(struct attend_block *b, int64_t n, int64_t r)
+/* Bits of two weights as a bf16 pair, rounded half up: neither is negative. */
+static inline __m512i weight_bits(__m512 low, __m512 high)
 {
-    int64_t R = b->R;
-    float *S = b->S + r;
-    __m512 old = vf_load(b->max + r), m = old, m1 = old, sum = vf_set(0.0f);
-    if (b->lo) {
-        for (int64_t j = 0; j < n; j++) {
-            __m512 v = vf_where(b->row_t + r, b->lo[j], b->hi[j], vf_load(S + j * R), -INFINITY);
-            vf_store(S + j * R, v);
-            m = vf_max(m, v);
+    const __m512i half = _mm512_set1_epi32(0x8000);
+    __m512i a = _mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(low), half), 16);
+    return _mm512_mask_mov_epi16(a, 0xaaaaaaaaU, _mm512_add_epi32(_mm512_castps_si512(high), half));
+}
+
+/* VECS vectors of query rows from row r: maxima, weights of all keys of the block as bf16 pairs, sums; the
+ * output is rescaled where a maximum grew. S and P16 hold these rows only: [keys, ld], [keys/2, ld, 2]. */
+INLINE void softmax_rows(struct attend_block *b, int64_t n, int64_t r, float *S, uint16_t *P16, int64_t ld,
+                         const int vecs)
+{
+    __m512 old[2], m[2], sum[2];
+#pragma GCC unroll 2
+    for (int v = 0; v < vecs; v++) {
+        m[v] = old[v] = vf_load(b->max + r + 16 * v);
+        sum[v] = vf_set(0.0f);
+    }
+    for (int64_t j = 0; j < n; j++) {
+#pragma GCC unroll 2
+        for (int v = 0; v < vecs; v++) {
+            __m512 s = vf_load(S + j * ld + 16 * v);
+            if (b->lo) {
+                s = vf_where(b->row_t + r + 16 * v, b->lo[j], b->hi[j], s, CPU_HIDDEN);
+                vf_store(S + j * ld + 16 * v, s);
+            }
+            m[v] = vf_max(s, m[v]);
         }
-    } else {
-        int64_t j = 0;
-        for (; j + 2 <= n; j += 2) {
-            m = vf_max(m, vf_load(S + j * R));
-            m1 = vf_max(m1, vf_load(S + (j + 1) * R));
+    }
+    int64_t j = 0;
+    for (; j + 2 <= n; j += 2) {
+#pragma GCC unroll 2
+        for (int v = 0; v < vecs; v++) {
+            __m512 p0 = exp2_fast(vf_sub(vf_load(S + j * ld + 16 * v), m[v]));
+            __m512 p1 = exp2_fast(vf_sub(vf_load(S + (j + 1) * ld + 16 * v), m[v]));
+            sum[v] = vf_add(sum[v], vf_add(p0, p1));
+            _mm512_storeu_si512(P16 + (j / 2 * ld + 16 * v) * 2, weight_bits(p0, p1));
         }
-        m = vf_max(m1, j < n ? vf_max(m, vf_load(S + j * R)) : m);
     }
-    vf_store(b->max + r, m);
-    for (int64_t j = 0; j < round_up(n, 32); j += 2) {
-        __m512 p0 = vf_set(0.0f), p1 = p0;
-        if (j < n)
-            p0 = exp2_fast(vf_sub(vf_load(S + j * R), m));
-        if (j + 1 < n)
-            p1 = exp2_fast(vf_sub(vf_load(S + (j + 1) * R), m));
-        sum = vf_add(sum, vf_add(p0, p1));
-        _mm512_storeu_si512(b->P16 + (j / 2 * R + r) * 2, pair_bits(p0, p1));
+    for (; j < round_up(n, 32); j += 2) {
+#pragma GCC unroll 2
+        for (int v = 0; v < vecs; v++) {
+            __m512 p = j < n ? exp2_fast(vf_sub(vf_load(S + j * ld + 16 * v), m[v])) : vf_set(0.0f);
+            sum[v] = vf_add(sum[v], p);
+            _mm512_storeu_si512(P16 + (j / 2 * ld + 16 * v) * 2, weight_bits(p, vf_set(0.0f)));
+        }
     }
-    if (vf_all_equal(vf_sub(old, m), 0.0f)) { /* most blocks: no new maximum */
-        vf_store(b->sum + r, vf_add(vf_load(b->sum + r), sum));
-        return;
+#pragma GCC unroll 2
+    for (int v = 0; v < vecs; v++) {
+        float *total = b->sum + r + 16 * v;
+        if (vf_all_equal(vf_sub(old[v], m[v]), 0.0f)) { /* most blocks: no new maximum */
+            vf_store(total, vf_add(vf_load(total), sum[v]));
+            continue;
+        }
+        __m512 f = exp2_fast(vf_sub(old[v], m[v]));
+        vf_store(b->max + r + 16 * v, m[v]);
+        vf_store(total, vf_fma(vf_load(total), f, sum[v]));
+        for (int64_t c = 0; c < b->d; c++) {
+            float *o = b->O + c * b->R + r + 16 * v;
+            vf_store(o, vf_mul(f, vf_load(o)));
+        }
     }
-    __m512 f = exp2_fast(vf_sub(old, m));
-    vf_store(b->sum + r, vf_fma(vf_load(b->sum + r), f, sum));
-    for (int64_t c = 0; c < b->d; c++)
-        vf_store(b->O + c * R + r, vf_mul(f, vf_load(b->O + c * R + r)));
 }
 
-void cpu_softmax16(struct attend_block *b, int64_t n)
+void cpu_softmax16(struct attend_block *b, int64_t n, int64_t r, int64_t rows, float *S, uint16_t *P16,
+                   int64_t ld)
 {
-    for (int64_t r = 0; r < b->R; r += 16)
-        softmax_lanes(b, n, r);
+    if (rows == 32)
+        softmax_rows(b, n, r, S, P16, ld, 2);
+    else
+        softmax_rows(b, n, r, S, P16, ld, 1);
 }
 
-/* C [8,16*nv] (row stride R) = or += A B over k pairs; A and B are bf16 pairs, B [k,R]. */
-INLINE void mm_tile(float *C, const uint32_t *a, int64_t lda, const uint32_t *B, int64_t k, int64_t R,
-                    const int nv, const bool add)
+/* C [8,16*nv] (row stride ldc) = or += A B over k pairs; A and B are bf16 pairs, B [k,ldb]. */
+INLINE void mm_tile(float *C, int64_t ldc, const uint32_t *a, int64_t lda, const uint32_t *B, int64_t ldb,
+                    int64_t k, const int nv, const bool add)
 {
-    __m512 acc[8][3];
+    __m512 acc[8][2];
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++)
-#pragma GCC unroll 3
+#pragma GCC unroll 2
         for (int v = 0; v < nv; v++)
-            acc[i][v] = add ? vf_load(C + i * R + v * 16) : vf_set(0.0f);
+            acc[i][v] = add ? vf_load(C + i * ldc + v * 16) : vf_set(0.0f);
     for (int64_t j = 0; j < k; j++) {
-        __m512bh b[3];
-#pragma GCC unroll 3
+        __m512bh b[2];
+#pragma GCC unroll 2
         for (int v = 0; v < nv; v++)
-            b[v] = (__m512bh)_mm512_loadu_si512(B + j * R + v * 16);
+            b[v] = (__m512bh)_mm512_loadu_si512(B + j * ldb + v * 16);
 #pragma GCC unroll 8
         for (int i = 0; i < 8; i++) {
             __m512bh x = (__m512bh)_mm512_set1_epi32((int32_t)a[i * lda + j]);
-#pragma GCC unroll 3
+#pragma GCC unroll 2
             for (int v = 0; v < nv; v++)
                 acc[i][v] = _mm512_dpbf16_ps(acc[i][v], x, b[v]);
         }
     }
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++)
-#pragma GCC unroll 3
+#pragma GCC unroll 2
         for (int v = 0; v < nv; v++)
-            vf_store(C + i * R + v * 16, acc[i][v]);
+            vf_store(C + i * ldc + v * 16, acc[i][v]);
 }
 
-INLINE void mm(float *C, const uint16_t *a, int64_t lda, const uint16_t *B, int64_t m, int64_t k, int64_t R,
-               const bool add)
+/* rows is 32 or 16. */
+static void mm(float *C, int64_t ldc, const uint16_t *a, int64_t lda, const uint16_t *B, int64_t ldb,
+               int64_t m, int64_t k, int64_t rows, bool add)
 {
     const uint32_t *a32 = (const uint32_t *)(const void *)a, *b32 = (const uint32_t *)(const void *)B;
     for (int64_t i = 0; i < m; i += 8) {
-        int64_t c = 0;
-        for (; c + 48 <= R; c += 48)
-            mm_tile(C + i * R + c, a32 + i * lda / 2, lda / 2, b32 + c, k, R, 3, add);
-        for (; c < R; c += 16)
-            mm_tile(C + i * R + c, a32 + i * lda / 2, lda / 2, b32 + c, k, R, 1, add);
+        if (rows == 32 && add)
+            mm_tile(C + i * ldc, ldc, a32 + i * lda / 2, lda / 2, b32, ldb, k, 2, true);
+        else if (rows == 32)
+            mm_tile(C + i * ldc, ldc, a32 + i * lda / 2, lda / 2, b32, ldb, k, 2, false);
+        else
+            mm_tile(C + i * ldc, ldc, a32 + i * lda / 2, lda / 2, b32, ldb, k, 1, add);
     }
 }
 
+/* 32 query rows at a time, so that their scores and weights stay in the first-level cache. */
 void cpu_block_bf16(struct attend_block *b, int64_t n)
 {
-    mm(b->S, b->K16, b->dp, b->q16, n, (b->d + 1) / 2, b->R, false);
-    cpu_softmax16(b, n);
-    mm(b->O, b->V16, BLOCK_KEYS, b->P16, b->d, (n + 1) / 2, b->R, true);
+    for (int64_t r = 0; r < b->R; r += 32) {
+        int64_t rows = min_i64(32, b->R - r);
+        mm(b->S, 32, b->K16, b->dp, b->q16 + 2 * r, b->R, n, (b->d + 1) / 2, rows, false);
+        cpu_softmax16(b, n, r, rows, b->S, b->P16, 32);
+        mm(b->O + r, b->R, b->V16, BLOCK_KEYS, b->P16, 32, b->d, (n + 1) / 2, rows, true);
+    }
 }
