@@ -5,11 +5,15 @@
 #include "sweep/app.h"
 #include "sweep/progress.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 struct status_args {
     const char *path;
@@ -56,12 +60,24 @@ static struct interval setting_score(const struct results *r, int setting, int64
     return in;
 }
 
+/* Whether a process writes the journal: it holds a lock there (hdf5io/journal.h). */
+static bool is_written(const struct results *r)
+{
+    char *path = mem_printf("%s.journal/lock", r->path);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    bool held = fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    if (fd >= 0)
+        close(fd);
+    free(path);
+    return held;
+}
+
 /* Seconds to go, from what the newest attempt has done since it opened its journal; -1: cannot be told. */
 static double seconds_left(const struct results *r)
 {
-    if (!r->running || r->n_record >= r->n_unit)
-        return r->n_record >= r->n_unit ? 0 : -1;
-    char *dir = mem_printf("%s.journal", r->path); /* hdf5io/journal.h */
+    if (r->n_record >= r->n_unit)
+        return 0;
+    char *dir = mem_printf("%s.journal", r->path);
     struct stat st;
     int there = stat(dir, &st);
     free(dir);
@@ -71,7 +87,7 @@ static double seconds_left(const struct results *r)
         last = r->record[i].attempt > last ? r->record[i].attempt : last;
     for (int64_t i = 0; i < r->n_record; i++)
         n += r->record[i].attempt == last;
-    if (there != 0 || n == 0)
+    if (there != 0 || n == 0 || !is_written(r))
         return -1;
     /* the folder's time of change: when the attempt's files were made */
     double elapsed = difftime(time(NULL), st.st_mtime);
@@ -92,7 +108,10 @@ static void print_text(const struct results *r)
     double s = seconds_left(r);
     progress_duration(left, s);
     printf("%s: %lld of %lld units, %lld not ok, %s", r->path, (long long)r->n_record, (long long)r->n_unit,
-           (long long)count_bad(r), r->running ? "running or to be resumed" : "complete");
+           (long long)count_bad(r),
+           r->n_record >= r->n_unit ? "complete"
+           : is_written(r)          ? "running"
+                                    : "stopped: the same command resumes");
     printf(s > 0 ? ", about %s left\n\n" : "\n\n", left);
     struct str t = {0};
     str_add(&t, "setting\tdone\tscore\t95 % interval\n");
@@ -130,7 +149,7 @@ static int print_json(const struct results *r)
     json_object_set_new(root, "done", json_integer((json_int_t)r->n_record));
     json_object_set_new(root, "total", json_integer((json_int_t)r->n_unit));
     json_object_set_new(root, "not_ok", json_integer((json_int_t)count_bad(r)));
-    json_object_set_new(root, "running", json_boolean(r->running));
+    json_object_set_new(root, "running", json_boolean(is_written(r)));
     json_object_set_new(root, "seconds_left", left < 0 ? json_null() : json_real(left));
     json_object_set_new(root, "settings", settings);
     char *text = json_dumps(root, JSON_INDENT(2));

@@ -66,6 +66,7 @@ void progress_ahead(struct progress *g, double cost)
 void progress_cost(struct progress *g, double cost)
 {
     g->cost_done += cost;
+    g->s_last = progress_clock();
 }
 
 /* Setting names without the model when there is only one. */
@@ -81,11 +82,11 @@ static void add_scores(const struct progress *g, struct str *line)
 
 static void add_left(const struct progress *g, struct str *line)
 {
-    double elapsed = progress_clock() - g->s_start;
     if (g->cost_done <= 0 || g->n_done >= g->plan->n_unit)
         return;
     char left[32];
-    progress_duration(left, elapsed * (g->cost_all - g->cost_done) / g->cost_done);
+    double rate = g->cost_done / (g->s_last - g->s_start), since = progress_clock() - g->s_last;
+    progress_duration(left, (g->cost_all - g->cost_done) / rate - since);
     str_printf(line, "  %s left", left);
 }
 

@@ -10,8 +10,8 @@ struct progress {
     double *sum;      /* per setting: of scores */
     int64_t *n_score; /* per setting: of units with a score */
     int64_t n_done, n_bad;
-    double cost_all, cost_done; /* of this run, by the plan's estimate */
-    double s_start, s_said;
+    double cost_all, cost_done;     /* of this run, by the plan's estimate */
+    double s_start, s_said, s_last; /* clock: start, last line, last finished work */
     bool terminal, quiet;
     int64_t n_said;
 };

@@ -3,10 +3,12 @@
 #include "base/mem.h"
 #include "sweep/jobs.h"
 #include "sweep/plan.h"
+#include "sweep/stop.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -241,6 +243,56 @@ static void jobs_skip_what_is_done(void **state)
     close_plan(&p);
 }
 
+static void note(const char *dir, const struct plan *p, const int64_t *unit, int n)
+{
+    for (int i = 0; i < 2; i++) {
+        char *path = mem_printf("%s/%016llx.1.%d", dir, (unsigned long long)plan_bundle_id(p, unit, n), i);
+        FILE *f = fopen(path, "w");
+        assert_non_null(f);
+        fclose(f);
+        free(path);
+    }
+}
+
+/* Two notes: one setting at a time; two notes there: one unit; two notes there: given up. */
+static void jobs_split_where_it_crashed(void **state)
+{
+    (void)state;
+    static const struct sink_type type = {.name = "list", .has = has};
+    char dir[] = "/tmp/kvsweep-notes-XXXXXX";
+    struct planned p;
+    struct jobs j;
+    struct sink sink = {NULL, 0};
+    assert_non_null(mkdtemp(dir));
+    assert_int_equal(open_plan(&p, TEXT), 0);
+    sink.plan = &p.plan;
+    int64_t first = p.plan.bundle[0].first, all[PLAN_BATCH], one_setting[4];
+    for (int i = 0; i < PLAN_BATCH; i++)
+        all[i] = first + i;
+    for (int i = 0; i < 4; i++)
+        one_setting[i] = first + 4 * i; /* settings are the inner loop */
+    assert_int_equal(p.plan.unit[one_setting[3]].setting, p.plan.unit[first].setting);
+    note(dir, &p.plan, all, PLAN_BATCH);
+    jobs_open(&j, &p.plan, &type, &sink, dir, 1);
+    assert_int_equal(j.n, p.plan.n_bundle - 1 + 4);
+    assert_int_equal(j.job[0].n, 4);
+    jobs_close(&j);
+    note(dir, &p.plan, one_setting, 4);
+    jobs_open(&j, &p.plan, &type, &sink, dir, 1);
+    assert_int_equal(j.n, p.plan.n_bundle - 1 + 3 + 4);
+    assert_int_equal(j.job[0].n, 1);
+    assert_int_equal(j.n_poison, 0);
+    jobs_close(&j);
+    note(dir, &p.plan, one_setting + 1, 1);
+    jobs_open(&j, &p.plan, &type, &sink, dir, 1);
+    assert_int_equal(j.n, p.plan.n_bundle - 1 + 3 + 3);
+    assert_int_equal(j.n_poison, 1);
+    assert_int_equal(j.poison[0], one_setting[1]);
+    jobs_close(&j);
+    crash_clear(dir);
+    close_plan(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -252,6 +304,7 @@ int main(void)
         cmocka_unit_test(auto_dtypes),
         cmocka_unit_test(refuse),
         cmocka_unit_test(jobs_skip_what_is_done),
+        cmocka_unit_test(jobs_split_where_it_crashed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -39,4 +39,21 @@ if [ -n "$MPIRUN" ]; then # mpirun forwards USR1 to all ranks
     farm 2 "$out" || die "USR1 under mpirun: resume"
     same "$DIR/want.h5" "$out"
 fi
+
+# a crash in a bundle leaves a note about it; the next start computes it again, and the notes go when all is done
+out=$DIR/crash.h5
+"$KVSWEEP" run -q "$HERE/farm.yaml" -o "$out" 2>"$DIR/err" &
+pid=$!
+for _ in $(seq 100); do
+    sleep 0.05
+    [ -d "$out.journal" ] && break
+done
+sleep 0.3
+kill -SEGV $pid
+wait $pid
+[ $? = 139 ] || die "SEGV: not status 139"
+[ "$(cat "$out.crash"/* 2>/dev/null)" = "signal 11" ] || die "SEGV: no note"
+farm alone "$out" || die "SEGV: resume"
+same "$DIR/want.h5" "$out"
+[ ! -e "$out.crash" ] || die "SEGV: the note stays"
 echo "passed: signals"
