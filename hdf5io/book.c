@@ -289,10 +289,11 @@ static int32_t find_setting(const struct book *b, const struct sink_setting *s)
     return -1;
 }
 
+/* The number of examples may differ: a longer `limit` adds examples to the same task. */
 static int32_t find_task(const struct book *b, const struct sink_task *t)
 {
     for (int i = 0; i < b->n_task; i++)
-        if (b->task[i].n_examples == t->n_examples && same_texts(&b->task[i], t, task_text, N(task_text)))
+        if (same_texts(&b->task[i], t, task_text, N(task_text)))
             return i;
     return -1;
 }
@@ -360,6 +361,8 @@ int book_join(struct book *dst, const struct book *src, int32_t **setting_map, i
             add_task(dst, &src->task[i]);
             at = dst->n_task - 1;
         }
+        if (dst->task[at].n_examples < src->task[i].n_examples)
+            dst->task[at].n_examples = src->task[i].n_examples;
         (*task_map)[i] = at;
     }
     return join_examples(dst, src, *task_map);
