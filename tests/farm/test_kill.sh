@@ -8,11 +8,19 @@ farm alone "$DIR/want.h5" || die "undisturbed run"
 
 # Starts on 1, 2 or 4 ranks and kills one of them after a while; true if it finished before.
 disturbed() {
-    local n=$((1 << RANDOM % 3)) out=$1 pid ranks victim rc
+    local n=$((1 << RANDOM % 3)) out=$1 pid ranks victim rc files_before
+    files_before=$(ls "$out.journal" 2>/dev/null | wc -l)
     timeout -k 5 120 "$MPIRUN" -n $n "$KVSWEEP" run -q "$HERE/farm.yaml" -o "$out" >"$DIR/log" 2>&1 &
     pid=$!
-    sleep "$(printf '0.%03d' $((300 + RANDOM % 700)))"
-    [ $((RANDOM % 2)) = 0 ] && sleep "0.$((RANDOM % 10))"
+    if [ $((RANDOM % 4)) = 0 ]; then # any moment, the start included
+        sleep "$(printf '0.%03d' $((RANDOM % 1000)))"
+    else # while it computes and writes: this attempt's journal is there
+        for _ in $(seq 100); do
+            [ "$(ls "$out.journal" 2>/dev/null | wc -l)" -gt "$files_before" ] && break
+            sleep 0.05
+        done
+        sleep "$(printf '0.%03d' $((RANDOM % 900)))"
+    fi
     # timeout -> mpirun -> ranks: all of them ours
     ranks=$(for m in $(ps -o pid= --ppid $pid); do ps -o pid= --ppid "$m"; done)
     victim=$(echo $ranks | tr ' ' '\n' | sed -n "$((1 + RANDOM % n))p")

@@ -16,6 +16,13 @@ farm 2 "$DIR/grown.h5" --set 'methods=[full, "kivi:bits=2"]' || die "part of the
 farm 2 "$DIR/grown.h5" || die "the rest of the grid"
 "$KVSWEEP" status "$DIR/grown.h5" | grep -q "96 of 96 units, 0 not ok, complete" || die "$("$KVSWEEP" status "$DIR/grown.h5")"
 "$KVSWEEP" verify "$DIR/grown.h5" --bundles 3 || die "verify"
+# a longer limit adds examples to the same task
+rows="$HERE/../fixtures/task/longbench.jsonl"
+for limit in 1 2; do
+    farm 2 "$DIR/limit.h5" --set "tasks=[{name: longbench/qasper, data: '$rows', limit: $limit, max_new: 4}]" || die "limit $limit"
+done
+"$KVSWEEP" status "$DIR/limit.h5" | grep -q "8 of 8 units, 0 not ok, complete" || die "$("$KVSWEEP" status "$DIR/limit.h5")"
+[ "$("$KVSWEEP" export "$DIR/limit.h5" --jsonl | grep -c '"task": "longbench/qasper"')" = 8 ] || die "limit: other rows"
 # what cannot live in one file is refused in one line
 line=$(farm alone "$DIR/grown.h5" --set logits.first=none 2>&1) && die "other logits were taken"
 [ "$(echo "$line" | wc -l)" = 1 ] || die "not one line: $line"
