@@ -91,6 +91,28 @@ static void mm(float *C, int64_t ldc, const uint16_t *A, int64_t lda, const uint
     __asm__ volatile("" ::: "memory");
 }
 
+/* Rows of x (bf16, ldx apart, k whole blocks of 32) times packed panels: y [m,n], m and n multiples of 16. A
+ * slice of 32 columns of the weights stays in the first-level cache while all rows pass. */
+void cpu_amx_product(float *y, int64_t ldy, const uint16_t *x, int64_t ldx, const uint16_t *w, int64_t k,
+                     int64_t m, int64_t n)
+{
+    __asm__ volatile("" ::: "memory");
+    for (int64_t c = 0; c < n; c += 32) {
+        const uint16_t *slice = w + c / PANEL * PANEL * k + c % PANEL * 2;
+        for (int64_t i = 0; i < m; i += 32) {
+            float *block = y + i * ldy + c;
+            for (int64_t r = 0; r < min_i64(32, m - i);
+                 r++) { /* the output is on its way while tiles multiply */
+                __builtin_prefetch(block + r * ldy, 1);
+                __builtin_prefetch(block + r * ldy + 16, 1);
+            }
+            corner((char *)block, (size_t)ldy * 4, (const char *)(x + i * ldx), (size_t)ldx * 2,
+                   (const char *)slice, PANEL * 4, k, i + 16 < m, c + 16 < n, false);
+        }
+    }
+    __asm__ volatile("" ::: "memory");
+}
+
 /* 32 query rows at a time, so that their scores and weights stay in the first-level cache. */
 void cpu_block_amx(struct attend_block *b, int64_t n)
 {

@@ -92,6 +92,9 @@ void cpu_pack_q16(uint16_t *dst, const float *q, int64_t dp, int64_t R);
 /* From f32 or bf16 rows, ld elements apart. */
 void cpu_pack_k16(uint16_t *dst, int64_t dp, const void *src, int64_t ld, int64_t n, int64_t d, enum dtype t);
 void cpu_pack_v16(uint16_t *dst, int64_t dp, const void *src, int64_t ld, int64_t n, int64_t d, enum dtype t);
+void cpu_amx_product(float *y, int64_t ldy, const uint16_t *x, int64_t ldx, const uint16_t *w, int64_t k,
+                     int64_t m, int64_t n);
+void cpu_to_bf16(uint16_t *dst, const float *src, int64_t n); /* AVX-512 BF16 */
 #define CPU_HIDDEN (-1e30f) /* score of a key that a row does not see; maxima start above it */
 
 struct rope_cache {

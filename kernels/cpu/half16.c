@@ -14,6 +14,15 @@ static inline __m512i pair_bits(__m512 low, __m512 high)
     return _mm512_or_si512(bf16_bits(low), _mm512_slli_epi32(bf16_bits(high), 16));
 }
 
+void cpu_to_bf16(uint16_t *dst, const float *src, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += 16) {
+        __mmask16 mask = n - i >= 16 ? (__mmask16)0xffff : (__mmask16)((1U << (n - i)) - 1U);
+        __m256i v = (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, src + i));
+        _mm256_mask_storeu_epi16(dst + i, mask, v);
+    }
+}
+
 void cpu_pack_q16(uint16_t *dst, const float *q, int64_t dp, int64_t R)
 {
     for (int64_t c = 0; c < dp; c += 2)

@@ -88,7 +88,7 @@ static void add(float *x, const float *y, int64_t n)
 static inline vf silu_times(vf g, vf u)
 {
     vf e = vf_exp(vf_sub(vf_set(0.0f), g));
-    return vf_mul(vf_div(g, vf_add(vf_set(1.0f), e)), u);
+    return vf_mul(vf_mul(g, vf_recip(vf_add(vf_set(1.0f), e))), u);
 }
 
 static void swiglu(float *y, const float *gate, const float *up, int64_t n)

@@ -15,10 +15,12 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/onednn.h"
 
-#define MOST_ROWS  128
-#define SLAB_ROWS  4096
-#define MAX_PIECES (SLAB_ROWS / MOST_ROWS + 8)
-#define PAD_ROWS   5 /* from so many rows on, padding up to 16 for oneDNN is cheaper than panel products */
+#define MOST_ROWS    128
+#define SLAB_ROWS    4096
+#define MAX_PIECES   (SLAB_ROWS / MOST_ROWS + 8)
+#define WHOLE_PIECES 4   /* so many pieces keep threads busy without cutting columns */
+#define TILE_ROWS    256 /* of one item with AMX */
+#define PAD_ROWS     5 /* from so many rows on, padding up to 16 for oneDNN is cheaper than panel products */
 
 static int64_t padded_k(int64_t k, enum dtype t)
 {
@@ -73,6 +75,7 @@ struct piece {
     int64_t real;                  /* rows that exist */
     const void *x;                 /* [m,ldx] in xt */
     bool whole;                    /* one item for all columns */
+    bool tiles;                    /* our own AMX product */
     const struct dn_plan *plan[2]; /* whole groups (or all columns), last group; NULL: panel products */
 };
 
@@ -85,6 +88,7 @@ struct product {
     const float *bias;
     struct piece piece[MAX_PIECES];
     int n_piece;
+    bool tiles;            /* bf16 weights and AMX */
     int64_t group, groups; /* panels of one item; groups of panels */
     char *scratch;
     size_t scratch_bytes;
@@ -125,12 +129,35 @@ static void place(const struct product *p, const struct piece *b, const float *b
         memcpy(p->y + (b->row + t) * p->ldy + n0, block + t * n, (size_t)n * sizeof *block);
 }
 
+/* AMX tiles store 16 x 16 results where they belong, so any piece and any group of panels will do. */
+static void run_tiles(const struct product *p, const struct piece *b, int64_t g, float *block)
+{
+    const struct weight *w = p->w;
+    int64_t n0 = g * p->group * PANEL, n = min_i64(p->group * PANEL, w->n_out - n0), wide = round_up(n, 16);
+    bool direct = n == wide && b->real == b->m;
+    const char *packed = (const char *)w->packed + (size_t)(n0 / PANEL) * panel_bytes(w->n_in, w->dtype);
+    float *y = direct ? p->y + b->row * p->ldy + n0 : block;
+    cpu_amx_product(y, direct ? p->ldy : wide, b->x, p->ldx, (const uint16_t *)(const void *)packed,
+                    padded_k(w->n_in, DT_BF16), b->m, wide);
+    for (int64_t t = 0; t < b->real; t++) {
+        float *row = p->y + (b->row + t) * p->ldy + n0;
+        if (!direct)
+            memcpy(row, block + t * wide, (size_t)n * sizeof *row);
+        if (p->bias)
+            p->c->isa->add(row, p->bias + n0, n);
+    }
+}
+
 /* One piece times one group of panels. scratch: [widened f16 panels][block of the output][oneDNN's own]. */
 static void run_item(const struct product *p, const struct piece *b, int64_t g, int thread)
 {
     char *s = p->scratch + (size_t)thread * p->scratch_bytes;
     const struct weight *w = p->w;
     const struct dn_plan *plan = b->plan[!b->whole && g == p->groups - 1];
+    if (b->tiles) {
+        run_tiles(p, b, g, (float *)(void *)s);
+        return;
+    }
     if (!plan) {
         panel_rows(p, b, g, (float *)(void *)s);
         return;
@@ -161,10 +188,18 @@ static void run_item(const struct product *p, const struct piece *b, int64_t g, 
 static void plan_piece(struct product *p, struct piece *b)
 {
     const struct weight *w = p->w;
-    if (!p->c->dn || b->m < 16)
+    if (b->m < 16)
+        return;
+    if (p->tiles) {
+        size_t need = (size_t)(b->m * p->group * PANEL) * sizeof(float);
+        p->scratch_bytes = need > p->scratch_bytes ? need : p->scratch_bytes;
+        b->tiles = true;
+        return;
+    }
+    if (!p->c->dn)
         return;
     int64_t n = p->group * PANEL, last = w->n_out - (p->groups - 1) * n;
-    b->whole = b->m == MOST_ROWS && w->dtype != DT_F16;
+    b->whole = b->m == MOST_ROWS && p->n_piece >= WHOLE_PIECES && w->dtype != DT_F16;
     if (b->whole) {
         b->plan[0] = dn_get(p->c->dn, p->xt, b->m, w->n_in, w->n_out, p->ldx);
         b->whole = b->plan[0] != NULL;
@@ -184,13 +219,13 @@ static void plan_piece(struct product *p, struct piece *b)
 static void cut_rows(struct product *p, int64_t rows)
 {
     int64_t row = 0;
-    for (int64_t m = MOST_ROWS; m >= 16; m /= 2)
+    for (int64_t m = p->tiles ? TILE_ROWS : MOST_ROWS; m >= (p->tiles ? TILE_ROWS : 16); m /= 2)
         for (; rows - row >= m; row += m)
             p->piece[p->n_piece++] = (struct piece){.row = row, .m = m, .real = m};
-    if (rows > row) {
-        int64_t rest = rows - row;
-        p->piece[p->n_piece++] =
-            (struct piece){.row = row, .m = rest >= PAD_ROWS && p->c->dn ? 16 : rest, .real = rest};
+    int64_t rest = rows - row;
+    if (rest > 0) {
+        int64_t m = rest >= PAD_ROWS && (p->tiles || p->c->dn) ? round_up(rest, 16) : rest;
+        p->piece[p->n_piece++] = (struct piece){.row = row, .m = m, .real = rest};
     }
 }
 
@@ -202,7 +237,7 @@ static bool prepare_x(struct product *p, const float *x, int64_t rows)
     int64_t K = p->w->n_in, kp = padded_k(K, p->w->dtype);
     struct piece *last = &p->piece[p->n_piece - 1];
     bool bf16 = p->w->dtype == DT_BF16, padded = last->real < last->m;
-    p->xt = bf16 && c->dn && rows >= PAD_ROWS ? DT_BF16 : DT_F32;
+    p->xt = bf16 && (c->dn || p->tiles) && rows >= PAD_ROWS ? DT_BF16 : DT_F32;
     p->ldx = bf16 ? kp : K;
     int64_t first = bf16 ? 0 : padded ? last->row : rows, copy = last->row + last->m - first;
     if (first >= rows)
@@ -214,7 +249,9 @@ static bool prepare_x(struct product *p, const float *x, int64_t rows)
         char *row = (char *)c->x.data + (size_t)(t * p->ldx) * dtype_bytes(p->xt);
         int64_t n = first + t < rows ? K : 0;
         memset(row + (size_t)n * dtype_bytes(p->xt), 0, (size_t)(p->ldx - n) * dtype_bytes(p->xt));
-        if (n > 0)
+        if (n > 0 && p->xt == DT_BF16 && c->bf16)
+            cpu_to_bf16((uint16_t *)(void *)row, x + (first + t) * K, n);
+        else if (n > 0)
             c->isa->from_f32(row, p->xt, x + (first + t) * K, n);
         if (n > 0 && bf16 && p->xt == DT_F32)
             c->isa->round_bf16((float *)(void *)row, n);
@@ -232,23 +269,28 @@ static bool prepare_x(struct product *p, const float *x, int64_t rows)
 /* Few rows stream the weights: each thread reads one stretch. Otherwise threads take what comes. */
 static void run_items(const struct product *p)
 {
-    int whole = 0; /* these come first */
+    int64_t whole = 0; /* these come first */
     while (whole < p->n_piece && p->piece[whole].whole)
         whole++;
-    int64_t items = whole + (p->n_piece - whole) * p->groups;
-    if (p->n_piece == 1) {
-#pragma omp parallel for num_threads(p->c->ops.threads) schedule(static)
-        for (int64_t g = 0; g < items; g++)
-            run_item(p, &p->piece[0], g, omp_get_thread_num());
-        return;
-    }
-#pragma omp parallel for num_threads(p->c->ops.threads) schedule(dynamic)
-    for (int64_t i = 0; i < items; i++) {
-        if (i < whole)
-            run_item(p, &p->piece[i], 0, omp_get_thread_num());
-        else
-            run_item(p, &p->piece[whole + (i - whole) % (p->n_piece - whole)],
-                     (i - whole) / (p->n_piece - whole), omp_get_thread_num());
+    int64_t rest = p->n_piece - whole, items = whole + rest * p->groups;
+#pragma omp parallel num_threads(p->c->ops.threads)
+    {
+        int thread = omp_get_thread_num();
+        if (p->tiles)
+            cpu_amx_start();
+        if (p->n_piece == 1) {
+#pragma omp for schedule(static)
+            for (int64_t g = 0; g < items; g++)
+                run_item(p, &p->piece[0], g, thread);
+        } else {
+#pragma omp for schedule(dynamic)
+            for (int64_t i = 0; i < items; i++) {
+                const struct piece *b = i < whole ? &p->piece[i] : &p->piece[whole + (i - whole) % rest];
+                run_item(p, b, i < whole ? 0 : (i - whole) / rest, thread);
+            }
+        }
+        if (p->tiles)
+            cpu_amx_stop();
     }
 }
 
@@ -257,7 +299,8 @@ static void multiply(struct cpu *c, float *y, const float *x, int64_t rows, cons
 {
     struct product p = {.c = c, .w = w, .y = y, .bias = bias, .ldy = w->n_out};
     int64_t panels = (w->n_out + PANEL - 1) / PANEL;
-    p.group = panels < 16 ? 1 : 2;
+    p.tiles = c->amx && w->dtype == DT_BF16 && rows >= PAD_ROWS;
+    p.group = panels < 16 ? 1 : p.tiles && rows > TILE_ROWS ? 4 : 2;
     p.groups = (panels + p.group - 1) / p.group;
     cut_rows(&p, rows);
     if (!prepare_x(&p, x, rows))

@@ -53,6 +53,11 @@ static inline vf vf_div(vf a, vf b)
 {
     return _mm512_div_ps(a, b);
 }
+static inline vf vf_recip(vf a) /* 1 / a to 1 ulp: an estimate of 14 bits and one step */
+{
+    vf r = _mm512_rcp14_ps(a);
+    return _mm512_mul_ps(r, _mm512_fnmadd_ps(a, r, _mm512_set1_ps(2.0f)));
+}
 static inline vf vf_fma(vf a, vf b, vf c) /* a*b + c */
 {
     return _mm512_fmadd_ps(a, b, c);
@@ -192,6 +197,10 @@ static inline vf vf_div(vf a, vf b)
 {
     return _mm256_div_ps(a, b);
 }
+static inline vf vf_recip(vf a)
+{
+    return _mm256_div_ps(_mm256_set1_ps(1.0f), a);
+}
 static inline vf vf_fma(vf a, vf b, vf c)
 {
     return _mm256_fmadd_ps(a, b, c);
@@ -324,6 +333,10 @@ static inline vf vf_mul(vf a, vf b)
 static inline vf vf_div(vf a, vf b)
 {
     return a / b;
+}
+static inline vf vf_recip(vf a)
+{
+    return vf_set(1.0f) / a;
 }
 static inline vf vf_fma(vf a, vf b, vf c)
 {
