@@ -19,7 +19,7 @@ disturbed() {
             [ "$(ls "$out.journal" 2>/dev/null | wc -l)" -gt "$files_before" ] && break
             sleep 0.05
         done
-        sleep "$(printf '0.%03d' $((RANDOM % 900)))"
+        sleep "$((RANDOM % 2)).$((RANDOM % 10))"
     fi
     # timeout -> mpirun -> ranks: all of them ours
     ranks=$(for m in $(ps -o pid= --ppid $pid); do ps -o pid= --ppid "$m"; done)
@@ -30,7 +30,7 @@ disturbed() {
     return $rc
 }
 
-kills=0 files=0 starts=0
+kills=0 files=0 starts=0 attempts=0
 while [ $kills -lt "$N" ]; do
     out=$DIR/got$files.h5
     watch_file "$out"
@@ -45,7 +45,8 @@ while [ $kills -lt "$N" ]; do
     unwatch
     same "$DIR/want.h5" "$out"
     "$KVSWEEP" status "$out" | grep -q "96 of 96 units, 0 not ok, complete" || die "$("$KVSWEEP" status "$out")"
+    attempts=$((attempts + $("$KVSWEEP" export "$out" --jsonl | grep -o '"attempt": [0-9]*' | sort -u | wc -l)))
     files=$((files + 1))
     rm -f "$out"
 done
-echo "passed: $kills kills, $files files"
+echo "passed: $kills kills, $files files, records of $attempts attempts"
