@@ -9,14 +9,16 @@
 #include "base/mem.h"
 #include "tok/tok_int.h"
 
-/* *j = NULL where the file does not exist. */
+/* *j = NULL where the file does not exist. Only generation_config.json holds whole numbers that matter; the
+ * others may hold ones beyond 64 bits (model_max_length: 10^30 is how the field writes "no limit"). */
 static int load(const char *dir, const char *name, json_t **j)
 {
     char *path = file_join(dir, name);
     json_error_t why;
     *j = NULL;
     int rc = 0;
-    if (file_exists(path) && !(*j = json_load_file(path, JSON_ALLOW_NUL, &why)))
+    size_t big = strcmp(name, "generation_config.json") != 0 ? JSON_DECODE_INT_AS_REAL : 0;
+    if (file_exists(path) && !(*j = json_load_file(path, JSON_ALLOW_NUL | big, &why)))
         rc = err_set(ERR_INPUT, "%s: not readable as JSON: line %d: %s", path, why.line, why.text);
     if (*j && !json_is_object(*j)) {
         json_decref(*j);
