@@ -158,7 +158,7 @@ struct ops; /* the table; also the device handle */
 
 struct ops_options {
     int threads;     /* 0: all processors this process may use */
-    const char *isa; /* CPU: "auto", "avx512", "avx2", "portable": the widest that may be used */
+    const char *isa; /* CPU: "auto" (AMX too), "avx512", "avx2", "portable": the widest that may be used */
     int device;      /* CUDA ordinal */
     enum dtype act;  /* wished activation dtype; CPUs always use f32 */
 };

@@ -113,13 +113,41 @@ void cpu_amx_product(float *y, int64_t ldy, const uint16_t *x, int64_t ldx, cons
     __asm__ volatile("" ::: "memory");
 }
 
+/* Scores [m,32] of 32 query rows of dimension 64: the queries fill tiles 4 to 7 and stay there. */
+static void scores64(float *S, const uint16_t *K, const uint16_t *q, int64_t m)
+{
+    __asm__ volatile("" ::: "memory");
+    _tile_loadd(4, q, 128);
+    _tile_loadd(5, q + 32, 128);
+    _tile_loadd(6, q + 16 * 64, 128);
+    _tile_loadd(7, q + 16 * 64 + 32, 128);
+    for (int64_t i = 0; i < m; i += 16, K += 16 * 64, S += 16 * 32) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_loadd(2, K, 128);
+        _tile_dpbf16ps(0, 2, 4);
+        _tile_dpbf16ps(1, 2, 5);
+        _tile_loadd(3, K + 32, 128);
+        _tile_dpbf16ps(0, 3, 6);
+        _tile_dpbf16ps(1, 3, 7);
+        _tile_stored(0, S, 128);
+        _tile_stored(1, S + 16, 128);
+    }
+    __asm__ volatile("" ::: "memory");
+}
+
 /* 32 query rows at a time, so that their scores and weights stay in the first-level cache. */
 void cpu_block_amx(struct attend_block *b, int64_t n)
 {
     for (int64_t r = 0; r < b->R; r += 32) {
         int64_t rows = min_i64(32, b->R - r);
-        mm(b->S, 32, b->K16, b->dp, b->q16 + 2 * r, b->R, round_up(n, 16), b->dp, rows, false);
+        const uint16_t *q = b->q16 + r * b->dp;
+        if (b->dp == 64 && rows == 32)
+            scores64(b->S, b->K16, q, round_up(n, 16));
+        else
+            mm(b->S, 32, b->K16, b->dp, q, 32, round_up(n, 16), b->dp, rows, false);
         cpu_softmax16(b, n, r, rows, b->S, b->P16, 32);
-        mm(b->O + r, b->R, b->V16, BLOCK_KEYS, b->P16, 32, round_up(b->d, 16), round_up(n, 32), rows, true);
+        mm(b->O + r * b->dp, 32, b->V16, BLOCK_KEYS, b->P16, 32, round_up(b->d, 16), round_up(n, 32), rows,
+           true);
     }
 }

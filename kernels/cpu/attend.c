@@ -67,14 +67,14 @@ static size_t block_lay(struct attend_block *b, int32_t **row_t, int32_t **lo, i
     *b = (struct attend_block){.R = R, .d = d, .dp = dp};
     LAY(b->q, dp * R, float);
     LAY(b->S, (BLOCK_KEYS + 8) * R, float);
-    LAY(b->O, dp * R, float);
+    LAY(b->O, dp * round_up(R, 32), float);
     LAY(b->max, R, float);
     LAY(b->sum, R, float);
     LAY(*row_t, R, int32_t);
     LAY(b->K, (BLOCK_KEYS + 8) * d, float);
     LAY(b->V, (BLOCK_KEYS + 8) * d, float);
-    LAY(b->q16, dp * R, uint16_t);
-    LAY(b->P16, BLOCK_KEYS * R, uint16_t);
+    LAY(b->q16, dp * round_up(R, 32), uint16_t);
+    LAY(b->P16, BLOCK_KEYS * 32, uint16_t);
     LAY(b->K16, BLOCK_KEYS * dp, uint16_t);
     LAY(b->V16, BLOCK_KEYS * dp, uint16_t);
     LAY(*lo, BLOCK_KEYS, int32_t);
@@ -192,7 +192,7 @@ static void chunk_item(const struct chunk *k, char *scratch, int32_t h, int64_t 
     int32_t *row_t, *lo, *hi;
     int64_t first = h * k->g + part * k->heads, heads = min_i64(k->heads, k->g - part * k->heads);
     block_lay(&b, &row_t, &lo, &hi, scratch, heads * k->Tq, k->d);
-    memset(b.O, 0, (size_t)(b.dp * b.R) * sizeof *b.O);
+    memset(b.O, 0, (size_t)(b.dp * round_up(b.R, 32)) * sizeof *b.O);
     for (int64_t r = 0; r < b.R; r++) {
         row_t[r] = (int32_t)(t0 + r % k->Tq);
         b.max[r] = CPU_HIDDEN / 10.0f; /* a row that sees nothing: all weights 0 */
@@ -202,9 +202,13 @@ static void chunk_item(const struct chunk *k, char *scratch, int32_t h, int64_t 
         load_queries(k, &b, &k->a->set[s].q, first, heads, t0);
         chunk_set(k, &k->a->set[s], &b, h, t0, lo, hi);
     }
-    for (int64_t i = 0; i < heads; i++)
-        k->c->isa->block_out((float *)k->a->out.data + (t0 * k->H + first + i) * k->d, k->H * k->d,
-                             b.O + i * k->Tq, b.R, min_i64(k->Tq, k->T - t0), k->d, b.sum + i * k->Tq);
+    for (int64_t r = 0; r < b.R; r += 16) { /* 16 tokens of one head */
+        int64_t t = t0 + r % k->Tq, head = first + r / k->Tq;
+        const float *O = k->half ? b.O + r / 32 * 32 * b.dp + r % 32 : b.O + r;
+        if (t < k->T)
+            k->c->isa->block_out((float *)k->a->out.data + (t * k->H + head) * k->d, k->H * k->d, O,
+                                 k->half ? 32 : b.R, min_i64(16, k->T - t), k->d, b.sum + r);
+    }
 }
 
 static void attend_chunk(struct cpu *c, const struct attend_args *a)

@@ -215,6 +215,7 @@ static void cpu_close(struct ops *o)
 
 static int choose_isa(struct cpu *c, const char *want)
 {
+    /* "auto" is everything; "avx512" leaves out AMX. */
     bool any = !want || !*want || strcmp(want, "auto") == 0, wide = any || strcmp(want, "avx512") == 0;
     bool mid = wide || (want && strcmp(want, "avx2") == 0);
     if (!mid && strcmp(want, "portable") != 0)
@@ -233,7 +234,7 @@ static int choose_isa(struct cpu *c, const char *want)
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
         c->isa = &isa_avx512;
         c->bf16 = __builtin_cpu_supports("avx512bf16");
-        c->amx = c->bf16 && cpu_amx_ok();
+        c->amx = c->bf16 && any && cpu_amx_ok();
         snprintf(c->ops.isa, sizeof c->ops.isa, "avx512%s%s", c->bf16 ? "+bf16" : "", c->amx ? "+amx" : "");
     }
 #endif
@@ -278,7 +279,8 @@ int ops_open_cpu(struct ops **o, const struct ops_options *opt)
     }
     /* oneDNN chooses its own instruction set: the portable table goes without it. */
     if (c->isa != &isa_portable)
-        c->dn = dn_open(c->isa->name, c->ops.threads, c->ops.libraries, sizeof c->ops.libraries);
+        c->dn = dn_open(c->amx ? "auto" : c->isa->name, c->ops.threads, c->ops.libraries,
+                        sizeof c->ops.libraries);
     *o = &c->ops;
     return 0;
 }

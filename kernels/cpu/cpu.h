@@ -89,7 +89,8 @@ void cpu_amx_stop(void);
 void cpu_softmax16(struct attend_block *b, int64_t n, int64_t r, int64_t rows, float *S, uint16_t *P16,
                    int64_t ld);
 void cpu_pack_q16(uint16_t *dst, const float *q, int64_t dp, int64_t R);
-/* From f32 or bf16 rows, ld elements apart. */
+/* In these, q16 is [R/32,dp/2,32,2] and O [R/32,dp,32]: groups of 32 query rows. From f32 or bf16 rows, ld
+ * elements apart. */
 void cpu_pack_k16(uint16_t *dst, int64_t dp, const void *src, int64_t ld, int64_t n, int64_t d, enum dtype t);
 void cpu_pack_v16(uint16_t *dst, int64_t dp, const void *src, int64_t ld, int64_t n, int64_t d, enum dtype t);
 void cpu_amx_product(float *y, int64_t ldy, const uint16_t *x, int64_t ldx, const uint16_t *w, int64_t k,

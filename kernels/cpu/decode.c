@@ -92,6 +92,16 @@ INLINE vf load_kv(const struct row *r, int64_t c, int32_t group, const enum kind
 
 #define STEP_ROWS 4
 
+/* Rows of one head lie n_head * d apart, which the processor's own prefetching follows badly. */
+INLINE void fetch_ahead(const struct decode_args *a, const struct row *r, const enum kind kind)
+{
+    const int64_t size = kind == K_F32 ? 4 : 2;
+    const char *p = (const char *)r->data + 32 * a->n_head * a->d * size;
+    if (kind < K_CODES)
+        for (int64_t i = 0; i < a->d * size; i += 64)
+            __builtin_prefetch(p + i);
+}
+
 /* Scores of nh heads from head h0. */
 INLINE void scores_heads(const struct decode_args *a, int64_t h0, const int nh, const enum kind kind,
                          const int bits)
@@ -105,6 +115,7 @@ INLINE void scores_heads(const struct decode_args *a, int64_t h0, const int nh, 
 #pragma GCC unroll 4
             for (int i = 0; i < STEP_ROWS; i++) { /* rows beyond n: the last one again */
                 row[i] = row_at(a, r0 + step + i < a->n ? r0 + step + i : a->n - 1, kind);
+                fetch_ahead(a, &row[i], kind);
 #pragma GCC unroll 4
                 for (int h = 0; h < nh; h++)
                     acc[h][i] = vf_set(0.0f);
@@ -143,6 +154,8 @@ INLINE void values_part(const struct decode_args *a, int64_t h0, const int nh, i
             acc[h][v] = vf_load(a->o + (h0 + h) * a->d + c0 + v * VL);
     for (int64_t r = 0; r < a->n; r++) {
         struct row row = row_at(a, r, kind);
+        if (c0 == 0)
+            fetch_ahead(a, &row, kind);
 #pragma GCC unroll 4
         for (int v = 0; v < nv; v++) {
             vf x = load_kv(&row, c0 + v * VL, a->run->group, kind, bits);

@@ -23,11 +23,12 @@ void cpu_to_bf16(uint16_t *dst, const float *src, int64_t n)
     }
 }
 
+/* Queries [dp,R] as groups of 32 rows: [R/32,dp/2,32,2]. */
 void cpu_pack_q16(uint16_t *dst, const float *q, int64_t dp, int64_t R)
 {
     for (int64_t c = 0; c < dp; c += 2)
         for (int64_t r = 0; r < R; r += 16)
-            _mm512_storeu_si512(dst + (c / 2 * R + r) * 2,
+            _mm512_storeu_si512(dst + r / 32 * 32 * dp + (c / 2 * 32 + r % 32) * 2,
                                 pair_bits(vf_load(q + c * R + r), vf_load(q + (c + 1) * R + r)));
 }
 
@@ -187,7 +188,7 @@ INLINE void softmax_rows(struct attend_block *b, int64_t n, int64_t r, float *S,
         vf_store(b->max + r + 16 * v, m[v]);
         vf_store(total, vf_fma(vf_load(total), f, sum[v]));
         for (int64_t c = 0; c < b->d; c++) {
-            float *o = b->O + c * b->R + r + 16 * v;
+            float *o = b->O + r * b->dp + c * 32 + 16 * v;
             vf_store(o, vf_mul(f, vf_load(o)));
         }
     }
@@ -252,8 +253,8 @@ void cpu_block_bf16(struct attend_block *b, int64_t n)
 {
     for (int64_t r = 0; r < b->R; r += 32) {
         int64_t rows = min_i64(32, b->R - r);
-        mm(b->S, 32, b->K16, b->dp, b->q16 + 2 * r, b->R, n, (b->d + 1) / 2, rows, false);
+        mm(b->S, 32, b->K16, b->dp, b->q16 + r * b->dp, 32, n, (b->d + 1) / 2, rows, false);
         cpu_softmax16(b, n, r, rows, b->S, b->P16, 32);
-        mm(b->O + r, b->R, b->V16, BLOCK_KEYS, b->P16, 32, b->d, (n + 1) / 2, rows, true);
+        mm(b->O + r * b->dp, 32, b->V16, BLOCK_KEYS, b->P16, 32, b->d, (n + 1) / 2, rows, true);
     }
 }

@@ -11,8 +11,8 @@
 struct dn;
 struct dn_plan;
 
-/* NULL if the library is not there or has nothing faster than plain loops. isa: "avx512", "avx2" or "auto"
- * narrows it for the whole process. version: "oneDNN 2.6.3". */
+/* NULL if the library is not there. isa: "avx512" (no AMX) or "avx2" narrow it for the whole process, "auto"
+ * does not. version: "oneDNN 2.6.3". */
 struct dn *dn_open(const char *isa, int threads, char *version, size_t size);
 void dn_close(struct dn *d);
 
