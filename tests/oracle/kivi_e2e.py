@@ -116,9 +116,9 @@ class FullAttention:
 
 
 class KiviAttention:
-    def __init__(self, m, bits, group, residual):
+    def __init__(self, m, bits, group, residual, window=torch.float16):
         self.m = m
-        self.layers = [kivi_oracle.KiviLayer(m.H, m.Hk, m.d, bits, group, residual, want_ref=False)
+        self.layers = [kivi_oracle.KiviLayer(m.H, m.Hk, m.d, bits, group, residual, want_ref=False, window=window)
                        for _ in m.layers]
 
     def __call__(self, i, q, k, v):
@@ -194,7 +194,7 @@ def make_attention(m, a, prompt_len):
         return FullAttention(m), None, info
     if a.method == "kivi":
         info |= dict(bits=a.bits, group=a.group, residual=a.residual)
-        return KiviAttention(m, a.bits, a.group, a.residual), None, info
+        return KiviAttention(m, a.bits, a.group, a.residual, torch.float32 if a.window == "f32" else torch.float16), None, info
     if m.rope_gain != 1.0:
         sys.exit("this rope scaling is not what StreamingLLM / InfLLM know")
     kw = dict(base=m.theta, linear_factor=m.linear_factor)
@@ -253,6 +253,7 @@ def main():
     ap.add_argument("--bits", type=int, default=2)
     ap.add_argument("--group", type=int, default=32)
     ap.add_argument("--residual", type=int, default=128)
+    ap.add_argument("--window", choices=("f16", "f32"), default="f16", help="dtype of the windows that are not quantised")
     ap.add_argument("--n-init", type=int, default=4)
     ap.add_argument("--n-local", type=int, default=60)
     ap.add_argument("--chunk", type=int, default=8192)

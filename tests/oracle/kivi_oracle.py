@@ -134,17 +134,18 @@ class KiviLayer:
     """
 
     def __init__(self, n_head, n_kv_head, head_dim, bits=2, group=32, residual=128,
-                 want_ref=True):
+                 want_ref=True, window=F16):
         assert bits in (2, 4) and residual % group == 0 and head_dim % group == 0
         self.H, self.Hk, self.d = n_head, n_kv_head, head_dim
         self.bits, self.group, self.residual = bits, group, residual
         self.want_ref = want_ref
+        self.window = window  # dtype the unquantised windows are kept in: upstream's is fp16
         e = lambda dt, *s: torch.empty(n_kv_head, *s, dtype=dt)
         d, g = head_dim, group
         self.k_codes, self.v_codes = e(torch.uint8, 0, d), e(torch.uint8, 0, d)
         self.k_scale, self.k_min = e(F16, 0, d), e(F16, 0, d)
         self.v_scale, self.v_min = e(F16, 0, d // g), e(F16, 0, d // g)
-        self.k_win, self.v_win = e(F16, 0, d), e(F16, 0, d)
+        self.k_win, self.v_win = e(window, 0, d), e(window, 0, d)
         self._kd, self._vd = e(F32, 0, d), e(F32, 0, d)      # dequantised, kept for speed
         self.n = 0
 
@@ -157,14 +158,14 @@ class KiviLayer:
         return self.v_codes.shape[1]
 
     def _push_k(self, k):
-        c, s, m = quantise_k(k, self.group, self.bits)
+        c, s, m = quantise_k(k.to(F16), self.group, self.bits)
         self.k_codes = torch.cat([self.k_codes, c], 1)
         self.k_scale = torch.cat([self.k_scale, s], 1)
         self.k_min = torch.cat([self.k_min, m], 1)
         self._kd = torch.cat([self._kd, dequantise_k(c, s, m, self.group)], 1)
 
     def _push_v(self, v):
-        c, s, m = quantise_v(v, self.group, self.bits)
+        c, s, m = quantise_v(v.to(F16), self.group, self.bits)
         self.v_codes = torch.cat([self.v_codes, c], 1)
         self.v_scale = torch.cat([self.v_scale, s], 1)
         self.v_min = torch.cat([self.v_min, m], 1)
@@ -174,8 +175,8 @@ class KiviLayer:
         """k, v [L, Hk, d] float32, K after RoPE.  Stores the compressed prompt."""
         assert self.n == 0
         L, R = k.shape[0], self.residual
-        k = k.to(F16).transpose(0, 1).contiguous()
-        v = v.to(F16).transpose(0, 1).contiguous()
+        k = k.to(self.window).transpose(0, 1).contiguous()
+        v = v.to(self.window).transpose(0, 1).contiguous()
         nkq = L - L % R
         if nkq:
             self._push_k(k[:, :nkq])
@@ -191,12 +192,12 @@ class KiviLayer:
         H, Hk, d, R = self.H, self.Hk, self.d, self.residual
         rep = H // Hk
         qf = q.to(F32).view(Hk, rep, d)               # head h reads kv head h // rep
-        self.k_win = torch.cat([self.k_win, k.to(F16).view(Hk, 1, d)], 1)
+        self.k_win = torch.cat([self.k_win, k.to(self.window).view(Hk, 1, d)], 1)
         kd_before, kwin_before = self._kd, self.k_win  # what this step's logits see
         if self.k_win.shape[1] == R:                   # flush, after the logits
             self._push_k(self.k_win)
             self.k_win = self.k_win[:, :0]
-        self.v_win = torch.cat([self.v_win, v.to(F16).view(Hk, 1, d)], 1)
+        self.v_win = torch.cat([self.v_win, v.to(self.window).view(Hk, 1, d)], 1)
         vd_before, vwin_before = self._vd, self.v_win
         if self.v_win.shape[1] > R:
             assert self.v_win.shape[1] == R + 1
