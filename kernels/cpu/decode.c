@@ -384,16 +384,35 @@ static void token_row(float *dst, const struct kv_run *run, int64_t at, int64_t 
     }
 }
 
-/* Rows of one token group. */
+/* Whole vectors of codes: groups and d are multiples of VL. */
+INLINE void token_row_fast(float *dst, const struct kv_run *run, int64_t at, int64_t d, const int bits)
+{
+    int64_t g0 = at * (d / run->group);
+    struct row r = {(const uint8_t *)run->data + at * d * bits / 8, run->scale + g0, run->min + g0};
+    for (int64_t c = 0; c < d; c += VL)
+        vf_store(dst + c, load_kv(&r, c, run->group, run->f16_values ? K_CODES16 : K_CODES, bits));
+}
+
+/* Rows of one token group; lanes are tokens. */
 static void channel_rows(float *dst, const struct kv_run *run, int64_t at, int64_t n, int32_t h,
                          int32_t n_head, int64_t d)
 {
-    int64_t G = run->group, first = (at / G * n_head + h) * d;
+    int64_t G = run->group, first = (at / G * n_head + h) * d, skip = at % G;
+    bool fast = (run->bits == 2 || run->bits == 4) && G % VL == 0;
+    float value[QUANT_MAX_GROUP];
     for (int64_t c = 0; c < d; c++) {
         const uint8_t *codes = (const uint8_t *)run->data + (first + c) * G * run->bits / 8;
-        float s = f16_to_f32(run->scale[first + c]), m = f16_to_f32(run->min[first + c]);
+        vf s = vf_set_f16(run->scale + first + c), m = vf_set_f16(run->min + first + c);
+        for (int64_t t = 0; fast && t < G; t += VL) {
+            const uint8_t *p = codes + t * run->bits / 8;
+            vf code = run->bits == 2 ? load_codes(p, 2) : load_codes(p, 4);
+            vf_store(value + t, dequant(code, s, m, run->f16_values));
+        }
+        for (int64_t t = 0; !fast && t < G; t++)
+            value[t] = host_dequant(f16_to_f32(run->scale[first + c]), f16_to_f32(run->min[first + c]),
+                                    host_code(codes, t, run->bits), run->f16_values);
         for (int64_t t = 0; t < n; t++)
-            dst[t * d + c] = host_dequant(s, m, host_code(codes, at % G + t, run->bits), run->f16_values);
+            dst[t * d + c] = value[skip + t];
     }
 }
 
@@ -412,7 +431,13 @@ void ISA(kv_rows)(float *dst, const struct kv_run *run, int64_t at, int64_t n, i
     }
     for (int64_t r = 0; r < n; r++, dst += d) {
         if (run->layout == QUANT_TOKEN) {
-            token_row(dst, run, (at + r) * n_head + h, d);
+            bool fast = run->group % VL == 0 && d % VL == 0;
+            if (fast && run->bits == 2)
+                token_row_fast(dst, run, (at + r) * n_head + h, d, 2);
+            else if (fast && run->bits == 4)
+                token_row_fast(dst, run, (at + r) * n_head + h, d, 4);
+            else
+                token_row(dst, run, (at + r) * n_head + h, d);
             continue;
         }
         int64_t row = run->index ? run->index[at + r] : at + r;

@@ -14,10 +14,16 @@ static inline __m512i pair_bits(__m512 low, __m512 high)
     return _mm512_or_si512(bf16_bits(low), _mm512_slli_epi32(bf16_bits(high), 16));
 }
 
+static inline __mmask16 first_lanes(int64_t n)
+{
+    uint32_t mask = n >= 16 ? 0xffffU : (1U << n) - 1U;
+    return (__mmask16)mask;
+}
+
 void cpu_to_bf16(uint16_t *dst, const float *src, int64_t n)
 {
     for (int64_t i = 0; i < n; i += 16) {
-        __mmask16 mask = n - i >= 16 ? (__mmask16)0xffff : (__mmask16)((1U << (n - i)) - 1U);
+        __mmask16 mask = first_lanes(n - i);
         __m256i v = (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, src + i));
         _mm256_mask_storeu_epi16(dst + i, mask, v);
     }
@@ -37,7 +43,7 @@ INLINE __m512i row_bits(const void *src, int64_t at, int64_t m, const bool bf16)
 {
     if (!bf16)
         return bf16_bits(m >= 16 ? vf_load((const float *)src + at) : vf_load_n((const float *)src + at, m));
-    __mmask16 mask = m >= 16 ? (__mmask16)0xffff : (__mmask16)((1U << m) - 1U);
+    __mmask16 mask = first_lanes(m);
     return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, (const uint16_t *)src + at));
 }
 
