@@ -405,10 +405,13 @@ static inline void vf_store_bf16(uint16_t *p, vf v)
 }
 static inline void vf_load_bf16_pair(const uint16_t *p, vf *even, vf *odd)
 {
+    vf e = {0}, o = {0};
     for (int i = 0; i < VL; i++) {
-        (*even)[i] = bf16_to_f32(p[2 * i]);
-        (*odd)[i] = bf16_to_f32(p[2 * i + 1]);
+        e[i] = bf16_to_f32(p[2 * i]);
+        o[i] = bf16_to_f32(p[2 * i + 1]);
     }
+    *even = e;
+    *odd = o;
 }
 static inline vf vf_sum_rows(const vf v[4])
 {
