@@ -88,18 +88,23 @@ static size_t block_lay(struct attend_block *b, int32_t **row_t, int32_t **lo, i
 static void load_queries(const struct chunk *k, struct attend_block *b, const struct tensor *q, int64_t head0,
                          int64_t heads, int64_t t0)
 {
-    float scale = k->a->scale * (k->half ? 1.44269504f : 1.0f);
+    for (int64_t r = 0; k->half && r < b->R; r += 16) { /* 16 tokens of one head; scores in units of log2 */
+        int64_t t = t0 + r % k->Tq, head = head0 + r / k->Tq;
+        cpu_pack_q16(b->q16 + r / 32 * 32 * b->dp + r % 32 * 2, b->dp,
+                     (const float *)q->data + (t * k->H + head) * k->d, k->H * k->d, k->T - t, k->d,
+                     k->a->scale * 1.44269504f);
+    }
+    if (k->half)
+        return;
     memset(b->q, 0, (size_t)(b->dp * b->R) * sizeof *b->q);
     for (int64_t h = 0; h < heads; h++) {
         for (int64_t t = t0; t < min_i64(t0 + k->Tq, k->T); t++) {
             const float *src = (const float *)q->data + (t * k->H + head0 + h) * k->d;
             float *dst = b->q + h * k->Tq + t - t0;
             for (int64_t c = 0; c < k->d; c++)
-                dst[c * b->R] = src[c] * scale;
+                dst[c * b->R] = src[c] * k->a->scale;
         }
     }
-    if (k->half)
-        cpu_pack_q16(b->q16, b->q, b->dp, b->R);
 }
 
 /* Which rows t of the query block see each key of the block. Returns 0: none sees any; 1: mixed; 2: all see

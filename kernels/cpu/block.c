@@ -92,9 +92,21 @@ void ISA(attend_block)(struct attend_block *b, int64_t n)
 void ISA(block_out)(float *out, int64_t ld, const float *O, int64_t R, int64_t rows, int64_t d,
                     const float *sum)
 {
-    for (int64_t t = 0; t < rows; t++) {
-        float inv = sum[t] > 0.0f || sum[t] != sum[t] ? 1.0f / sum[t] : 0.0f; /* no visible key: 0 */
-        for (int64_t c = 0; c < d; c++)
-            out[t * ld + c] = O[c * R + t] * inv;
+    float inv[16];
+    for (int64_t t = 0; t < rows; t++)
+        inv[t] = sum[t] > 0.0f || sum[t] != sum[t] ? 1.0f / sum[t] : 0.0f; /* no visible key: 0 */
+    int64_t c = 0;
+#if VL == 16
+    for (; rows == 16 && c + 16 <= d; c += 16) {
+        __m512i v[16];
+        for (int64_t i = 0; i < 16; i++)
+            v[i] = _mm512_loadu_si512(O + (c + i) * R);
+        vf_transpose(v);
+        for (int64_t t = 0; t < 16; t++)
+            vf_store(out + t * ld + c, vf_mul(_mm512_castsi512_ps(v[t]), vf_set(inv[t])));
     }
+#endif
+    for (int64_t t = 0; t < rows; t++)
+        for (int64_t i = c; i < d; i++)
+            out[t * ld + i] = O[i * R + t] * inv[t];
 }

@@ -71,6 +71,7 @@ struct cpu_isa {
     void (*kv_rows)(float *dst, const struct kv_run *run, int64_t at, int64_t n, int32_t h, int32_t n_head,
                     int64_t d);
     void (*block)(struct attend_block *b, int64_t n);
+    /* at most 16 rows */
     void (*block_out)(float *out, int64_t ld, const float *O, int64_t R, int64_t rows, int64_t d,
                       const float *sum);
     void (*scores)(const struct decode_args *a);
@@ -88,7 +89,7 @@ void cpu_amx_start(void);                               /* per thread */
 void cpu_amx_stop(void);
 void cpu_softmax16(struct attend_block *b, int64_t n, int64_t r, int64_t rows, float *S, uint16_t *P16,
                    int64_t ld);
-void cpu_pack_q16(uint16_t *dst, const float *q, int64_t dp, int64_t R);
+void cpu_pack_q16(uint16_t *dst, int64_t dp, const float *q, int64_t ld, int64_t n, int64_t d, float scale);
 /* In these, q16 is [R/32,dp/2,32,2] and O [R/32,dp,32]: groups of 32 query rows. From f32 or bf16 rows, ld
  * elements apart. */
 void cpu_pack_k16(uint16_t *dst, int64_t dp, const void *src, int64_t ld, int64_t n, int64_t d, enum dtype t);

@@ -29,15 +29,6 @@ void cpu_to_bf16(uint16_t *dst, const float *src, int64_t n)
     }
 }
 
-/* Queries [dp,R] as groups of 32 rows: [R/32,dp/2,32,2]. */
-void cpu_pack_q16(uint16_t *dst, const float *q, int64_t dp, int64_t R)
-{
-    for (int64_t c = 0; c < dp; c += 2)
-        for (int64_t r = 0; r < R; r += 16)
-            _mm512_storeu_si512(dst + r / 32 * 32 * dp + (c / 2 * 32 + r % 32) * 2,
-                                pair_bits(vf_load(q + c * R + r), vf_load(q + (c + 1) * R + r)));
-}
-
 /* 16 channels of a row as bf16 bits in 32-bit lanes: from f32 (rounded) or bf16 rows, m of them real. */
 INLINE __m512i row_bits(const void *src, int64_t at, int64_t m, const bool bf16)
 {
@@ -45,6 +36,23 @@ INLINE __m512i row_bits(const void *src, int64_t at, int64_t m, const bool bf16)
         return bf16_bits(m >= 16 ? vf_load((const float *)src + at) : vf_load_n((const float *)src + at, m));
     __mmask16 mask = first_lanes(m);
     return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, (const uint16_t *)src + at));
+}
+
+/* 16 rows (n of them real) of queries, ld apart, times scale: lanes at.. of their group [dp/2,32,2]. */
+void cpu_pack_q16(uint16_t *dst, int64_t dp, const float *q, int64_t ld, int64_t n, int64_t d, float scale)
+{
+    for (int64_t c = 0; c < dp; c += 32) {
+        __m512i v[16];
+        for (int64_t i = 0; i < 16; i++) {
+            int64_t m0 = i < n ? d - c : 0, m1 = i < n ? d - c - 16 : 0;
+            __m512 a = m0 > 0 ? _mm512_maskz_loadu_ps(first_lanes(m0), q + i * ld + c) : vf_set(0.0f);
+            __m512 b = m1 > 0 ? _mm512_maskz_loadu_ps(first_lanes(m1), q + i * ld + c + 16) : vf_set(0.0f);
+            v[i] = (__m512i)_mm512_cvtne2ps_pbh(vf_mul(b, vf_set(scale)), vf_mul(a, vf_set(scale)));
+        }
+        vf_transpose(v);
+        for (int64_t i = 0; i < 16; i++)
+            _mm512_storeu_si512(dst + (c / 2 + i) * 64, v[i]);
+    }
 }
 
 INLINE void pack_k(uint16_t *dst, int64_t dp, const void *src, int64_t ld, int64_t n, int64_t d,
@@ -55,33 +63,6 @@ INLINE void pack_k(uint16_t *dst, int64_t dp, const void *src, int64_t ld, int64
             __m512i v = c < d ? row_bits(src, j * ld + c, d - c, bf16) : _mm512_setzero_si512();
             _mm256_storeu_si256((__m256i *)(dst + j * dp + c), _mm512_cvtepi32_epi16(v));
         }
-}
-
-static void transpose16(__m512i v[16])
-{
-    __m512i t[16];
-    for (int i = 0; i < 8; i++) {
-        t[2 * i] = _mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
-        t[2 * i + 1] = _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
-    }
-    for (int i = 0; i < 4; i++) {
-        v[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-        v[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-        v[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-        v[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
-    }
-    for (int i = 0; i < 4; i++) {
-        t[i] = _mm512_shuffle_i32x4(v[i], v[4 + i], 0x88);
-        t[4 + i] = _mm512_shuffle_i32x4(v[i], v[4 + i], 0xdd);
-        t[8 + i] = _mm512_shuffle_i32x4(v[8 + i], v[12 + i], 0x88);
-        t[12 + i] = _mm512_shuffle_i32x4(v[8 + i], v[12 + i], 0xdd);
-    }
-    for (int i = 0; i < 4; i++) {
-        v[i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88);
-        v[8 + i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd);
-        v[4 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88);
-        v[12 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd);
-    }
 }
 
 /* Values [n,d] to [dp,BLOCK_KEYS]: key pairs side by side, zeros from n to a multiple of 32. */
@@ -100,7 +81,7 @@ INLINE void pack_v(uint16_t *dst, int64_t dp, const void *src, int64_t ld, int64
                     v[i] = _mm512_or_si512(
                         v[i], _mm512_slli_epi32(row_bits(src, (key + 1) * ld + c, d - c, bf16), 16));
             }
-            transpose16(v);
+            vf_transpose(v);
             for (int64_t i = 0; i < 16; i++)
                 _mm512_storeu_si512(dst + (c + i) * BLOCK_KEYS + j, v[i]);
         }

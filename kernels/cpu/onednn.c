@@ -64,12 +64,11 @@ struct dn *dn_open(const char *isa, int threads, char *version, size_t size)
     if (v->major != DNNL_VERSION_MAJOR)
         return NULL; /* another library than the one this was compiled for */
     /* Narrowing is only possible before the library is first used; afterwards this table does without it. */
-    dnnl_cpu_isa_t most = strcmp(isa, "avx2") == 0     ? dnnl_cpu_isa_avx2
-                          : strcmp(isa, "avx512") == 0 ? dnnl_cpu_isa_avx512_core_bf16
-                                                       : dnnl_cpu_isa_all;
-    if (most != dnnl_cpu_isa_all && dnnl_set_max_cpu_isa(most) != dnnl_success &&
-        dnnl_get_effective_cpu_isa() > most)
-        return NULL;
+    if (strcmp(isa, "auto") != 0) {
+        dnnl_cpu_isa_t most = strcmp(isa, "avx2") == 0 ? dnnl_cpu_isa_avx2 : dnnl_cpu_isa_avx512_core_bf16;
+        if (dnnl_set_max_cpu_isa(most) != dnnl_success && dnnl_get_effective_cpu_isa() > most)
+            return NULL;
+    }
     struct dn *d = mem_alloc(1, sizeof *d);
     d->threads = threads;
     d->stream = mem_alloc((size_t)threads, sizeof *d->stream);
