@@ -138,6 +138,8 @@ bool figure_needle(const struct summary *s, int setting, int task, struct str *o
         double w = left + cw * g.n_length + 6, h = top + ch * g.n_depth + 34;
         char name[160], buf[32];
         figure_label(&s->r->setting[setting], name, sizeof name);
+        double title = left + 8.6 * (double)strlen(name);
+        w = w < title ? title : w;
         open_svg(out, w, h, name);
         text(out, left, 15, "start", "font-weight=\"600\" font-size=\"12\" fill=\"currentColor\"", name);
         for (int d = 0; d < g.n_depth; d++) {
@@ -152,7 +154,7 @@ bool figure_needle(const struct summary *s, int setting, int task, struct str *o
                  "fill=\"currentColor\"", buf);
         }
         text(out, left + cw * g.n_length / 2, h - 4, "middle", "fill=\"currentColor\" opacity=\"0.7\"",
-             "length (depth ↑)");
+             "length; depth downwards");
         str_add(out, "</svg>\n");
     }
     grid_free(&g);
@@ -266,6 +268,11 @@ static void draw_points(struct str *o, const struct summary *s, const struct poi
         double wide = 6.2 * (double)strlen(name);
         bool left = px + wide + 10 > x->to + 60;
         double lx = left ? px - 8 - wide : px + 8, ly = py + 4;
+        for (int k = 0; k < n; k++) { /* a later point in the way: below it */
+            double kx = at(x, p[k].x), ky = at(y, p[k].y);
+            if (k != i && kx > lx - 5 && kx < lx + wide + 5 && fabs(ky - ly + 4) < 9)
+                ly = ky + 17;
+        }
         for (int k = 0; k < i; k++) {
             if (fabs(used[k][1] - ly) < 12 && lx < used[k][2] && used[k][0] < lx + wide) {
                 ly = used[k][1] + 13;

@@ -13,11 +13,11 @@
 
 static const char style[] =
     ":root{color-scheme:light dark;--line:#8884;--soft:#8881}"
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1.2rem}"
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:1280px;margin:2rem auto;padding:0 1.2rem}"
     "h1{font-size:1.6rem;margin:0 0 .2rem}h2{font-size:1.15rem;margin:2rem 0 .6rem}"
     "p.sub{margin:0;opacity:.75}.wrap{overflow-x:auto}"
     "table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.88rem}"
-    "th,td{padding:.32rem .7rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}"
+    "th,td{padding:.32rem .55rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}"
     "th{text-align:right;font-weight:600;vertical-align:bottom;white-space:normal;max-width:9rem}"
     "td.name,th:first-child{text-align:left;font-weight:600}tr:hover td{background:var(--soft)}"
     ".maps{display:flex;flex-wrap:wrap;gap:1.1rem}dl{display:grid;grid-template-columns:max-content "
@@ -44,9 +44,10 @@ static void head(struct str *o, const struct summary *s)
     str_printf(o,
                "</style></head><body>\n<h1>What the KV cache compressors cost and give</h1>\n<p "
                "class=\"sub\">%d settings × %lld "
-               "examples of %d tasks; %lld of %lld units done%s · mode %s</p>\n",
-               r->n_setting, (long long)r->n_example, r->n_task, (long long)r->n_record, (long long)r->n_unit,
-               r->running ? " (still running)" : "", r->mode ? r->mode : "");
+               "examples of %d task%s; %lld of %lld units done%s · mode %s</p>\n",
+               r->n_setting, (long long)r->n_example, r->n_task, r->n_task == 1 ? "" : "s",
+               (long long)r->n_record, (long long)r->n_unit, r->running ? " (still running)" : "",
+               r->mode ? r->mode : "");
 }
 
 static void settings_section(struct str *o, const struct summary *s)
@@ -65,7 +66,8 @@ static void settings_section(struct str *o, const struct summary *s)
                "token; in brackets the share of the "
                "limit measured on this machine in the same run (product rate for the prompt, memory "
                "bandwidth over the bytes that a token must "
-               "read). An interval of width zero means that every example gave the same score.</p>\n");
+               "read). More than 100 % means that part of the weights stayed in the processor's caches. An "
+               "interval of width zero means that every example gave the same score.</p>\n");
 }
 
 static void tasks_section(struct str *o, const struct summary *s)

@@ -141,13 +141,24 @@ static void settings_head(struct pen *p)
     row_end(p);
 }
 
+/* People see the model's name only where there are several. */
+static void setting_cell(struct pen *p, const struct results *r, int i)
+{
+    char name[256];
+    bool one = true;
+    for (int k = 1; k < r->n_setting; k++)
+        one = one && !strcmp(r->setting[k].model, r->setting[0].model);
+    cell(p,
+         p->form == TABLE_CSV || !one ? r->setting[i].id : figure_label(&r->setting[i], name, sizeof name));
+}
+
 static void settings_row(struct pen *p, const struct summary *s, int i)
 {
     const struct sink_setting *st = &s->r->setting[i];
     const struct summary_setting *o = &s->setting[i];
     char buf[64];
     row_begin(p, false);
-    cell(p, st->id);
+    setting_cell(p, s->r, i);
     if (p->form == TABLE_CSV) {
         cell(p, st->model);
         cell(p, st->method);
@@ -194,7 +205,7 @@ void table_tasks(const struct summary *s, enum table_form form, struct str *out)
     row_end(&p);
     for (int i = 0; i < r->n_setting; i++) {
         row_begin(&p, false);
-        cell(&p, r->setting[i].id);
+        setting_cell(&p, r, i);
         for (int t = 0; t < r->n_task; t++)
             number(&p, 100 * s->cell[i * r->n_task + t].score.mean, "%.2f", "%.9g");
         number(&p, 100 * s->setting[i].score.mean, "%.2f", "%.9g");
