@@ -93,8 +93,13 @@ static void spin_less(char **argv)
 {
     if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY"))
         return;
+    char self[4096]; /* its path, so that process lists show the program's name */
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n <= 0)
+        return;
+    self[n] = 0;
     setenv("GOMP_SPINCOUNT", "5000", 1);
-    execv("/proc/self/exe", argv); /* on failure the process goes on as it is */
+    execv(self, argv); /* on failure the process goes on as it is */
 }
 
 int main(int argc, char **argv)
