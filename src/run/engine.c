@@ -40,16 +40,19 @@ static int polled(struct engine *e)
     return 0;
 }
 
+int64_t engine_piece_end(const struct engine *e, int64_t at, int64_t n, bool last_alone)
+{
+    int64_t bulk = last_alone && n > 1 ? n - 1 : n, end = (at / e->piece + 1) * e->piece;
+    return at >= bulk ? n : end < bulk ? end : bulk;
+}
+
 int engine_prefill(struct engine *e, struct seq *s, const int32_t *ids, int64_t n, bool last_alone,
                    struct tensor *logits)
 {
     e->passes++;
     e->prompt_tokens += n;
-    int64_t bulk = last_alone && n > 1 ? n - 1 : n;
     for (int64_t at = 0; at < n;) {
-        int64_t end = at < bulk ? (at / e->piece + 1) * e->piece : n;
-        if (at < bulk && end > bulk)
-            end = bulk;
+        int64_t end = engine_piece_end(e, at, n, last_alone);
         struct batch_item item = {.seq = s, .ids = ids + at, .n = end - at};
         TRY(model_forward(e->model, &item, 1, end == n ? LOGITS_LAST : LOGITS_NONE, logits));
         TRY(polled(e));

@@ -49,6 +49,9 @@ struct engine {
 /* Feeds a prompt; *logits is its last row. `last_alone`: the last token goes by itself. */
 int engine_prefill(struct engine *e, struct seq *s, const int32_t *ids, int64_t n, bool last_alone,
                    struct tensor *logits);
+/* Where the prompt piece that begins at `at` ends: at a multiple of the piece, or before a last token that
+ * goes alone. */
+int64_t engine_piece_end(const struct engine *e, int64_t at, int64_t n, bool last_alone);
 /* Chooses the next token of each of n lanes from the same row of logits (lanes that share a prompt pass), or
  * row i for lane i when logits has n rows. */
 int engine_choose(struct engine *e, struct lane *const *lane, int n, struct tensor logits);

@@ -2,6 +2,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "kernels/half.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -329,38 +330,10 @@ int record_unpack(const void *small, size_t n_small, const void *big, size_t n_b
 /* ---- f16 ---- */
 uint16_t half_from_float(float x)
 {
-    uint32_t u;
-    memcpy(&u, &x, sizeof u);
-    uint32_t sign = u >> 16 & 0x8000u, mag = u & 0x7fffffffu;
-    if (mag > 0x7f800000u) /* NaN: quiet, upper payload bits kept */
-        return (uint16_t)(sign | 0x7e00u | (mag >> 13 & 0x3ffu));
-    if (mag >= 0x477ff000u) /* 65520 and above round to infinity */
-        return (uint16_t)(sign | 0x7c00u);
-    if (mag < 0x33000001u) /* up to 2^-25 rounds to zero (the tie goes to even) */
-        return (uint16_t)sign;
-    uint32_t shift = 13, bits;
-    if (mag < 0x38800000u) { /* subnormal f16: the hidden bit becomes visible */
-        shift = 126 - (mag >> 23);
-        bits = (mag & 0x7fffffu) | 0x800000u;
-    } else {
-        bits = mag - 0x38000000u; /* exponent bias 127 -> 15 */
-    }
-    uint32_t kept = bits >> shift, lost = bits & ((1u << shift) - 1), tie = 1u << (shift - 1);
-    kept += lost > tie || (lost == tie && (kept & 1)); /* a carry runs into the exponent as it should */
-    return (uint16_t)(sign | kept);
+    return f16_from_f32(x);
 }
 
 float half_to_float(uint16_t h)
 {
-    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, e = h >> 10 & 31u, m = h & 0x3ffu, u;
-    float x;
-    if (e == 0) { /* subnormal or zero: m * 2^-24 is exact */
-        x = (float)m * 0x1p-24f;
-        memcpy(&u, &x, sizeof u);
-        u |= sign;
-    } else {
-        u = sign | (e == 31 ? 0x7f800000u : (e + 112) << 23) | m << 13;
-    }
-    memcpy(&x, &u, sizeof x);
-    return x;
+    return f16_to_f32(h);
 }
