@@ -1,6 +1,7 @@
 #include "hdf5io/build.h"
 #include "hdf5io/sink.h"
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -36,13 +37,6 @@ struct sink {
     int failed;
     char *why;
 };
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void free_sink(struct sink *s)
 {
@@ -181,7 +175,7 @@ static int sink_open(struct sink **out, const char *path, const struct sink_plan
 {
     struct store_found found = {0};
     struct sink *s = mem_alloc(1, sizeof *s);
-    *s = (struct sink){.path = mem_strdup(path), .dir = journal_dir(path), .lock = -1, .t_built = now_s()};
+    *s = (struct sink){.path = mem_strdup(path), .dir = journal_dir(path), .lock = -1, .t_built = clock_now()};
     s->journal.fd = s->journal.fd_big = -1;
     bool had_journal = file_is_dir(s->dir);
     int rc;
@@ -290,9 +284,9 @@ static int sink_put_timing(struct sink *s, const struct sink_timing *t, int n)
 
 static int rebuild(struct sink *s, bool whole)
 {
-    double t0 = now_s();
+    double t0 = clock_now();
     int rc = build_file(&s->store, s->path, whole, 0, store_units(&s->store));
-    s->t_built = now_s();
+    s->t_built = clock_now();
     s->s_built = s->t_built - t0;
     if (rc == 0) {
         s->dirty = false;
@@ -306,7 +300,7 @@ static int sink_refresh(struct sink *s, bool now, bool final)
     TRY(failed(s));
     if (!s->dirty && (!final || s->whole))
         return 0;
-    double waited = now_s() - s->t_built;
+    double waited = clock_now() - s->t_built;
     if (!now && !final && (waited < REBUILD_S || s->s_built > REBUILD_SHARE * waited))
         return 0;
     return rebuild(s, final);

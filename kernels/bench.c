@@ -1,17 +1,10 @@
 #include "kernels/bench.h"
+#include "base/clock.h"
 
 #include <omp.h>
-#include <time.h>
 
 #include "kernels/cpu/onednn.h"
 #include "kernels/host.h"
-
-double bench_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 /* Four sums, so that additions do not wait for each other. */
 static uint64_t read_all(const uint64_t *p, size_t n)
@@ -36,7 +29,7 @@ double bench_read_rate(int threads)
     if (!p)
         return 0;
     for (int pass = 0; pass < 5; pass++) { /* the first writes: memory comes into being */
-        double start = bench_now();
+        double start = clock_now();
 #pragma omp parallel num_threads(threads) reduction(+ : sum)
         {
             size_t part = words / (size_t)omp_get_num_threads() & ~(size_t)63;
@@ -47,7 +40,7 @@ double bench_read_rate(int threads)
             else
                 sum += read_all(mine, part);
         }
-        double rate = (double)bytes / (bench_now() - start);
+        double rate = (double)bytes / (clock_now() - start);
         best = pass && rate > best ? rate : best;
     }
     host_unmap(p, bytes);

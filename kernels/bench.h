@@ -22,7 +22,4 @@ struct bench_product {
 double bench_product_rate(const struct bench_product *p, int n, enum dtype dtype, int threads,
                           double seconds);
 
-/* Seconds from a monotonic clock. */
-double bench_now(void);
-
 #endif

@@ -1,4 +1,5 @@
 /* Speed beside the limits of the machine, all measured in this one run. */
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/mem.h"
@@ -119,12 +120,12 @@ static void print(struct bench *b)
 
 static double time_product(struct ops *o, struct tensor y, struct tensor x, const struct weight *w)
 {
-    double best = 0, end = bench_now() + 0.3;
-    for (int i = 0; i < 3 || bench_now() < end; i++) {
-        double t = bench_now();
+    double best = 0, end = clock_now() + 0.3;
+    for (int i = 0; i < 3 || clock_now() < end; i++) {
+        double t = clock_now();
         o->matmul(o, y, x, w, NULL);
         o->sync(o);
-        t = bench_now() - t;
+        t = clock_now() - t;
         best = best == 0 || t < best ? t : best;
     }
     return best;
@@ -240,12 +241,12 @@ static int run_bundles(struct bench *b, const struct plan *p, struct sink *sink,
             int n = bundle->n - at < per_call ? bundle->n - at : per_call;
             for (int k = 0; k < n; k++)
                 u[k] = plan_run_unit(p, bundle->first + at + k);
-            double t0 = bench_now();
+            double t0 = clock_now();
             TRY(runner_bundle(b->r, p->model[bundle->model].task[bundle->task], u, n, out));
-            double t1 = bench_now();
+            double t1 = clock_now();
             int rc = sink ? sink_hdf5.put(sink, out, n) : 0;
             *s_run += t1 - t0;
-            *s_put += bench_now() - t1;
+            *s_put += clock_now() - t1;
             for (int k = 0; k < n; k++)
                 record_free(&out[k]);
             TRY(rc);

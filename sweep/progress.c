@@ -1,3 +1,4 @@
+#include "base/clock.h"
 #include "sweep/progress.h"
 
 #include "base/log.h"
@@ -10,13 +11,6 @@
 #include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
-
-double progress_clock(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 void progress_duration(char out[32], double seconds)
 {
@@ -34,7 +28,7 @@ void progress_open(struct progress *g, const struct plan *plan, bool quiet)
     *g = (struct progress){.plan = plan, .quiet = quiet};
     g->sum = mem_alloc((size_t)plan->n_setting, sizeof *g->sum);
     g->n_score = mem_alloc((size_t)plan->n_setting, sizeof *g->n_score);
-    g->s_start = g->s_said = progress_clock();
+    g->s_start = g->s_said = clock_now();
     g->terminal = isatty(STDERR_FILENO);
 }
 
@@ -66,7 +60,7 @@ void progress_ahead(struct progress *g, double cost)
 void progress_cost(struct progress *g, double cost)
 {
     g->cost_done += cost;
-    g->s_last = progress_clock();
+    g->s_last = clock_now();
 }
 
 /* Setting names without the model when there is only one. */
@@ -85,7 +79,7 @@ static void add_left(const struct progress *g, struct str *line)
     if (g->cost_done <= 0 || g->n_done >= g->plan->n_unit)
         return;
     char left[32];
-    double rate = g->cost_done / (g->s_last - g->s_start), since = progress_clock() - g->s_last;
+    double rate = g->cost_done / (g->s_last - g->s_start), since = clock_now() - g->s_last;
     progress_duration(left, (g->cost_all - g->cost_done) / rate - since);
     str_printf(line, "  %s left", left);
 }
@@ -125,7 +119,7 @@ static void say_line(const struct progress *g)
 
 void progress_tick(struct progress *g, bool now)
 {
-    double t = progress_clock(), every = g->terminal ? 0.5 : 10;
+    double t = clock_now(), every = g->terminal ? 0.5 : 10;
     if (g->quiet || (!now && t - g->s_said < every))
         return;
     g->s_said = t;

@@ -23,8 +23,6 @@ void progress_unit(struct progress *g, const struct record *r, bool before);
 void progress_ahead(struct progress *g, double cost);
 void progress_cost(struct progress *g, double cost);
 void progress_tick(struct progress *g, bool now);
-/* Seconds since some fixed moment. */
-double progress_clock(void);
 /* "1h02m", "3m05s", "12s"; at least 32 bytes. */
 void progress_duration(char out[32], double seconds);
 

@@ -1,5 +1,6 @@
 /* Examples in, records out: groups units by prompt pass, forks them from it, decodes them together, scores.
  */
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/mem.h"
 #include "run/runner.h"
@@ -7,7 +8,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 /* One unit while its bundle runs. */
 struct job {
@@ -293,13 +293,6 @@ int runner_bundle(struct runner *r, const struct task *task, const struct run_un
     return rc;
 }
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* The limits for what was just timed: the prompt's flops at the rate of products, weights and cache once per
  * step at the rate of memory. */
 static void put_limits(struct runner *r, const struct job *j, const struct lane *l, struct run_timing *t)
@@ -323,13 +316,13 @@ int runner_timing(struct runner *r, const struct task *task, const struct run_un
     double t0 = 0, t1 = 0, t2 = 0;
     int rc = prepare(r, task, u, 1, job, lane);
     if (rc == 0 && job->rc == 0) {
-        t0 = now();
+        t0 = clock_now();
         rc = all_passes(r, job, lane, 1);
-        t1 = now();
+        t1 = clock_now();
     }
     if (rc == 0 && job->rc == 0)
         rc = engine_decode(&r->engine, lane, 1);
-    t2 = now();
+    t2 = clock_now();
     if (rc == 0)
         rc = job->rc;
     *t = (struct run_timing){.n_prompt = (int32_t)job->prompt.n_ids,

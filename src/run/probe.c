@@ -1,19 +1,12 @@
 #include "run/probe.h"
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/mem.h"
 #include "run/runner.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static int emit(struct runner *r, struct probe_logits *p, struct tensor logits)
 {
@@ -30,9 +23,8 @@ static int emit(struct runner *r, struct probe_logits *p, struct tensor logits)
 /* Feeds the prompt in pieces; leaves the logits of its last token in *last. */
 static int feed(struct runner *r, struct probe_logits *p, struct seq *s, bool last_alone, struct tensor *last)
 {
-    int64_t piece = r->engine.piece, bulk = last_alone && p->n_ids > 1 ? p->n_ids - 1 : p->n_ids;
     for (int64_t at = 0; at < p->n_ids;) {
-        int64_t end = at < bulk && at + piece < bulk ? at + piece : at < bulk ? bulk : p->n_ids;
+        int64_t end = engine_piece_end(&r->engine, at, p->n_ids, last_alone);
         struct batch_item item = {.seq = s, .ids = p->ids + at, .n = end - at};
         TRY(model_forward(r->model, &item, 1, p->all_positions ? LOGITS_ALL : LOGITS_LAST, last));
         if (p->all_positions || end == p->n_ids)
@@ -119,9 +111,9 @@ static _Thread_local struct meter meter;
 
 static void metered_attend(struct ops *o, const struct attend_args *a, int n)
 {
-    double t = now();
+    double t = clock_now();
     meter.attend(o, a, n);
-    meter.s += now() - t;
+    meter.s += clock_now() - t;
 }
 
 static int time_steps(struct runner *r, struct seq *s, int n_seq, int n_steps, struct probe_time *t)
@@ -139,12 +131,12 @@ static int time_steps(struct runner *r, struct seq *s, int n_seq, int n_steps, s
         for (int k = 0; k < n_seq; k++)
             item[k] = (struct batch_item){.seq = &s[k], .ids = &id, .n = 1};
         meter.s = 0;
-        double t0 = now();
+        double t0 = clock_now();
         rc = model_forward(r->model, item, n_seq, LOGITS_LAST, &logits);
         if (rc == 0)
             rc = r->ops->sync(r->ops);
         if (i >= 0) {
-            sec[i] = now() - t0;
+            sec[i] = clock_now() - t0;
             att[i] = meter.s;
         }
     }
@@ -168,19 +160,19 @@ static int open_copies(struct runner *r, const struct kv_spec *spec, const struc
     struct seq_prompt prompt = {0};
     bool own = spec->method->prefill_key && spec->method->prefill_key(spec->params, n_ctx, shape) != 0;
     int rc = 0;
-    double t0 = now();
+    double t0 = clock_now();
     for (int i = 0; own && i < n_seq; i++) {
         TRY_GOTO(seq_open(&s[i], r->model, shape, spec, n_ctx, n_max), done);
         TRY_GOTO(engine_prefill(&r->engine, &s[i], ids, n_ctx, true, &logits), done);
         if (i == 0)
-            t->s_prefill = now() - t0;
+            t->s_prefill = clock_now() - t0;
     }
     if (own)
         return 0;
     TRY_GOTO(seq_open(&plain, r->model, shape, &r->full, n_ctx, n_ctx), done);
     TRY_GOTO(engine_prefill(&r->engine, &plain, ids, n_ctx, false, &logits), done);
     TRY_GOTO(r->ops->sync(r->ops), done);
-    t->s_prefill = now() - t0;
+    t->s_prefill = clock_now() - t0;
     TRY_GOTO(seq_freeze(&plain, &prompt), done);
     for (int i = 0; i < n_seq; i++)
         TRY_GOTO(seq_fork(&s[i], r->model, shape, spec, &prompt, n_max), done);
