@@ -119,15 +119,44 @@ struct attend_set {
                                                      tokens, but may be cut at different places */
     int32_t n_k, n_v;
     int64_t dist_min, dist_max;
+    const uint8_t *keep; /* [keep_rows,keep_ld], key j of the set (counted over the runs): 0 hides it from
+                            head h, row h / (H/keep_rows); keep_rows is Hk or H. NULL: none is hidden */
+    int64_t keep_rows, keep_ld;
+    float *mass; /* [H,mass_ld]: mass[h,j] += the probability that the T rows give key j. NULL: not wanted */
+    int64_t mass_ld;
 };
 /* out[t,h] = sum_j softmax_j(scale * q[t,h].k_j) v_j over the visible keys of all sets; head h reads kv head
- * h / (H/Hk). */
+ * h / (H/Hk). `out` does not depend on whether masses are wanted. */
 struct attend_args {
     struct attend_set set[2];
     int32_t n_set, n_kv_head;
     int64_t q_pos;
     float scale;
+    bool f16_mass;     /* masses as fp16 tensors would give them, row by row: logit fp16(fp16(q.k) * scale),
+                          softmax in f32, mass = fp16(mass + fp16(p)); in f32 otherwise */
     struct tensor out; /* act [T,H,d] */
+};
+
+/* The k largest of n scores, for each row r of `keep_rows`: a score is the mean over `group` neighbouring
+ * rows of `score` (in the order of the rows, f32). Ties go to the lower index. The `tail` entries behind the
+ * n are chosen as well (recent tokens). */
+struct select_args {
+    float *score; /* [rows*group,score_ld] */
+    int64_t score_ld, rows, group, n, k, tail;
+    int32_t *index; /* [rows,index_ld]: the k + tail chosen ones, rising; NULL */
+    int64_t index_ld;
+    uint8_t *keep; /* [rows,keep_ld]: 1 for the chosen among n + tail entries, 0 for the others; NULL */
+    int64_t keep_ld;
+    bool zero_rest; /* scores of those not chosen become 0 */
+};
+
+/* dst[m,h] = src[index[row,m],h/(H/Hk)]: picks rows of src [N,Hk,d] into dst [M,H,d] of the same dtype, H a
+ * multiple of Hk. `rows` lists, head h reads list h / (H/rows). dst may be src if every list rises and H is
+ * Hk. */
+struct gather_args {
+    struct tensor src, dst;
+    const int32_t *index; /* [rows,index_ld] */
+    int64_t rows, index_ld;
 };
 
 /* Groups of src values -> codes, scale, min (asymmetric, fp16 op by op; arXiv 2407.01527 code, KIVI
@@ -207,6 +236,14 @@ struct ops {
     void (*rope)(struct ops *o, const struct rope_args *a, int n);
     void (*attend)(struct ops *o, const struct attend_args *a, int n); /* n sequences in one launch */
     void (*quant)(struct ops *o, const struct quant_args *a, int n);
+    void (*select)(struct ops *o, const struct select_args *a, int n);
+    void (*gather)(struct ops *o, const struct gather_args *a, int n);
+    void (*mean)(struct ops *o, struct tensor out, struct tensor x);
+    /* out f32 [H,d] = mean over t of x [T,H,d], of any float dtype, in the order of t */
+    void (*dots)(struct ops *o, float *out, struct tensor rows, const float *x);
+    /* out[n] = rows[n] . x: rows [N,D] of any float dtype, x [D] */
+    void (*norms)(struct ops *o, float *out, int64_t ld, struct tensor x, float factor);
+    /* out[h,t] (rows ld apart) = factor * sqrt(sum_c x[t,h,c]^2): x [T,H,d] of any float dtype */
     void (*pick)(struct ops *o, const struct pick_args *a);
 };
 

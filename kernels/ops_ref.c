@@ -7,7 +7,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
-#include "kernels/host.h"
+#include "kernels/score.h"
 
 struct ref {
     struct host host; /* first: ops.c looks there */
@@ -155,17 +155,17 @@ static void attend_set(const struct attend_args *a, const struct attend_set *set
     int32_t h = (int32_t)(head / (H / a->n_kv_head));
     const float *q = (const float *)set->q.data + (t * H + head) * d;
     int v_run = 0;
-    int64_t v_row = 0;
+    int64_t v_row = 0, key = 0;
     for (int k_run = 0; k_run < set->n_k; k_run++) {
         const struct kv_run *k = &set->k[k_run];
-        for (int64_t r = 0; r < k->n; r++, v_row++) {
+        for (int64_t r = 0; r < k->n; r++, v_row++, key++) {
             while (v_row == set->v[v_run].n) {
                 v_run++;
                 v_row = 0;
                 assert(v_run < set->n_v);
             }
             int64_t dist = a->q_pos + t - (k->pos + (k->index ? k->index[r] : r));
-            if (dist < set->dist_min || dist >= set->dist_max)
+            if (dist < set->dist_min || dist >= set->dist_max || !score_kept(set, head, key))
                 continue;
             float score = 0.0f;
             for (int64_t c = 0; c < d; c++)
@@ -175,7 +175,7 @@ static void attend_set(const struct attend_args *a, const struct attend_set *set
     }
 }
 
-static void ref_attend(struct ops *o, const struct attend_args *a, int n)
+void ref_attend(struct ops *o, const struct attend_args *a, int n)
 {
     (void)o;
     for (int i = 0; i < n; i++) {
@@ -189,6 +189,7 @@ static void ref_attend(struct ops *o, const struct attend_args *a, int n)
             for (int64_t c = 0; c < d && s.sum != 0.0f; c++)
                 out[c] /= s.sum;
         }
+        score_mass(&a[i]);
     }
 }
 
@@ -268,6 +269,11 @@ int ops_open_ref(struct ops **o, const struct ops_options *opt)
         .rope = ref_rope,
         .attend = ref_attend,
         .quant = ref_quant,
+        .select = score_select,
+        .gather = score_gather,
+        .mean = score_mean,
+        .dots = score_dots,
+        .norms = score_norms,
         .pick = ref_pick,
     };
     host_table(&r->ops);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "kernels/cpu/cpu.h"
+#include "kernels/score.h"
 
 static int64_t row_pos(const struct kv_run *run, int64_t r)
 {
@@ -452,8 +453,23 @@ static void attend_rows(struct cpu *c, const struct attend_args *a, int n)
     }
 }
 
+static bool is_plain(const struct attend_args *a)
+{
+    for (int s = 0; s < a->n_set; s++)
+        if (a->set[s].keep || a->set[s].mass)
+            return false;
+    return true;
+}
+
 void cpu_attend(struct ops *o, const struct attend_args *a, int n)
 {
+    bool plain = true;
+    for (int i = 0; i < n; i++)
+        plain = plain && is_plain(&a[i]);
+    if (!plain) {
+        ref_attend(o, a, n);
+        return;
+    }
     for (int i = 0; i < n; i++) {
         assert(a[i].out.n[1] % a[i].n_kv_head == 0 && a[i].out.n[2] <= CPU_MAX_D);
         if (a[i].out.n[0] >= DECODE_ROWS)

@@ -11,6 +11,7 @@
 #include "base/mem.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/onednn.h"
+#include "kernels/score.h"
 
 #define SMALL 16384 /* elements below which starting threads costs more than the work */
 
@@ -269,6 +270,11 @@ int ops_open_cpu(struct ops **o, const struct ops_options *opt)
         .rope = cpu_rope,
         .attend = cpu_attend,
         .quant = cpu_quant,
+        .select = score_select,
+        .gather = score_gather,
+        .mean = score_mean,
+        .dots = score_dots,
+        .norms = score_norms,
         .pick = cpu_pick,
     };
     host_table(&c->ops);

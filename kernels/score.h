@@ -1,0 +1,15 @@
+/* Plain loops for the entries of struct ops that score and choose keys (ops.h has their meaning). */
+#ifndef KVS_KERNELS_SCORE_H
+#define KVS_KERNELS_SCORE_H
+
+#include "kernels/host.h"
+
+bool score_kept(const struct attend_set *s, int64_t head, int64_t j); /* does `keep` show key j to head? */
+void ref_attend(struct ops *o, const struct attend_args *a, int n);
+void score_mass(const struct attend_args *a); /* the masses alone */
+void score_select(struct ops *o, const struct select_args *a, int n);
+void score_gather(struct ops *o, const struct gather_args *a, int n);
+void score_mean(struct ops *o, struct tensor out, struct tensor x);
+void score_dots(struct ops *o, float *out, struct tensor rows, const float *x);
+void score_norms(struct ops *o, float *out, int64_t ld, struct tensor x, float factor);
+#endif
