@@ -318,13 +318,16 @@ static void ledger_is_the_allocators(void **state)
             assert_int_equal(kv_spec_parse(&s, mixed[k]), 0);
             assert_int_equal(rig_prompt(&g, &c, &s, &f, prompts[l], f.n, 64), 0);
             for (int step = 0; step < 3; step++) {
-                struct kv_ledger led = {0};
+                struct kv_ledger led = {0}, predicted;
                 kv_bytes(&c, &led);
                 assert_int_equal(led.shared, 0);
+                assert_int_equal(kv_predict(&s, &g.shape, prompts[l], f.n, &predicted), 0);
                 for (int kind = 0; kind < MEM_KIND_N; kind++)
-                    for (int place = 0; place < PLACE_N; place++)
+                    for (int place = 0; place < PLACE_N; place++) {
                         assert_int_equal(led.bytes[kind][place],
                                          g.ops->used(g.ops, (enum mem_kind)kind, (enum mem_place)place));
+                        assert_int_equal(predicted.bytes[kind][place], led.bytes[kind][place]);
+                    }
                 rig_feed(&g, &c, &f, c.n + 40, step ? 1 : 20);
             }
             struct kv_budgets b;

@@ -63,6 +63,11 @@ static double kivi_nominal(const void *params)
     return 16 * n / (bits * (n - kept) + 16 * kept);
 }
 
+static void kivi_at_strength(void *params, double s)
+{
+    ((struct kivi_params *)params)->bits = s < 0.5 ? 4 : 2;
+}
+
 static int kivi_open(struct kv_cache *c)
 {
     const struct kivi_params *p = c->params;
@@ -307,6 +312,7 @@ const struct kv_method kv_method_kivi = {
     .params_bytes = sizeof(struct kivi_params),
     .check = kivi_check,
     .nominal_ratio = kivi_nominal,
+    .at_strength = kivi_at_strength,
     .open = kivi_open,
     .from_dense = kivi_from_dense,
     .step = kivi_step,

@@ -162,6 +162,8 @@ static int prepare(struct kv_cache *c, const struct kv_spec *spec, const struct 
     if (n_prompt < 0 || n_prompt > n_max || n_max < 1)
         return err_set(ERR_INTERNAL, "a cache for %lld tokens cannot hold a prompt of %lld", (long long)n_max,
                        (long long)n_prompt);
+    if (spec->budget)
+        return err_set(ERR_INTERNAL, "method %s: the budget was not solved for the sequence", spec->label);
     return spec->method->check ? spec->method->check(spec->params, shape) : 0;
 }
 

@@ -26,6 +26,7 @@ struct kv_ledger {
     uint64_t shared;
 };
 uint64_t kv_ledger_total(const struct kv_ledger *l);
+uint64_t kv_ledger_place(const struct kv_ledger *l, enum mem_place place);
 
 /* Effective budgets of a sequence, in tokens or bits. */
 enum kv_budget { KV_N_INIT, KV_N_LOCAL, KV_TOPK, KV_KEPT_TOKENS, KV_KEPT_BITS, KV_TRUE_RATIO, KV_BUDGET_N };
@@ -72,6 +73,9 @@ struct kv_method {
     /* Sets the parameters for "N times smaller". NULL: the method has no such notion. ERR_INPUT if N is
      * impossible. */
     int (*from_ratio)(void *params, double ratio);
+    /* Sets the parameters to strength s, from 0 (the largest cache) to 1 (the smallest); the cache may not
+     * grow with s. For budgets in bytes. NULL: from_ratio, ratios from 1 on. */
+    void (*at_strength)(void *params, double s);
     /* Before any weight is read. ERR_INPUT names the parameter and what is allowed. shape NULL: the
      * parameters among themselves only (kv_spec_parse). */
     int (*check)(const void *params, const struct kv_shape *shape);
@@ -79,6 +83,8 @@ struct kv_method {
     /* 0: the plain prompt pass, which settings may share. Otherwise caches with equal keys would be equal
      * after the prompt. NULL: 0. */
     uint64_t (*prefill_key)(const void *params, int64_t n_prompt, const struct kv_shape *shape);
+    /* Takes everything that the sequence will hold, through c->ops->alloc, copy and sync alone: what a cache
+     * will take is learned by opening it on a table that owns nothing (kv_predict). */
     int (*open)(struct kv_cache *c);
     /* Builds the cache from the shared prompt cache (read-only; take a reference with kv_dense_ref to keep
      * it). Needed when prefill_key can be 0. */
@@ -100,14 +106,31 @@ const struct kv_method *kv_method_at(int i);              /* NULL past the end *
 /* A method with its parameters parsed: "kivi:bits=2", "streaming:ratio=4". */
 struct kv_spec {
     const struct kv_method *method;
-    void *params; /* owned */
-    char *text;   /* canonical full text: "kivi:bits=2,group=32,residual=128" */
-    char *label;  /* short text for people: "kivi:bits=2" */
-    double nominal_ratio;
+    void *params;         /* owned */
+    char *text;           /* canonical full text: "kivi:bits=2,group=32,residual=128" */
+    char *label;          /* short text for people: "kivi:bits=2" */
+    double nominal_ratio; /* NaN with a budget: it follows from the sequence */
+    uint64_t budget; /* device bytes of a sequence, over all layers; 0: none. "streaming:budget=256MiB" */
 };
 int kv_spec_parse(struct kv_spec *s,
                   const char *text); /* ERR_INPUT: unknown method with the nearest name, bad parameter */
 void kv_spec_free(struct kv_spec *s);
+/* The spec for one sequence, owned: a copy, in which a budget has become the mildest parameters whose caches
+ * (all layers, everything on the device) stay within it. ERR_INPUT says the smallest budget that is possible.
+ */
+int kv_spec_solve(struct kv_spec *out, const struct kv_spec *spec, const struct kv_shape *shape,
+                  int64_t n_prompt, int64_t n_max);
+/* Whether a method has a strength that budgets can choose, and the parameters at strength s (see the hook).
+ */
+bool kv_has_strength(const struct kv_method *m);
+int kv_at_strength(const struct kv_method *m, void *params, double s);
+
+/* What the caches of a sequence will take, to the byte, without a device (activations f32). The second adds
+ * one layer to the ledger. */
+int kv_predict(const struct kv_spec *spec, const struct kv_shape *shape, int64_t n_prompt, int64_t n_max,
+               struct kv_ledger *l);
+int kv_predict_layer(const struct kv_spec *spec, const struct kv_shape *shape, int32_t layer,
+                     int64_t n_prompt, int64_t n_max, struct kv_ledger *l);
 
 /* Opens a cache; ERR_NOMEM when the device is full (everything taken is given back). */
 int kv_open(struct kv_cache *c, const struct kv_spec *spec, const struct kv_shape *shape, struct ops *ops,

@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include "kv/kv.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -58,23 +59,120 @@ static int set_ratio(const struct kv_spec *s, const char *value, const char *whe
     return s->method->from_ratio(s->params, ratio);
 }
 
+/* Texts of one parameter of a method, e.g. "keep=0.5". */
+static char *param_one(const struct param *p, const void *params)
+{
+    const struct param one[2] = {*p, {0}};
+    struct str s = {0};
+    param_text(one, params, &s);
+    return s.n ? s.data : mem_strdup("");
+}
+
+/* Which parameters a budget decides: those that differ between the mildest and the strongest. Bit i stands
+ * for row i of the table. */
+static int solved_params(const struct kv_method *m, uint64_t *mask)
+{
+    void *weak = mem_alloc(1, m->params_bytes), *strong = mem_alloc(1, m->params_bytes);
+    param_defaults(m->params, weak);
+    param_defaults(m->params, strong);
+    int rc = kv_at_strength(m, weak, 0);
+    if (rc == 0)
+        rc = kv_at_strength(m, strong, 0.75);
+    *mask = 0;
+    for (int i = 0; rc == 0 && i < 64 && m->params[i].name; i++) {
+        char *a = param_one(&m->params[i], weak), *b = param_one(&m->params[i], strong);
+        *mask |= (uint64_t)(strcmp(a, b) != 0) << i;
+        free(a);
+        free(b);
+    }
+    param_free(m->params, weak);
+    param_free(m->params, strong);
+    free(weak);
+    free(strong);
+    return rc;
+}
+
+/* A budget leaves no room for a strength of one's own. */
+static int set_budget(struct kv_spec *s, const char *value, const char *rest, bool ratio, const char *where)
+{
+    uint64_t mask;
+    if (!kv_has_strength(s->method))
+        return err_set(ERR_INPUT, "%s: it has no 'budget': nothing in it could be chosen to fit", where);
+    if (!str_to_bytes(value, &s->budget) || !s->budget)
+        return err_set(ERR_INPUT, "%s: budget=%s is not allowed; use bytes of one sequence, e.g. 256MiB",
+                       where, value);
+    if (ratio)
+        return err_set(ERR_INPUT, "%s: budget and ratio exclude each other", where);
+    TRY(solved_params(s->method, &mask));
+    for (int i = 0; i < 64 && s->method->params[i].name; i++) {
+        const char *name = s->method->params[i].name;
+        size_t n = strlen(name);
+        for (const char *at = rest; mask >> i & 1 && *at; at += strcspn(at, ","), at += *at == ',')
+            if (!strncmp(at, name, n) && at[n] == '=')
+                return err_set(ERR_INPUT, "%s: %s is chosen by the budget; leave one of them out", where,
+                               name);
+    }
+    return 0;
+}
+
 /* "ratio=N" goes first, whatever its place in the list, so that other keys refine what it chose. */
 static int set_params(struct kv_spec *s, const char *text, const char *where)
 {
     struct str rest = {0};
     char *copy = mem_strdup(text), *save = NULL;
+    const char *budget = NULL;
+    bool ratio = false;
     int rc = 0;
     for (char *item = strtok_r(copy, ",", &save); item && rc == 0; item = strtok_r(NULL, ",", &save)) {
-        if (!strncmp(item, "ratio=", 6))
+        if (!strncmp(item, "ratio=", 6)) {
             rc = set_ratio(s, item + 6, where);
-        else
+            ratio = true;
+        } else if (!strncmp(item, "budget=", 7)) {
+            budget = item + 7;
+        } else {
             str_printf(&rest, "%s%s", rest.n ? "," : "", item);
+        }
     }
     if (rc == 0)
         rc = param_parse(s->method->params, s->params, str_c(&rest), where);
+    if (rc == 0 && budget)
+        rc = set_budget(s, budget, str_c(&rest), ratio, where);
     free(copy);
     str_free(&rest);
     return rc;
+}
+
+/* In the largest unit that leaves no rest. */
+static void add_budget(struct str *out, uint64_t bytes)
+{
+    static const char *const unit[] = {"", "KiB", "MiB", "GiB", "TiB"};
+    int u = 0;
+    for (; u < 4 && bytes % 1024 == 0; u++)
+        bytes /= 1024;
+    str_printf(out, "%sbudget=%llu%s", out->n ? "," : "", (unsigned long long)bytes, unit[u]);
+}
+
+/* Parameters that a budget decides are not part of the text. */
+static void budget_texts(const struct kv_spec *s, struct str *full, struct str *brief)
+{
+    const struct param *table = s->method->params;
+    uint64_t mask = 0;
+    (void)solved_params(s->method, &mask); /* worked when the budget was read */
+    for (int i = 0; i < 64 && table[i].name; i++) {
+        const struct param one[2] = {table[i], {0}};
+        struct str text = {0}, differs = {0};
+        if (mask >> i & 1)
+            continue;
+        param_text(one, s->params, &text);
+        param_text_short(one, s->params, &differs);
+        str_printf(full, "%s%s", full->n ? "," : "", str_c(&text));
+        if (differs.n)
+            str_printf(brief, "%s%s", brief->n ? "," : "", str_c(&differs));
+        str_free(&text);
+        str_free(&differs);
+    }
+    add_budget(full, s->budget);
+    add_budget(brief, s->budget);
 }
 
 /* The label shows what differs from the defaults; with nothing to show, the first parameter (the strength).
@@ -83,10 +181,14 @@ static void set_texts(struct kv_spec *s)
 {
     const struct param *table = s->method->params;
     struct str full = {0}, brief = {0};
-    param_text(table, s->params, &full);
-    param_text_short(table, s->params, &brief);
-    if (!brief.n && full.n)
-        str_addn(&brief, full.data, strcspn(full.data, ","));
+    if (s->budget) {
+        budget_texts(s, &full, &brief);
+    } else {
+        param_text(table, s->params, &full);
+        param_text_short(table, s->params, &brief);
+        if (!brief.n && full.n)
+            str_addn(&brief, full.data, strcspn(full.data, ","));
+    }
     s->text = full.n ? mem_printf("%s:%s", s->method->name, str_c(&full)) : mem_strdup(s->method->name);
     s->label = brief.n ? mem_printf("%s:%s", s->method->name, str_c(&brief)) : mem_strdup(s->method->name);
     str_free(&full);
@@ -115,7 +217,7 @@ int kv_spec_parse(struct kv_spec *s, const char *text)
         kv_spec_free(s);
         return rc;
     }
-    s->nominal_ratio = s->method->nominal_ratio ? s->method->nominal_ratio(s->params) : 1;
+    s->nominal_ratio = s->budget ? NAN : s->method->nominal_ratio ? s->method->nominal_ratio(s->params) : 1;
     set_texts(s);
     return 0;
 }
