@@ -9,7 +9,9 @@
 struct tok *tok_new(void)
 {
     struct tok *t = mem_alloc(1, sizeof *t);
-    t->bpe.unk = t->bos = t->eos = -1;
+    t->bpe.unk = t->unigram.unk = t->bos = t->eos = -1;
+    for (int i = 0; i < TOK_N_ROLE; i++)
+        t->role[i] = -1;
     added_trie_init(&t->trie);
     added_trie_init(&t->trie_normalized);
     return t;
@@ -20,6 +22,7 @@ void tok_close(struct tok *t)
     if (!t)
         return;
     bpe_free(&t->bpe);
+    unigram_free(&t->unigram);
     free(t->text);
     free(t->n_text);
     free(t->special);
@@ -40,7 +43,7 @@ void tok_close(struct tok *t)
 
 static int32_t next_free_id(const struct tok *t)
 {
-    int32_t next = (int32_t)t->bpe.vocab.n;
+    int32_t next = t->unigram.n ? t->unigram.n : (int32_t)t->bpe.vocab.n;
     for (size_t i = 0; i < t->n_added; i++)
         if (t->added[i].id >= next)
             next = t->added[i].id + 1;
@@ -117,6 +120,8 @@ int tok_finish(struct tok *t)
     for (size_t i = 0; i < vocab->cap; i++)
         if (vocab->slot[i].key && vocab->slot[i].value >= t->n_vocab)
             t->n_vocab = vocab->slot[i].value + 1;
+    if (t->n_vocab < t->unigram.n)
+        t->n_vocab = t->unigram.n;
     for (size_t i = 0; i < t->n_added; i++)
         if (t->added[i].id >= t->n_vocab)
             t->n_vocab = t->added[i].id + 1;
@@ -127,11 +132,16 @@ int tok_finish(struct tok *t)
     for (size_t i = 0; i < vocab->cap; i++)
         if (vocab->slot[i].key)
             set_text(t, vocab->slot[i].value, vocab->slot[i].key, vocab->slot[i].n);
+    for (int32_t i = 0; i < t->unigram.n; i++) /* equal texts share one entry of the vocabulary */
+        set_text(t, i, t->unigram.piece[i], t->unigram.n_piece[i]);
     for (size_t i = 0; i < t->n_added; i++) {
         set_text(t, t->added[i].id, t->added[i].text, t->added[i].n);
         t->special[t->added[i].id] = t->added[i].special;
     }
-    bpe_finish(&t->bpe);
+    if (t->unigram.n)
+        unigram_finish(&t->unigram, vocab);
+    else
+        bpe_finish(&t->bpe);
     return build_tries(t);
 }
 
@@ -181,6 +191,20 @@ int32_t tok_eos(const struct tok *t)
     return t->eos;
 }
 
+int32_t tok_role_id(const struct tok *t, enum tok_role role)
+{
+    if (role == TOK_BOS || role == TOK_EOS)
+        return role == TOK_BOS ? t->bos : t->eos;
+    if (role == TOK_UNK && t->role[role] < 0)
+        return t->unigram.n ? t->unigram.unk : t->bpe.unk;
+    return t->role[role];
+}
+
+const char *tok_piece(const struct tok *t, int32_t id)
+{
+    return id >= 0 && id < t->n_vocab ? t->text[id] : NULL;
+}
+
 int32_t tok_id(const struct tok *t, const char *text)
 {
     size_t n = strlen(text);
@@ -208,11 +232,12 @@ struct encode {
     struct pieces normal, pieces;
     struct added_cuts cuts, inner;
     struct ids ids;
+    struct pieces *texts; /* one for each id; NULL: not wanted */
 };
 
-static void encode_open(struct encode *e, const struct tok *t)
+static void encode_open(struct encode *e, const struct tok *t, struct pieces *texts)
 {
-    *e = (struct encode){.tok = t};
+    *e = (struct encode){.tok = t, .texts = texts};
     steps_run_open(&e->normalizer, &t->normalizer);
     steps_run_open(&e->pre, &t->pre);
     e->bpe = bpe_run_open(&t->bpe);
@@ -236,6 +261,25 @@ static void add_ids(struct ids *ids, const int32_t *v, size_t n)
         *MEM_PUSH(ids->v, ids->n, ids->cap) = v[i];
 }
 
+static void add_added(struct encode *e, int32_t token, const char *s, size_t n)
+{
+    add_ids(&e->ids, &e->tok->added[token].id, 1);
+    if (e->texts)
+        pieces_add(e->texts, s, n);
+}
+
+static int encode_piece(struct encode *e, const char *s, size_t n)
+{
+    const struct tok *t = e->tok;
+    if (t->unigram.n)
+        return unigram_encode(&t->unigram, &t->bpe.vocab, s, n, &e->ids, e->texts);
+    size_t at = e->ids.n;
+    bpe_encode(e->bpe, s, n, &e->ids);
+    for (; e->texts && at < e->ids.n; at++)
+        pieces_add(e->texts, t->text[e->ids.v[at]], t->n_text[e->ids.v[at]]);
+    return 0;
+}
+
 /* Normalized text without added tokens. */
 static int encode_plain(struct encode *e, const char *s, size_t n, bool at_start)
 {
@@ -245,7 +289,7 @@ static int encode_plain(struct encode *e, const char *s, size_t n, bool at_start
     TRY(steps_split(&e->pre, &e->pieces));
     const struct pieces *p = &e->pieces;
     for (size_t i = 0; i < p->n; i++)
-        bpe_encode(e->bpe, p->text.data + p->span[i].at, p->span[i].n, &e->ids);
+        TRY(encode_piece(e, p->text.data + p->span[i].at, p->span[i].n));
     return 0;
 }
 
@@ -262,7 +306,7 @@ static int encode_segment(struct encode *e, const char *s, size_t n, bool at_sta
     for (size_t i = 0; i < e->inner.n; i++) {
         struct added_cut c = e->inner.v[i];
         if (c.token >= 0)
-            add_ids(&e->ids, &e->tok->added[c.token].id, 1);
+            add_added(e, c.token, p->text.data + p->span[0].at + c.at, c.n);
         else
             TRY(encode_plain(e, p->text.data + p->span[0].at + c.at, c.n, p->at_start && c.at == 0));
     }
@@ -278,7 +322,7 @@ static int encode_text(struct encode *e, const char *s, size_t n, bool add_speci
     for (size_t i = 0; i < e->cuts.n; i++) {
         struct added_cut c = e->cuts.v[i];
         if (c.token >= 0)
-            add_ids(&e->ids, &t->added[c.token].id, 1);
+            add_added(e, c.token, s + c.at, c.n);
         else
             TRY(encode_segment(e, s + c.at, c.n, c.at == 0));
     }
@@ -287,18 +331,24 @@ static int encode_text(struct encode *e, const char *s, size_t n, bool add_speci
     return 0;
 }
 
-int tok_encode(const struct tok *t, const char *text, size_t n_bytes, bool add_special, int32_t **ids,
-               int64_t *n_ids)
+static int check_text(const char *text, size_t n_bytes)
 {
-    *ids = NULL;
-    *n_ids = 0;
     if (n_bytes > INT32_MAX / 4)
         return err_set(ERR_INPUT, "text of %zu bytes is too long to tokenize (at most %d)", n_bytes,
                        INT32_MAX / 4);
     if (!utf8_valid(text, n_bytes))
         return err_set(ERR_INPUT, "text to tokenize is not valid UTF-8");
+    return 0;
+}
+
+int tok_encode(const struct tok *t, const char *text, size_t n_bytes, bool add_special, int32_t **ids,
+               int64_t *n_ids)
+{
+    *ids = NULL;
+    *n_ids = 0;
+    TRY(check_text(text, n_bytes));
     struct encode e;
-    encode_open(&e, t);
+    encode_open(&e, t, NULL);
     int rc = encode_text(&e, text, n_bytes, add_special);
     if (rc >= 0) {
         *ids = e.ids.v ? e.ids.v : mem_alloc(1, sizeof **ids);
@@ -307,6 +357,43 @@ int tok_encode(const struct tok *t, const char *text, size_t n_bytes, bool add_s
     }
     encode_close(&e);
     return rc;
+}
+
+static void take_pieces(struct tok_pieces *out, const struct pieces *texts, const struct ids *ids)
+{
+    size_t at = 0;
+    out->n = ids->n;
+    out->v = mem_alloc(out->n + 1, sizeof *out->v);
+    out->bytes = mem_alloc(texts->text.n + out->n + 1, 1);
+    for (size_t i = 0; i < out->n; i++) {
+        size_t n = texts->span[i].n;
+        if (n)
+            memcpy(out->bytes + at, texts->text.data + texts->span[i].at, n);
+        out->v[i] = (struct tok_text){out->bytes + at, n, ids->v[i]};
+        at += n + 1;
+    }
+}
+
+int tok_encode_pieces(const struct tok *t, const char *text, size_t n_bytes, struct tok_pieces *out)
+{
+    *out = (struct tok_pieces){0};
+    TRY(check_text(text, n_bytes));
+    struct pieces texts = {0};
+    struct encode e;
+    encode_open(&e, t, &texts);
+    int rc = encode_text(&e, text, n_bytes, false);
+    if (rc >= 0)
+        take_pieces(out, &texts, &e.ids);
+    encode_close(&e);
+    pieces_free(&texts);
+    return rc;
+}
+
+void tok_pieces_free(struct tok_pieces *p)
+{
+    free(p->v);
+    free(p->bytes);
+    *p = (struct tok_pieces){0};
 }
 
 /* ---- ids to text ---- */
@@ -332,6 +419,13 @@ static void clean_up(struct str *s)
     }
 }
 
+static void collect(const struct tok *t, const char *text, size_t n, struct pieces *p)
+{
+    if (!t->has_decoder && p->n)
+        str_addc(&p->text, ' ');
+    pieces_add(p, text, n);
+}
+
 static int collect_tokens(const struct tok *t, const int32_t *ids, int64_t n, bool skip_special,
                           struct pieces *p)
 {
@@ -339,43 +433,53 @@ static int collect_tokens(const struct tok *t, const int32_t *ids, int64_t n, bo
         if (ids[i] < 0 || ids[i] >= t->n_vocab)
             return err_set(ERR_INPUT, "token id %d at %lld is outside the vocabulary (0 to %d)", ids[i],
                            (long long)i, t->n_vocab - 1);
-        if (!t->text[ids[i]] || (skip_special && t->special[ids[i]]))
-            continue;
-        if (!t->has_decoder && p->n)
-            str_addc(&p->text, ' ');
-        pieces_add(p, t->text[ids[i]], t->n_text[ids[i]]);
+        if (t->text[ids[i]] && !(skip_special && t->special[ids[i]]))
+            collect(t, t->text[ids[i]], t->n_text[ids[i]], p);
     }
     return 0;
 }
 
-static void join(const struct tok *t, const struct pieces *p, struct str *out)
+/* Adds to `out` what the decoder makes of the token texts; p is used up. */
+static int decode(const struct tok *t, struct pieces *p, struct str *out)
 {
-    if (!t->has_decoder) {
-        str_addn(out, p->text.data, p->text.n);
-        return;
-    }
-    for (size_t i = 0; i < p->n; i++)
+    struct steps_run run;
+    steps_run_open(&run, &t->decoder);
+    int rc = steps_decode(&run, p);
+    for (size_t i = 0; rc >= 0 && t->has_decoder && i < p->n; i++)
         str_addn(out, p->text.data + p->span[i].at, p->span[i].n);
+    if (!t->has_decoder) /* the blanks between the tokens lie outside the spans */
+        str_addn(out, p->text.data, p->text.n);
+    steps_run_close(&run);
+    return rc;
 }
 
 int tok_decode(const struct tok *t, const int32_t *ids, int64_t n_ids, bool skip_special, char **text)
 {
     struct pieces p = {0};
-    struct steps_run run;
     struct str out = {0};
     *text = NULL;
-    steps_run_open(&run, &t->decoder);
     int rc = collect_tokens(t, ids, n_ids, skip_special, &p);
     if (rc >= 0)
-        rc = steps_decode(&run, &p);
+        rc = decode(t, &p, &out);
     if (rc >= 0) {
-        join(t, &p, &out);
         if (t->clean_up)
             clean_up(&out);
         *text = mem_strndup(str_c(&out), out.n);
     }
     str_free(&out);
-    steps_run_close(&run);
+    pieces_free(&p);
+    return rc;
+}
+
+int tok_join(const struct tok *t, const char *const *piece, size_t n, char **text)
+{
+    struct pieces p = {0};
+    struct str out = {0};
+    for (size_t i = 0; i < n; i++)
+        collect(t, piece[i], strlen(piece[i]), &p);
+    int rc = decode(t, &p, &out);
+    *text = rc < 0 ? NULL : mem_strndup(str_c(&out), out.n);
+    str_free(&out);
     pieces_free(&p);
     return rc;
 }

@@ -1,6 +1,7 @@
 /* Tokenizers: text to ids and back, exactly as the field's `tokenizers` library does it for the same files.
  * Sources: a tokenizer.json (byte-level BPE with its pre-tokenizer; SentencePiece-style BPE with byte
- * fallback), or the tokenizer tables inside a GGUF file. */
+ * fallback; Unigram as XLM-RoBERTa and T5 have it), the tokenizer tables inside a GGUF file, or a file of
+ * ranks as tiktoken has it. */
 #ifndef KVS_TOK_TOK_H
 #define KVS_TOK_TOK_H
 
@@ -29,16 +30,27 @@ struct tok_gguf {
     int add_space_prefix;  /* -1 where absent */
 };
 
-/* `dir` is a Hugging Face model folder with tokenizer.json, or else tokenizer.model (and tokenizer_config.json,
- * special_tokens_map.json, generation_config.json where present: bos/eos ids, add_bos_token,
- * clean_up_tokenization_spaces). ERR_INPUT names file and key. */
+/* `dir` is a Hugging Face model folder with tokenizer.json, or else tokenizer.model (and
+ * tokenizer_config.json, special_tokens_map.json, generation_config.json where present: bos/eos ids,
+ * add_bos_token, clean_up_tokenization_spaces). ERR_INPUT names file and key. */
 int tok_open_dir(struct tok **t, const char *dir);
+/* A *.tiktoken file: one "BASE64 RANK" per line, the bytes of a token and its id, which is also the order of
+ * the merges. Texts are cut by the pattern of cl100k_base, and nothing in them is a special token (tiktoken's
+ * encode_ordinary). ERR_INPUT names file and line. */
+int tok_open_tiktoken(struct tok **t, const char *path);
 int tok_open_gguf(struct tok **t, const struct tok_gguf *g, const char *path_for_errors);
 void tok_close(struct tok *t);
 
 int32_t tok_n_vocab(const struct tok *t); /* highest id + 1 */
 int32_t tok_bos(const struct tok *t);     /* -1 if the tokenizer has none */
 int32_t tok_eos(const struct tok *t);
+/* Tokens that the configuration names (bos_token, …); `unk` is the model's own where no file names one. -1
+ * where there is none. */
+enum tok_role { TOK_BOS, TOK_EOS, TOK_UNK, TOK_PAD, TOK_MASK, TOK_CLS, TOK_SEP, TOK_N_ROLE };
+int32_t tok_role_id(const struct tok *t, enum tok_role role);
+/* Text of a token as the vocabulary has it ("\xe2\x96\x81the", "<s>"), borrowed; NULL for ids that are not
+ * used. */
+const char *tok_piece(const struct tok *t, int32_t id);
 /* Id of an exact token text ("<|eot_id|>", "</s>"), or -1. */
 int32_t tok_id(const struct tok *t, const char *text);
 /* End ids of the folder's generation_config.json when there is one, else {eos}. Returns the count; borrowed.
@@ -51,6 +63,25 @@ bool tok_is_special(const struct tok *t, int32_t id);
  * (ERR_INPUT otherwise). */
 int tok_encode(const struct tok *t, const char *text, size_t n_bytes, bool add_special, int32_t **ids,
                int64_t *n_ids);
+/* A text cut into tokens, before any id is looked at: what the library calls the tokens of an encoding,
+ * without the special tokens of the post-processor. They are the vocabulary's texts but for two cases: a run
+ * of characters that a Unigram model does not know is the run itself (its id is `unk`), and an added token is
+ * the text that it was found by (with the blanks that its lstrip and rstrip take). */
+struct tok_pieces {
+    struct tok_text {
+        const char *s; /* NUL-terminated, lives as long as the tok_pieces */
+        size_t n;      /* bytes */
+        int32_t id;
+    } * v;
+    size_t n;
+    char *bytes;
+};
+/* Errors as tok_encode. Free with tok_pieces_free, also after an error. */
+int tok_encode_pieces(const struct tok *t, const char *text, size_t n_bytes, struct tok_pieces *out);
+void tok_pieces_free(struct tok_pieces *p);
+/* The decoder over token texts, whatever they are ("convert_tokens_to_string"): nothing is skipped, no
+ * clean-up. *text is owned. */
+int tok_join(const struct tok *t, const char *const *piece, size_t n, char **text);
 /* Text of ids, owned NUL-terminated; `skip_special` leaves special tokens out; the clean-up of blanks
  * (spec/tasks.md 2.8) is applied when the tokenizer asks for it. Incomplete UTF-8 becomes U+FFFD as in the
  * field's library. ERR_INPUT for ids outside the vocabulary. */

@@ -38,6 +38,9 @@ static void read_token(const struct tok *t, const json_t *j, const char *key, in
         *id = tok_id(t, text);
 }
 
+static const char *const role_key[TOK_N_ROLE] = {"bos_token",  "eos_token", "unk_token", "pad_token",
+                                                 "mask_token", "cls_token", "sep_token"};
+
 /* The Llama and Gemma classes of the field's library build BOS and EOS from these flags, whatever
  * tokenizer.json says. */
 static void read_add_flags(struct tok *t, const json_t *j)
@@ -94,10 +97,14 @@ int tok_read_config(struct tok *t, const char *dir)
     int rc = load(dir, "special_tokens_map.json", &map);
     if (rc >= 0) {
         const json_t *clean = json_object_get(config, "clean_up_tokenization_spaces");
-        read_token(t, config, "bos_token", &t->bos);
-        read_token(t, config, "eos_token", &t->eos);
-        read_token(t, map, "bos_token", &t->bos);
-        read_token(t, map, "eos_token", &t->eos);
+        for (int i = 0; i < TOK_N_ROLE; i++) {
+            read_token(t, config, role_key[i], &t->role[i]);
+            read_token(t, map, role_key[i], &t->role[i]);
+        }
+        if (t->bos < 0)
+            t->bos = t->role[TOK_BOS];
+        if (t->eos < 0)
+            t->eos = t->role[TOK_EOS];
         /* where a configuration leaves it open, the reference's version of the field's library cleans up */
         t->clean_up = config && !json_is_false(clean);
         read_add_flags(t, config);

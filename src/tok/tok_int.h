@@ -88,6 +88,7 @@ enum step_kind {
     STEP_NFD,
     STEP_NFKC,
     STEP_NFKD,
+    STEP_CHARSMAP,
     STEP_TRIM,    /* white space at the left (start) and right (stop) end */
     STEP_PREPEND, /* content before a text that is not empty */
     STEP_REPLACE, /* every match by content */
@@ -95,6 +96,7 @@ enum step_kind {
     STEP_PREFIX,  /* a blank before every piece that does not begin with one */
     STEP_SPLIT,
     STEP_DIGITS,
+    STEP_SPACES, /* cut at white space, which is dropped */
     STEP_METASPACE,
     STEP_BYTE_FALLBACK,
     STEP_FUSE,
@@ -109,6 +111,7 @@ struct step {
     char *pattern, *content;
     size_t n_pattern, n_content;
     struct tok_regex *regex; /* instead of pattern */
+    struct charsmap *charsmap;
     enum split_behavior behavior;
     enum prepend_scheme scheme;
     bool invert, split, individual;
@@ -222,10 +225,54 @@ struct ids {
 
 void bpe_encode(struct bpe_run *r, const char *s, size_t n, struct ids *out);
 
+/* ---- tok_unigram.c ---- */
+
+struct unigram {
+    const char **piece; /* [n] borrowed from the vocabulary, in the order of the ids */
+    uint32_t *n_piece;  /* [n] bytes */
+    double *score;      /* [n] */
+    int32_t n, unk;     /* unk: -1 = none */
+    bool byte_fallback;
+    double unk_score;
+    int32_t byte_token[256]; /* ids of "<0x00>"…, -1 where absent */
+    struct unigram_node {
+        int32_t first, token; /* children lie side by side; token: id, -1 = none */
+        uint16_t n;
+        unsigned char byte;
+    } * node; /* [0] is the root; NULL: the model is not a Unigram */
+};
+
+void unigram_free(struct unigram *u);
+/* Takes the next id. The text is copied into `vocab`; of two equal texts the later id is found by text. */
+void unigram_add(struct unigram *u, struct tok_map *vocab, const char *text, size_t n, double score);
+/* Call when all pieces are added (at least one). */
+void unigram_finish(struct unigram *u, const struct tok_map *vocab);
+/* The best path through s[0..n), valid UTF-8. `texts` (may be NULL) gets the token texts. ERR_INPUT where a
+ * character is unknown and the model has no unknown token. */
+int unigram_encode(const struct unigram *u, const struct tok_map *vocab, const char *s, size_t n,
+                   struct ids *out, struct pieces *texts);
+
+/* ---- tok_charsmap.c ---- */
+
+struct charsmap;
+/* SentencePiece's compiled character map: u32 size of the trie in bytes, trie, replacement texts. Everything
+ * that a look-up can reach is checked here. ERR_INPUT begins with `where`. */
+int charsmap_open(struct charsmap **m, const void *bytes, size_t n, const char *where);
+void charsmap_close(struct charsmap *m);
+/* Appends s[0..n) with every grapheme of up to five bytes, or else every character, replaced as the map says.
+ */
+void charsmap_apply(const struct charsmap *m, const char *s, size_t n, struct str *out);
+
+/* ---- tok_base64.c ---- */
+
+/* Standard alphabet with padding. False, and nothing added, for anything else. */
+bool base64_add(struct str *out, const char *text, size_t n);
+
 /* ---- the tokenizer ---- */
 
 struct tok {
-    struct bpe bpe;
+    struct bpe bpe; /* of a Unigram only the vocabulary */
+    struct unigram unigram;
     const char **text; /* [n_vocab] borrowed from vocab or added tokens; NULL for gaps */
     uint32_t *n_text;
     bool *special;
@@ -239,6 +286,7 @@ struct tok {
     struct ids before, after; /* post-processor: special ids around the text's own */
     bool clean_up;
     int32_t bos, eos;
+    int32_t role[TOK_N_ROLE]; /* as the configuration names them, -1 = not named */
     struct ids stop;
 };
 

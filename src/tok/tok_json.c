@@ -145,6 +145,19 @@ static int read_sequence(struct steps *steps, const json_t *j, const char *key, 
     return 0;
 }
 
+static int read_charsmap(struct steps *steps, const json_t *j, const char *where)
+{
+    const char *text;
+    size_t n;
+    struct str bytes = {0};
+    TRY(get_text(j, "precompiled_charsmap", true, where, &text, &n));
+    int rc = base64_add(&bytes, text, n)
+                 ? charsmap_open(&steps_add(steps, STEP_CHARSMAP)->charsmap, str_c(&bytes), bytes.n, where)
+                 : err_set(ERR_INPUT, "%s.precompiled_charsmap: not valid base64", where);
+    str_free(&bytes);
+    return rc;
+}
+
 static int read_normalizer(struct steps *steps, const json_t *j, const char *where)
 {
     static const struct {
@@ -166,6 +179,8 @@ static int read_normalizer(struct steps *steps, const json_t *j, const char *whe
         return read_sequence(steps, j, "normalizers", where, read_normalizer);
     if (strcmp(type, "Replace") == 0)
         return read_replace(steps, j, where);
+    if (strcmp(type, "Precompiled") == 0)
+        return read_charsmap(steps, j, where);
     if (strcmp(type, "Prepend") == 0) {
         TRY(get_text(j, "prepend", true, where, &text, &n));
         step_set_content(steps_add(steps, STEP_PREPEND), text, n);
@@ -180,7 +195,8 @@ static int read_normalizer(struct steps *steps, const json_t *j, const char *whe
         s->stop = right;
         return 0;
     }
-    return unsupported(where, j, "known: NFC NFD NFKC NFKD Prepend Replace Strip ByteLevel Sequence");
+    return unsupported(where, j,
+                       "known: NFC NFD NFKC NFKD Precompiled Prepend Replace Strip ByteLevel Sequence");
 }
 
 static int read_split(struct steps *steps, const json_t *j, const char *where)
@@ -237,6 +253,10 @@ static int read_pre(struct steps *steps, const json_t *j, const char *where)
         return read_split(steps, j, where);
     if (strcmp(type, "Metaspace") == 0)
         return read_metaspace(steps, j, where);
+    if (strcmp(type, "WhitespaceSplit") == 0) {
+        steps_add(steps, STEP_SPACES)->behavior = SPLIT_REMOVED;
+        return 0;
+    }
     if (strcmp(type, "Digits") == 0) {
         struct step *s = steps_add(steps, STEP_DIGITS);
         bool individual;
@@ -244,7 +264,7 @@ static int read_pre(struct steps *steps, const json_t *j, const char *where)
         s->behavior = individual ? SPLIT_ISOLATED : SPLIT_CONTIGUOUS;
         return 0;
     }
-    return unsupported(where, j, "known: ByteLevel Split Digits Metaspace Sequence");
+    return unsupported(where, j, "known: ByteLevel Split Digits Metaspace WhitespaceSplit Sequence");
 }
 
 static int read_strip_decoder(struct steps *steps, const json_t *j, const char *where)
@@ -357,13 +377,10 @@ static int read_merges(struct bpe *b, const json_t *merges)
     return 0;
 }
 
-static int read_model(struct bpe *b, const json_t *j)
+static int read_bpe(struct bpe *b, const json_t *j)
 {
-    const char *type = type_of(j), *text;
+    const char *text;
     size_t n;
-    if (!json_is_object(j) || (*type && strcmp(type, "BPE") != 0) ||
-        (!*type && !json_object_get(j, "merges")))
-        return unsupported("model", j, "known: BPE");
     TRY(get_text(j, "continuing_subword_prefix", false, "model", &text, &n));
     b->prefix = text && n ? mem_strdup(text) : NULL;
     TRY(get_text(j, "end_of_word_suffix", false, "model", &text, &n));
@@ -377,6 +394,77 @@ static int read_model(struct bpe *b, const json_t *j)
     if (text && (b->unk = tok_map_get(&b->vocab, text, n)) < 0)
         return err_set(ERR_INPUT, "model.unk_token: \"%.40s\" is not in the vocabulary", text);
     return 0;
+}
+
+/* Numbers reach the library as the JSON parser of its language makes them: the digits as one integer,
+ * rounded, then multiplied or divided by a power of ten, rounded again. That can differ in the last bit from
+ * the nearest double, and in a Unigram the last bit decides between equally good paths. */
+static double library_number(double v)
+{
+    char text[32];
+    str_double(text, v);
+    double digits = 0, power = 1;
+    int64_t exponent = 0, whole = 0;
+    const char *p = text + (*text == '-');
+    for (bool point = false; (*p >= '0' && *p <= '9') || *p == '.'; p++) {
+        point = point || *p == '.';
+        if (*p == '.')
+            continue;
+        whole = 10 * whole + (*p - '0'); /* the shortest text has at most 17 digits */
+        exponent -= point;
+    }
+    int64_t e = 0;
+    if (*p == 'e' && str_to_int(p + 1 + (p[1] == '+'), &e))
+        exponent += e;
+    if (exponent > 22 || exponent < -300)
+        return v;
+    digits = (double)whole;
+    for (int64_t i = exponent < 0 ? -exponent : exponent; i > 0; i--)
+        power *= 10;
+    digits = exponent < 0 ? digits / power : digits * power;
+    return *text == '-' ? -digits : digits;
+}
+
+static int read_pieces(struct tok *t, const json_t *vocab)
+{
+    if (!json_is_array(vocab) || !json_array_size(vocab) || json_array_size(vocab) > TOK_MAX_ID)
+        return err_set(ERR_INPUT, "model.vocab: a list of 1 to %d [text, score] is expected", TOK_MAX_ID);
+    size_t i;
+    json_t *v;
+    json_array_foreach(vocab, i, v)
+    {
+        const json_t *text = json_array_get(v, 0), *score = json_array_get(v, 1);
+        if (json_array_size(v) != 2 || !json_is_string(text) || !json_is_number(score))
+            return err_set(ERR_INPUT, "model.vocab[%zu]: [text, score] is expected", i);
+        unigram_add(&t->unigram, &t->bpe.vocab, json_string_value(text), json_string_length(text),
+                    library_number(json_number_value(score)));
+    }
+    return 0;
+}
+
+static int read_unigram(struct tok *t, const json_t *j)
+{
+    const json_t *unk = json_object_get(j, "unk_id");
+    TRY(get_bool(j, "byte_fallback", false, "model", &t->unigram.byte_fallback));
+    TRY(read_pieces(t, json_object_get(j, "vocab")));
+    if (!is(unk))
+        return 0;
+    json_int_t id = json_integer_value(unk);
+    if (!json_is_integer(unk) || id < 0 || id >= t->unigram.n)
+        return err_set(ERR_INPUT, "model.unk_id: an id of the vocabulary (0 to %d) is expected",
+                       t->unigram.n - 1);
+    t->unigram.unk = (int32_t)id;
+    return 0;
+}
+
+static int read_model(struct tok *t, const json_t *j)
+{
+    const char *type = type_of(j);
+    if (strcmp(type, "BPE") == 0 || (json_is_object(j) && !*type && json_object_get(j, "merges")))
+        return read_bpe(&t->bpe, j);
+    if (strcmp(type, "Unigram") == 0)
+        return read_unigram(t, j);
+    return unsupported("model", j, "known: BPE Unigram");
 }
 
 static int read_added(struct tok *t, const json_t *list)
@@ -489,7 +577,7 @@ static int read_root(struct tok *t, const json_t *j)
     const json_t *v;
     if (!json_is_object(j))
         return err_set(ERR_INPUT, "an object is expected");
-    TRY(read_model(&t->bpe, json_object_get(j, "model")));
+    TRY(read_model(t, json_object_get(j, "model")));
     if (is(v = json_object_get(j, "normalizer")))
         TRY(read_normalizer(&t->normalizer, v, "normalizer"));
     if (is(v = json_object_get(j, "pre_tokenizer")))

@@ -134,6 +134,10 @@ static int normalize_one(const struct step *s, struct tok_find *f, const char *i
         pieces_add(out, NULL, 0);
         TRY(put_unicode(s->kind, in, n, &out->text));
         break;
+    case STEP_CHARSMAP:
+        pieces_add(out, NULL, 0);
+        charsmap_apply(s->charsmap, in, n, &out->text);
+        break;
     case STEP_TRIM:
         cut = s->start ? uni_trim_left(in, n) : 0;
         out->at_start = out->at_start && !cut;

@@ -49,6 +49,7 @@ void steps_free(struct steps *s)
         free(s->v[i].pattern);
         free(s->v[i].content);
         tok_regex_close(s->v[i].regex);
+        charsmap_close(s->v[i].charsmap);
     }
     free(s->v);
     *s = (struct steps){0};

@@ -57,13 +57,13 @@ static void find_text(const char *want, size_t n_want, const char *s, size_t n, 
     part_add(out, done, n, false);
 }
 
-static void find_digits(const char *s, size_t n, struct parts *out)
+static void find_chars(bool (*wanted)(uint32_t cp), const char *s, size_t n, struct parts *out)
 {
     size_t done = 0;
     for (size_t at = 0; at < n;) {
         uint32_t cp = (unsigned char)s[at];
         size_t len = cp < 0x80 ? 1 : (size_t)utf8_get(s + at, n - at, &cp);
-        if (uni_numeric(cp)) {
+        if (wanted(cp)) {
             part_add(out, done, at, false);
             part_add(out, at, at + len, true);
             done = at + len;
@@ -141,7 +141,9 @@ static int split(const struct step *s, struct tok_find *f, struct pieces *p, str
         size_t n = p->span[i].n;
         parts.n = 0;
         if (s->kind == STEP_DIGITS)
-            find_digits(in, n, &parts);
+            find_chars(uni_numeric, in, n, &parts);
+        else if (s->kind == STEP_SPACES)
+            find_chars(uni_space, in, n, &parts);
         else if (f)
             rc = find_regex(f, in, n, &parts);
         else
@@ -201,7 +203,7 @@ int steps_split(struct steps_run *r, struct pieces *p)
         const struct step *s = &r->steps->v[k];
         pieces_clear(&r->tmp);
         r->tmp.at_start = p->at_start;
-        if (s->kind == STEP_SPLIT || s->kind == STEP_DIGITS)
+        if (s->kind == STEP_SPLIT || s->kind == STEP_DIGITS || s->kind == STEP_SPACES)
             TRY(split(s, r->find[k], p, &r->tmp));
         else if (s->kind == STEP_METASPACE)
             metaspace(s, p, &r->tmp);
