@@ -183,13 +183,18 @@ static int extend(const struct unigram *u, const char *s, size_t n, size_t at, s
     return 0;
 }
 
-/* Turns the chain of best[n] around: best[i].id becomes where the piece that begins at i ends. */
+/* Turns the chain of best[n] around: best[i].from becomes where the piece that begins at i ends, best[i].id
+ * its id. */
 static void turn(struct best *best, size_t n)
 {
-    for (int32_t end = (int32_t)n, next; end > 0; end = next) {
-        next = best[end].from;
-        best[next].score = best[end].id; /* ids are exact in a double */
-        best[next].id = end;
+    int32_t end = (int32_t)n, id = best[n].id, from = best[n].from;
+    while (end > 0) {
+        struct best before = best[from];
+        best[from].from = end;
+        best[from].id = id;
+        end = from;
+        from = before.from;
+        id = before.id;
     }
 }
 
@@ -230,9 +235,9 @@ static int put_path(const struct unigram *u, const struct tok_map *vocab, const 
                     const struct best *best, struct ids *out, struct pieces *texts)
 {
     for (size_t at = 0, end; at < n; at = end) {
-        end = (size_t)best[at].id;
-        while (u->unk >= 0 && best[at].score == u->unk && end < n && best[end].score == u->unk)
-            end = (size_t)best[end].id;
+        end = (size_t)best[at].from;
+        while (u->unk >= 0 && best[at].id == u->unk && end < n && best[end].id == u->unk)
+            end = (size_t)best[end].from;
         TRY(put_piece(u, vocab, s + at, end - at, out, texts));
     }
     return 0;

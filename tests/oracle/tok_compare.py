@@ -1,9 +1,10 @@
 """Compares src/tok with the `tokenizers` library: ids of random texts, text of random ids.
 
-    tok_compare.py DRIVER WHERE/NAME [...] [--count 10000]
+    tok_compare.py DRIVER WHERE/NAME [...] [--count 10000] [--lines FILE]
 
 DRIVER is tok_drive: gcc -D_GNU_SOURCE -O2 -Isrc src/base/*.c src/tok/*.c tests/oracle/tok_drive.c -ljansson -lpcre2-8 -lutf8proc -lm Each NAME is a folder with tokenizer.json (what tok_models.py writes). If it also
 holds gguf.json (the tokenizer keys of a GGUF file) or tokenizer.model, kvsweep's tokenizer is opened from that as well.
+Lines of FILE are texts too. Of every third text the tokens are compared as well, and what the decoder makes of them.
 """
 import argparse
 import json
@@ -62,16 +63,30 @@ def id_lists(tok, seed, count):
         yield [rnd.choice(special if rnd.random() < 0.1 else pool) for _ in range(rnd.choice((0, 1, 2, 3, 7, 20, 60)))]
 
 
-def compare(driver, name, model, tok, count, clean):
+def repeated(seed, count):
+    """Texts in which many ways to cut are equally good."""
+    rnd = random.Random(seed)
+    for _ in range(count):
+        unit = "".join(rnd.choice("abeint s.,'1▁") for _ in range(rnd.choice((1, 2, 3, 5))))
+        yield unit * rnd.randrange(2, 60)
+
+
+def compare(driver, name, model, tok, count, clean, lines):
     specials = [t.content for t in tok.get_added_tokens_decoder().values()]
     questions, want = [], []
-    for i, text in enumerate(texts(7, count, specials[:60] + specials[-5:])):
+    all_texts = [*texts(7, count, specials[:60] + specials[-5:]), *repeated(9, count // 20), *lines]
+    for i, text in enumerate(all_texts):
         questions.append({"text": text, "special": i % 2 == 0})
         try:
             want.append(tok.encode(text, add_special_tokens=i % 2 == 0).ids)
         except BaseException as e:  # the library panics on some overlaps of added tokens
             assert "Panic" in type(e).__name__, e
             questions.pop()
+            continue
+        tokens = tok.encode(text, add_special_tokens=False).tokens if i % 3 == 0 else [""]
+        if all(tokens) and "\x00" not in text:
+            questions += [{"pieces": text}, {"join": tokens}]
+            want += [tokens, tok.decoder.decode(tokens) if tok.decoder else " ".join(tokens)]
     for i, ids in enumerate(id_lists(tok, 8, count)):
         questions.append({"ids": ids, "skip": i % 2 == 0})
         text = tok.decode(ids, skip_special_tokens=i % 2 == 0)
@@ -79,8 +94,8 @@ def compare(driver, name, model, tok, count, clean):
     got = ask(driver, model, questions)
     bad = [k for k in range(len(want)) if got[k] != want[k] and not (isinstance(want[k], str) and "\x00" in want[k])]
     for k in bad[:5]:
-        print("  differs:", json.dumps(questions[k])[:300], "\n    library:", str(want[k])[:300], "\n    kvsweep:", str(got[k])[:300])
-    print(f"{name}: {len(want) - count} texts, {count} id lists, {len(bad)} differ", flush=True)
+        print("  differs:", json.dumps(questions[k])[:150], "\n    library:", str(want[k])[:150], "\n    kvsweep:", str(got[k])[:150])
+    print(f"{name}: {len(all_texts)} texts, {count} id lists ({len(want)} questions), {len(bad)} differ", flush=True)
     return len(bad)
 
 
@@ -89,23 +104,25 @@ def main():
     p.add_argument("driver")
     p.add_argument("folders", nargs="+")
     p.add_argument("--count", type=int, default=10000)
+    p.add_argument("--lines")
     a = p.parse_args()
     bad = 0
+    lines = open(a.lines, encoding="utf-8").read().split("\n") if a.lines else []
     for folder in a.folders:
         tok = load(os.path.join(folder, "tokenizer.json"))
         config = os.path.join(folder, "tokenizer_config.json")
         clean = os.path.exists(config) and json.load(open(config)).get("clean_up_tokenization_spaces", True)
-        bad += compare(a.driver, folder, folder, tok, a.count, clean)
+        bad += compare(a.driver, folder, folder, tok, a.count, clean, lines)
         gguf = os.path.join(folder, "gguf.json")
         if os.path.exists(gguf):
-            bad += compare(a.driver, gguf, gguf, tok, a.count, clean)
+            bad += compare(a.driver, gguf, gguf, tok, a.count, clean, lines)
         spm = os.path.join(folder, "tokenizer.model")
         if os.path.exists(spm):
             with tempfile.TemporaryDirectory() as alone:
                 shutil.copy(spm, alone)
                 if os.path.exists(config):
                     shutil.copy(config, alone)
-                bad += compare(a.driver, spm, alone, tok, a.count, clean)
+                bad += compare(a.driver, spm, alone, tok, a.count, clean, lines)
     return bad > 0
 
 

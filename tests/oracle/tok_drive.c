@@ -1,6 +1,7 @@
-/* Drives src/tok for tok_compare.py. usage: tok_drive FOLDER | tok_drive VOCABULARY.json (a GGUF file's
- * tokenizer keys) stdin, one JSON object per line: {"text": T, "special": B} → [ids]; {"ids": [..], "skip":
- * B} → "text"; errors → {"error": E} tok_drive MODEL --bench FILE: MB/s of encoding the file. */
+/* Drives src/tok for tok_compare.py and tok_tiktoken.py. usage: tok_drive FOLDER | VOCABULARY.json (a GGUF
+ * file's tokenizer keys) | FILE.tiktoken; stdin, one JSON object per line: {"text": T, "special": B} → [ids];
+ * {"ids": [..], "skip": B} → "text"; {"pieces": T} → ["piece", ..]; {"join": ["piece", ..]} → "text";
+ * errors → {"error": E}. tok_drive MODEL --bench FILE: MB/s of encoding the file. */
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -94,19 +95,67 @@ static json_t *answer_ids(const struct tok *t, const json_t *q)
     return a ? a : json_pack("{s:s}", "error", "decoded text has a NUL or is not UTF-8");
 }
 
+static json_t *answer_pieces(const struct tok *t, const json_t *text)
+{
+    struct tok_pieces p;
+    if (tok_encode_pieces(t, json_string_value(text), json_string_length(text), &p) < 0)
+        return json_pack("{s:s}", "error", err_text());
+    json_t *a = json_array();
+    for (size_t i = 0; i < p.n; i++)
+        json_array_append_new(a, json_stringn(p.v[i].s, p.v[i].n));
+    tok_pieces_free(&p);
+    return a;
+}
+
+static json_t *answer_join(const struct tok *t, const json_t *list)
+{
+    int32_t n;
+    const char **piece = texts(list, &n);
+    char *text;
+    int rc = tok_join(t, piece, (size_t)n, &text);
+    json_t *a = rc < 0 ? json_pack("{s:s}", "error", err_text()) : json_string(text);
+    free(piece);
+    free(text);
+    return a;
+}
+
+static json_t *answer(const struct tok *t, const json_t *q)
+{
+    if (json_object_get(q, "ids"))
+        return answer_ids(t, q);
+    if (json_object_get(q, "pieces"))
+        return answer_pieces(t, json_object_get(q, "pieces"));
+    if (json_object_get(q, "join"))
+        return answer_join(t, json_object_get(q, "join"));
+    return answer_text(t, q);
+}
+
 static void serve(const struct tok *t)
 {
     char *line = NULL;
     size_t cap = 0;
     while (getline(&line, &cap, stdin) > 0) {
         json_t *q = json_loads(line, JSON_ALLOW_NUL, NULL);
-        json_t *a = json_object_get(q, "ids") ? answer_ids(t, q) : answer_text(t, q);
+        json_t *a = answer(t, q);
         json_dumpf(a, stdout, JSON_COMPACT | JSON_ENCODE_ANY);
         putchar('\n');
         json_decref(a);
         json_decref(q);
     }
     free(line);
+}
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t n = strlen(text), m = strlen(end);
+    return n > m && strcmp(text + n - m, end) == 0;
+}
+
+static int open_any(struct tok **t, const char *path)
+{
+    if (ends_with(path, ".json"))
+        return open_json(t, path);
+    return ends_with(path, ".tiktoken") ? tok_open_tiktoken(t, path) : tok_open_dir(t, path);
 }
 
 static double now(void)
@@ -138,13 +187,11 @@ int main(int argc, char **argv)
 {
     struct tok *t = NULL;
     if (argc != 2 && !(argc == 4 && strcmp(argv[2], "--bench") == 0)) {
-        fprintf(stderr, "usage: tok_drive FOLDER | VOCABULARY.json [--bench FILE]\n");
+        fprintf(stderr, "usage: tok_drive FOLDER | VOCABULARY.json | FILE.tiktoken [--bench FILE]\n");
         return 2;
     }
-    size_t n = strlen(argv[1]);
     double start = now();
-    int rc =
-        n > 5 && strcmp(argv[1] + n - 5, ".json") == 0 ? open_json(&t, argv[1]) : tok_open_dir(&t, argv[1]);
+    int rc = open_any(&t, argv[1]);
     if (rc >= 0 && argc == 4) {
         printf("open: %.3f s\n", now() - start);
         rc = bench(t, argv[3]);
