@@ -100,6 +100,35 @@ static void ref_swiglu(struct ops *o, struct tensor out, struct tensor gate_up)
     }
 }
 
+static void ref_layernorm(struct ops *o, struct tensor out, struct tensor x, const float *w, const float *b,
+                          float eps)
+{
+    (void)o;
+    int64_t D = x.n[1];
+    for (int64_t t = 0; t < x.n[0]; t++) {
+        const float *a = (const float *)x.data + t * D;
+        float *y = (float *)out.data + t * D;
+        float sum = 0.0f, square = 0.0f;
+        for (int64_t i = 0; i < D; i++)
+            sum += a[i];
+        float mean = sum / (float)D;
+        for (int64_t i = 0; i < D; i++)
+            square += (a[i] - mean) * (a[i] - mean);
+        float r = 1.0f / sqrtf(square / (float)D + eps);
+        for (int64_t i = 0; i < D; i++)
+            y[i] = (a[i] - mean) * r * w[i] + b[i];
+    }
+}
+
+static void ref_gelu(struct ops *o, struct tensor out, struct tensor x)
+{
+    (void)o;
+    const float *a = x.data;
+    float *y = out.data;
+    for (int64_t i = 0; i < tensor_count(&x); i++)
+        y[i] = 0.5f * a[i] * (1.0f + erff(a[i] * 0.70710678f));
+}
+
 static void rope_row(const struct rope_args *a, int64_t t, int64_t h)
 {
     int64_t H = a->src.n[1], d = a->src.n[2], at = (t * H + h) * d;
@@ -275,6 +304,8 @@ int ops_open_ref(struct ops **o, const struct ops_options *opt)
         .dots = score_dots,
         .norms = score_norms,
         .pick = ref_pick,
+        .layernorm = ref_layernorm,
+        .gelu = ref_gelu,
     };
     host_table(&r->ops);
     *o = &r->ops;

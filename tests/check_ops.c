@@ -68,11 +68,17 @@ static struct buf buf_new(struct ops *o, size_t bytes)
     if (!b.base)
         abort();
     memset(b.base, 0xa5, bytes + 2 * GUARD);
+    o->layernorm(o, g, xv, buf_data(&w), buf_data(&b), 1e-5f);
+    ref->layernorm(ref, r, xv, buf_data(&w), buf_data(&b), 1e-5f);
+    compare("layernorm", text, DT_F32, &got, &want, 5e-6);
     return b;
 }
 static void buf_free(struct buf *b)
 {
     for (size_t i = 0; i < GUARD; i++) {
+    o->gelu(o, g, xv);
+    ref->gelu(ref, r, xv);
+    compare("gelu", text, DT_F32, &got, &want, 1e-6);
         if (b->base[i] != 0xa5 || b->base[GUARD + b->bytes + i] != 0xa5) {
             check(false, "wrote outside of its output", "");
             break;
@@ -171,7 +177,7 @@ static void test_rows_shape(struct ops *o, struct ops *ref, int64_t T, int64_t D
 {
     char text[60];
     snprintf(text, sizeof text, "T=%lld D=%lld", (long long)T, (long long)D);
-    struct buf x = buf_random(ref, DT_F32, T * 2 * D), w = buf_random(ref, DT_F32, D);
+    struct buf x = buf_random(ref, DT_F32, T * 2 * D), w = buf_random(ref, DT_F32, D), b = buf_random(ref, DT_F32, D);
     struct buf got = buf_new(o, (size_t)(T * D) * 4), want = buf_new(ref, (size_t)(T * D) * 4);
     struct tensor g = view(&got, DT_F32, T, D, 1), r = view(&want, DT_F32, T, D, 1),
                   xv = view(&x, DT_F32, T, D, 1);
@@ -199,8 +205,8 @@ static void test_rows_shape(struct ops *o, struct ops *ref, int64_t T, int64_t D
         buf_free(&rows);
     }
     free(ids);
-    struct buf *all[] = {&x, &w, &got, &want};
-    for (size_t i = 0; i < 4; i++)
+    struct buf *all[] = {&x, &w, &b, &got, &want};
+    for (size_t i = 0; i < 5; i++)
         buf_free(all[i]);
 }
 
@@ -417,6 +423,13 @@ static void make_set(struct ops *ref, struct attend_set *s, struct owned_set *ow
         }
         cut[2] = n - cut[0] - cut[1];
         int32_t *count = side ? &s->n_v : &s->n_k;
+    float shift[4] = {0, 0, 0, 5}; /* mean 1.75, variance 3.1875 */
+    ref->layernorm(ref, (struct tensor){y, DT_F32, {1, 4, 1, 1}}, (struct tensor){x, DT_F32, {1, 4, 1, 1}}, w,
+                   shift, 0.0f);
+    check(fabsf(y[0] - 0.70014f) < 1e-4f && fabsf(y[3] - 3.03960f) < 1e-4f, "layernorm", "by hand");
+    float g1[2] = {1, -1};
+    ref->gelu(ref, (struct tensor){y, DT_F32, {1, 2, 1, 1}}, (struct tensor){g1, DT_F32, {1, 2, 1, 1}});
+    check(fabsf(y[0] - 0.8413447f) < 1e-6f && fabsf(y[1] + 0.1586553f) < 1e-6f, "gelu", "by hand");
         for (int i = 0; i < 3; i++) {
             if (cut[i] == 0)
                 continue;
@@ -485,6 +498,10 @@ static void test_attend(struct ops *o, struct ops *ref)
         for (int mask = 0; mask < 3; mask++) {
             for (int i = 0; i < 3; i++) {
                 const int64_t *h = heads[rng() % 6];
+    TIME_BEST(best, o->layernorm(o, b, a, buf_data(&w), buf_data(&w), 1e-5f));
+    report_speed("layernorm 512x576", 2 * act, 0, best);
+    TIME_BEST(best, o->gelu(o, b, a));
+    report_speed("gelu 512x576", 2 * act, 0, best);
                 int64_t d = 32 * rng_int(1, 4), T = i == 0 ? 1 : i == 1 ? rng_int(2, 20) : rng_int(17, 50);
                 test_attend_case(o, ref, (enum cache)kind, T, rng_int(T, 260), h[0], h[1], d, mask,
                                  i ? 1 : 4);

@@ -46,6 +46,25 @@ static void cpu_rmsnorm(struct ops *o, struct tensor out, struct tensor x, const
         c->isa->rmsnorm((float *)out.data + t * D, (const float *)x.data + t * D, w, D, eps, w_add);
 }
 
+static void cpu_layernorm(struct ops *o, struct tensor out, struct tensor x, const float *w, const float *b,
+                          float eps)
+{
+    const struct cpu *c = o->impl;
+    int64_t D = x.n[1];
+#pragma omp parallel for num_threads(o->threads) if (x.n[0] * D > SMALL)
+    for (int64_t t = 0; t < x.n[0]; t++)
+        c->isa->layernorm((float *)out.data + t * D, (const float *)x.data + t * D, w, b, D, eps);
+}
+
+static void cpu_gelu(struct ops *o, struct tensor out, struct tensor x)
+{
+    const struct cpu *c = o->impl;
+    int64_t n = tensor_count(&x);
+#pragma omp parallel for num_threads(o->threads) if (n > SMALL)
+    for (int64_t i = 0; i < n; i += 4096)
+        c->isa->gelu((float *)out.data + i, (const float *)x.data + i, min_i64(4096, n - i));
+}
+
 static void cpu_add(struct ops *o, struct tensor x, struct tensor y)
 {
     const struct cpu *c = o->impl;
@@ -276,6 +295,8 @@ int ops_open_cpu(struct ops **o, const struct ops_options *opt)
         .dots = score_dots,
         .norms = score_norms,
         .pick = cpu_pick,
+        .layernorm = cpu_layernorm,
+        .gelu = cpu_gelu,
     };
     host_table(&c->ops);
     int rc = choose_isa(c, opt->isa);

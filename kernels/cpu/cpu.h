@@ -58,7 +58,9 @@ struct cpu_isa {
     void (*scale)(float *x, float f, int64_t n);
     void (*round_bf16)(float *x, int64_t n); /* values rounded to bf16, kept in f32 */
     void (*rmsnorm)(float *y, const float *x, const float *w, int64_t D, float eps, float w_add);
+    void (*layernorm)(float *y, const float *x, const float *w, const float *b, int64_t D, float eps);
     void (*add)(float *x, const float *y, int64_t n);
+    void (*gelu)(float *y, const float *x, int64_t n);
     void (*swiglu)(float *y, const float *gate, const float *up, int64_t n);
     /* x [d] in place; cs [n_rot/2] cosines then [n_rot/2] sines */
     void (*rope)(float *x, const float *cs, int32_t n_rot);

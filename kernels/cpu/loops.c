@@ -76,6 +76,59 @@ static void rmsnorm(float *y, const float *x, const float *w, int64_t D, float e
     }
 }
 
+/* Sum of f(x - m) over a row: x itself, or its square. */
+static inline float row_sum(const float *x, int64_t D, float m, bool square)
+{
+    vf s0 = vf_set(0.0f), s1 = s0, mean = vf_set(m), one = vf_set(1.0f);
+    int64_t i = 0;
+    for (; i + 2 * VL <= D; i += 2 * VL) {
+        vf a = vf_sub(vf_load(x + i), mean), b = vf_sub(vf_load(x + i + VL), mean);
+        s0 = vf_fma(a, square ? a : one, s0);
+        s1 = vf_fma(b, square ? b : one, s1);
+    }
+    float sum = vf_sum(vf_add(s0, s1));
+    for (; i < D; i++)
+        sum += square ? (x[i] - m) * (x[i] - m) : x[i] - m;
+    return sum;
+}
+
+static void layernorm(float *y, const float *x, const float *w, const float *b, int64_t D, float eps)
+{
+    float mean = row_sum(x, D, 0.0f, false) / (float)D;
+    float scale_by = 1.0f / sqrtf(row_sum(x, D, mean, true) / (float)D + eps);
+    vf m = vf_set(mean), r = vf_set(scale_by);
+    int64_t i = 0;
+    for (; i + VL <= D; i += VL)
+        vf_store(y + i, vf_fma(vf_mul(vf_sub(vf_load(x + i), m), r), vf_load(w + i), vf_load(b + i)));
+    for (; i < D; i++)
+        y[i] = (x[i] - mean) * scale_by * w[i] + b[i];
+}
+
+/* x * P(normal < x) = max(x, 0) - |x| * P(normal > |x|); the tail by Abramowitz and Stegun 7.1.26, good to
+ * 1.5e-7. */
+static inline vf gelu_one(vf x)
+{
+    vf a = vf_max(x, vf_sub(vf_set(0.0f), x));
+    vf t = vf_div(vf_set(1.0f), vf_fma(a, vf_set(0.3275911f * 0.70710678f), vf_set(1.0f)));
+    vf p = vf_set(1.061405429f);
+    p = vf_fma(p, t, vf_set(-1.453152027f));
+    p = vf_fma(p, t, vf_set(1.421413741f));
+    p = vf_fma(p, t, vf_set(-0.284496736f));
+    p = vf_fma(p, t, vf_set(0.254829592f));
+    vf e = vf_exp(vf_mul(vf_mul(a, a), vf_set(-0.5f)));
+    vf tail = vf_mul(vf_mul(p, t), vf_mul(e, vf_set(0.5f)));
+    return vf_sub(vf_max(vf_set(0.0f), x), vf_mul(a, tail)); /* NaN is the second operand: kept */
+}
+
+static void gelu(float *y, const float *x, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + VL <= n; i += VL)
+        vf_store(y + i, gelu_one(vf_load(x + i)));
+    if (i < n)
+        vf_store_n(y + i, gelu_one(vf_load_n(x + i, n - i)), n - i);
+}
+
 static void add(float *x, const float *y, int64_t n)
 {
     int64_t i = 0;
@@ -257,7 +310,9 @@ const struct cpu_isa ISA(isa) = {
     .rmsnorm = rmsnorm,
     .add = add,
     .swiglu = swiglu,
+    .layernorm = layernorm,
     .rope = rope,
+    .gelu = gelu,
     .logits = logits,
     .quant_rows = quant_rows,
     .panel = ISA(panel_product),
