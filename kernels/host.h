@@ -61,18 +61,17 @@ static inline uint32_t host_code(const uint8_t *p, int64_t i, int32_t bits)
 }
 
 /* The value of a code as the run defines it. */
-static inline float host_dequant(float scale, float min, uint32_t code, bool f16_values)
+static inline float host_dequant(const struct kv_run *run, float scale, float min, uint32_t code)
 {
-    float p = scale * (float)code;
-    return f16_values ? f16_round(f16_round(p) + min) : p + min;
+    float p = run->inverse ? (float)code / scale : scale * (float)code;
+    return run->inverse || run->f16_values ? f16_round(f16_round(p) + min) : p + min;
 }
 /* Channel c of row r, head h of a run. */
 float host_kv(const struct kv_run *run, int64_t r, int32_t h, int32_t c, int32_t n_head, int32_t d);
-/* Scale and minimum of one group of g values (already rounded to f16), x[i * stride]. */
-void host_quant_scale(const float *x, int64_t stride, int32_t g, int32_t bits, uint16_t *scale,
-                      uint16_t *min);
+/* Scale and minimum of one group of a->group values (already rounded to f16). */
+void host_quant_scale(const struct quant_args *a, const float *x, uint16_t *scale, uint16_t *min);
 /* Code of one value of that group. */
-uint8_t host_quant_code(float x, float scale, float min, int32_t bits);
+uint8_t host_quant_code(const struct quant_args *a, float x, float scale, float min);
 /* n codes of `bits` bits, low bits first, into n * bits / 8 bytes. */
 void host_pack_codes(uint8_t *out, const uint8_t *code, int32_t n, int32_t bits);
 #define QUANT_MAX_GROUP 512

@@ -282,26 +282,26 @@ float host_kv(const struct kv_run *run, int64_t r, int32_t h, int32_t c, int32_t
         s = ((r / run->group) * n_head + h) * d + c;
         code = host_code(codes + s * run->group * run->bits / 8, r % run->group, run->bits);
     }
-    return host_dequant(f16_to_f32(run->scale[s]), f16_to_f32(run->min[s]), code, run->f16_values);
+    return host_dequant(run, f16_to_f32(run->scale[s]), f16_to_f32(run->min[s]), code);
 }
 
-void host_quant_scale(const float *x, int64_t stride, int32_t g, int32_t bits, uint16_t *scale, uint16_t *min)
+void host_quant_scale(const struct quant_args *a, const float *x, uint16_t *scale, uint16_t *min)
 {
-    float mn = x[0], mx = x[0];
-    for (int32_t i = 1; i < g; i++) {
-        float v = x[i * stride];
-        mn = v < mn ? v : mn;
-        mx = v > mx ? v : mx;
+    float mn = x[0], mx = x[0], top = (float)((1 << a->bits) - 1);
+    for (int32_t i = 1; i < a->group; i++) {
+        mn = x[i] < mn ? x[i] : mn;
+        mx = x[i] > mx ? x[i] : mx;
     }
-    *scale = f16_from_f32(f16_round(mx - mn) / (float)((1 << bits) - 1));
+    float range = f16_round(mx - mn);
+    *scale = f16_from_f32(a->inverse ? f16_round(1.0f / range) * top : range / top);
     *min = f16_from_f32(mn);
 }
 
-uint8_t host_quant_code(float x, float scale, float min, int32_t bits)
+uint8_t host_quant_code(const struct quant_args *a, float x, float scale, float min)
 {
-    float top = (float)((1 << bits) - 1);
-    float q = f16_round(f16_round(x - min) / scale);
-    q = q > 0.0f ? q : 0.0f; /* NaN too: 0 / 0, and inf / inf where mx - mn overflows */
+    float top = (float)((1 << a->bits) - 1), above = f16_round(x - min);
+    float q = f16_round(a->inverse ? above * scale : above / scale);
+    q = q > 0.0f ? q : 0.0f; /* NaN too: 0 / 0, 0 * inf, and inf / inf where mx - mn overflows */
     q = q < top ? q : top;
     uint32_t n = (uint32_t)q; /* half to even by hand: no dependence on the rounding mode */
     float rest = q - (float)n;

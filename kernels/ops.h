@@ -94,14 +94,15 @@ struct rope_args {
  * [n,Hk,d*bits/8] bytes; scale, min f16 [n,Hk,d/group]. QUANT_CHANNEL: per head and channel, groups of
  * `group` tokens: codes packed along tokens within a group, low bits first, [n/group,Hk,d,group*bits/8]
  * bytes; scale, min f16 [n/group,Hk,d]. n is a multiple of group. value = scale*code + min in f32 (KIVI);
- * with `f16_values` it is fp16(fp16(code*scale) + min) (FlexGen as the benchmark simulates it). index != NULL
+ * with `f16_values` it is fp16(fp16(code*scale) + min) (FlexGen as the benchmark simulates it), with `inverse`
+ * fp16(fp16(code/scale) + min) (FlexGen's own, whose scale is codes per unit; see quant_args). index != NULL
  * (QUANT_NONE only): row r of the run is data[index[r]] and its position is pos + index[r]. */
 enum quant_layout { QUANT_NONE, QUANT_TOKEN, QUANT_CHANNEL };
 struct kv_run {
     enum quant_layout layout;
-    enum dtype dtype; /* QUANT_NONE */
+    enum dtype dtype; /* QUANT_NONE: of data; codes: DT_F32 asks for float32 products, 16 bits allow others */
     int32_t bits, group;
-    bool f16_values;
+    bool f16_values, inverse;
     const void *data;
     const uint16_t *scale, *min;
     const int32_t *index;
@@ -162,14 +163,17 @@ struct gather_args {
 /* Groups of src values -> codes, scale, min (asymmetric, fp16 op by op; arXiv 2407.01527 code, KIVI
  * quant/new_pack.py): mn, mx of the group; s = fp16(fp16(mx-mn)/(2^bits-1)); c =
  * round_half_even(clamp(fp16(fp16(x-mn)/s), 0, 2^bits-1)). Where s underflows to 0, that is 0 for x == mn
- * (0/0) and 2^bits-1 for x > mn (infinity, clamped), as upstream. src [n,Hk,d] (rounded to fp16 first),
- * layouts as in struct kv_run. */
+ * (0/0) and 2^bits-1 for x > mn (infinity, clamped), as upstream. With `inverse` (FlexLLMGen compression.py on
+ * a GPU): s = fp16(fp16(1/fp16(mx-mn))*(2^bits-1)), infinite for small ranges; c =
+ * round_half_even(clamp(fp16(fp16(x-mn)*s), 0, 2^bits-1)), 0 for 0*infinity. src [n,Hk,d] (rounded to fp16
+ * first), layouts as in struct kv_run. */
 struct quant_args {
     enum quant_layout layout; /* QUANT_TOKEN or QUANT_CHANNEL */
     int32_t bits, group;
     struct tensor src;
     void *codes;
     uint16_t *scale, *min;
+    bool inverse;
 };
 
 /* What the engine wants to know of one row of logits. */

@@ -229,9 +229,9 @@ static void quant_group(const struct quant_args *a, int64_t at, int64_t stride, 
     uint8_t code[QUANT_MAX_GROUP];
     for (int32_t i = 0; i < a->group; i++)
         x[i] = f16_round(host_get(a->src.data, a->src.dtype, at + i * stride));
-    host_quant_scale(x, 1, a->group, a->bits, &a->scale[group], &a->min[group]);
+    host_quant_scale(a, x, &a->scale[group], &a->min[group]);
     for (int32_t i = 0; i < a->group; i++)
-        code[i] = host_quant_code(x[i], f16_to_f32(a->scale[group]), f16_to_f32(a->min[group]), a->bits);
+        code[i] = host_quant_code(a, x[i], f16_to_f32(a->scale[group]), f16_to_f32(a->min[group]));
     host_pack_codes(codes, code, a->group, a->bits);
 }
 

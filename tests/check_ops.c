@@ -274,7 +274,7 @@ static void quant_special(struct buf *b, enum dtype t, int64_t n)
 }
 
 static void test_quant_case(struct ops *o, struct ops *ref, enum quant_layout layout, int32_t bits,
-                            int32_t group, enum dtype t)
+                            int32_t group, enum dtype t, bool inverse)
 {
     int64_t H = rng_int(1, 4), d = group * rng_int(1, 4), n = layout == QUANT_TOKEN ? rng_int(1, 60) : 0;
     if (layout == QUANT_CHANNEL) {
@@ -290,14 +290,19 @@ static void test_quant_case(struct ops *o, struct ops *ref, enum quant_layout la
         code[i] = buf_new(both[i], (size_t)(count * bits / 8));
         scale[i] = buf_new(both[i], (size_t)(count / group) * 2);
         min[i] = buf_new(both[i], (size_t)(count / group) * 2);
-        struct quant_args a = {
-            layout,           bits, group, view(&src, t, n, H, d), buf_data(&code[i]), buf_data(&scale[i]),
-            buf_data(&min[i])};
+        struct quant_args a = {.layout = layout,
+                               .bits = bits,
+                               .group = group,
+                               .src = view(&src, t, n, H, d),
+                               .codes = buf_data(&code[i]),
+                               .scale = buf_data(&scale[i]),
+                               .min = buf_data(&min[i]),
+                               .inverse = inverse};
         both[i]->quant(both[i], &a, 1);
     }
     char text[100];
-    snprintf(text, sizeof text, "%s bits=%d group=%d %s", layout == QUANT_TOKEN ? "token" : "channel", bits,
-             group, dtype_name(t));
+    snprintf(text, sizeof text, "%s bits=%d group=%d %s%s", layout == QUANT_TOKEN ? "token" : "channel",
+             bits, group, dtype_name(t), inverse ? " inverse" : "");
     check(memcmp(buf_data(&code[0]), buf_data(&code[1]), code[0].bytes) == 0, "quant codes", text);
     check(memcmp(buf_data(&scale[0]), buf_data(&scale[1]), scale[0].bytes) == 0, "quant scales", text);
     check(memcmp(buf_data(&min[0]), buf_data(&min[1]), min[0].bytes) == 0, "quant minima", text);
@@ -316,8 +321,9 @@ static void test_quant(struct ops *o, struct ops *ref)
     for (int layout = QUANT_TOKEN; layout <= QUANT_CHANNEL; layout++)
         for (size_t b = 0; b < 5; b++)
             for (size_t g = 0; g < 4; g++)
-                test_quant_case(o, ref, (enum quant_layout)layout, bits[b], groups[g],
-                                (enum dtype)rng_int(0, 2));
+                for (int inverse = 0; inverse < 2; inverse++)
+                    test_quant_case(o, ref, (enum quant_layout)layout, bits[b], groups[g],
+                                    (enum dtype)rng_int(0, 2), inverse);
 }
 
 /* ------------------------------------------------------------------ attention */
@@ -352,13 +358,15 @@ static void make_run(struct ops *ref, struct kv_run *r, struct owned_run *own, e
     own->data = buf_new(ref, (size_t)(n * H * d * bits / 8));
     own->scale = buf_new(ref, (size_t)(n * H * d / 32) * 2);
     own->min = buf_new(ref, (size_t)(n * H * d / 32) * 2);
-    struct quant_args q = {layout,
-                           bits,
-                           32,
-                           view(&src, DT_F32, n, H, d),
-                           buf_data(&own->data),
-                           buf_data(&own->scale),
-                           buf_data(&own->min)};
+    r->inverse = rng() % 4 == 0;
+    struct quant_args q = {.layout = layout,
+                           .bits = bits,
+                           .group = 32,
+                           .src = view(&src, DT_F32, n, H, d),
+                           .codes = buf_data(&own->data),
+                           .scale = buf_data(&own->scale),
+                           .min = buf_data(&own->min),
+                           .inverse = r->inverse};
     ref->quant(ref, &q, 1);
     r->data = buf_data(&own->data);
     r->scale = buf_data(&own->scale);
@@ -670,7 +678,7 @@ static void test_reference(struct ops *ref)
     float g[4] = {0, 1, 2, 3};
     uint8_t code[1];
     uint16_t scale[1], min[1];
-    struct quant_args qa = {QUANT_TOKEN, 2, 4, {g, DT_F32, {1, 1, 4, 1}}, code, scale, min};
+    struct quant_args qa = {QUANT_TOKEN, 2, 4, {g, DT_F32, {1, 1, 4, 1}}, code, scale, min, false};
     ref->quant(ref, &qa, 1);
     check(code[0] == 0xe4 && scale[0] == 0x3c00 && min[0] == 0, "quant", "by hand");
 }
@@ -737,9 +745,13 @@ static void bench_rows(struct ops *o)
     struct buf code = buf_new(o, (size_t)(T * D)), scale = buf_new(o, (size_t)(T * D)),
                min = buf_new(o, (size_t)(T * D));
     for (int l = QUANT_TOKEN; l <= QUANT_CHANNEL; l++) {
-        struct quant_args qa = {
-            (enum quant_layout)l, 2, 32, view(&x, DT_F32, T, 3, 64), buf_data(&code), buf_data(&scale),
-            buf_data(&min)};
+        struct quant_args qa = {.layout = (enum quant_layout)l,
+                                .bits = 2,
+                                .group = 32,
+                                .src = view(&x, DT_F32, T, 3, 64),
+                                .codes = buf_data(&code),
+                                .scale = buf_data(&scale),
+                                .min = buf_data(&min)};
         TIME_BEST(best, o->quant(o, &qa, 1));
         report_speed(l == QUANT_TOKEN ? "quant token 2 bit 512x3x64" : "quant channel 2 bit 512x3x64",
                      act / 3, 0, best);
@@ -764,7 +776,8 @@ static void bench_attend(struct ops *o, struct ops *ref, enum cache kind, int64_
     make_set(ref, &a.set[0], &own, kind, T, N, 9, 3, 64);
     a.set[0].dist_max = ATTEND_FAR;
     for (int i = 0; i < ATTEND_RUNS; i++)
-        a.set[0].k[i].f16_values = a.set[0].v[i].f16_values = false;
+        a.set[0].k[i].f16_values = a.set[0].v[i].f16_values = false,
+        a.set[0].k[i].inverse = a.set[0].v[i].inverse = false;
     struct buf out = buf_new(o, (size_t)(T * 9 * 64) * 4);
     a.out = view(&out, DT_F32, T, 9, 64);
     double bytes = 0, pairs = (double)T * ((double)N - (double)(T - 1) / 2);

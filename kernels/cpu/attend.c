@@ -47,10 +47,10 @@ static bool any_f32(const struct attend_args *a)
 {
     for (int s = 0; s < a->n_set; s++) {
         for (int i = 0; i < a->set[s].n_k; i++)
-            if (a->set[s].k[i].layout == QUANT_NONE && a->set[s].k[i].dtype == DT_F32)
+            if (a->set[s].k[i].dtype == DT_F32)
                 return true;
         for (int i = 0; i < a->set[s].n_v; i++)
-            if (a->set[s].v[i].layout == QUANT_NONE && a->set[s].v[i].dtype == DT_F32)
+            if (a->set[s].v[i].dtype == DT_F32)
                 return true;
     }
     return false;

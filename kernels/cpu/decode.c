@@ -5,27 +5,41 @@
 
 #include "kernels/cpu/isa.h"
 
-/* How a row's channels are read. */
-enum kind { K_F32, K_F16, K_BF16, K_CODES, K_CODES16 };
+/* How a row's channels are read. K_TABLE: codes whose values are rounded to f16 (f16_values, inverse). */
+enum kind { K_F32, K_F16, K_BF16, K_CODES, K_TABLE };
 
-/* VL codes of `bits` bits as floats. */
-INLINE vf load_codes(const uint8_t *p, const int bits)
-{
 #if VL == 16
+/* Entries of `table` by VL codes of 2 or 4 bits. */
+INLINE vf table_codes(const uint8_t *p, const int bits, __m512 table)
+{
     const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     if (bits == 2) {
         int32_t w;
         memcpy(&w, p, 4);
         __m512i s = _mm512_srlv_epi32(_mm512_set1_epi32(w), _mm512_slli_epi32(lane, 1));
-        return _mm512_permutevar_ps(_mm512_broadcast_f32x4(_mm_setr_ps(0, 1, 2, 3)), s); /* reads 2 bits */
+        return _mm512_permutevar_ps(table, s); /* reads 2 bits, its own 4 lanes of the table */
     }
-    if (bits == 4) {
-        __m512i w = _mm512_castsi128_si512(_mm_loadl_epi64((const __m128i *)p));
-        w = _mm512_permutexvar_epi32(_mm512_srli_epi32(lane, 3), w);
-        w = _mm512_srlv_epi32(w, _mm512_slli_epi32(_mm512_and_si512(lane, _mm512_set1_epi32(7)), 2));
-        const __m512 table = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        return _mm512_permutexvar_ps(w, table); /* reads 4 bits */
-    }
+    __m512i w = _mm512_castsi128_si512(_mm_loadl_epi64((const __m128i *)p));
+    w = _mm512_permutexvar_epi32(_mm512_srli_epi32(lane, 3), w);
+    w = _mm512_srlv_epi32(w, _mm512_slli_epi32(_mm512_and_si512(lane, _mm512_set1_epi32(7)), 2));
+    return _mm512_permutexvar_ps(w, table); /* reads 4 bits */
+}
+
+/* Every code there is: 2 bits four times over. */
+INLINE vf code_table(const int bits)
+{
+    if (bits == 2)
+        return _mm512_broadcast_f32x4(_mm_setr_ps(0, 1, 2, 3));
+    return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+#endif
+
+/* VL codes of `bits` bits as floats. */
+INLINE vf load_codes(const uint8_t *p, const int bits)
+{
+#if VL == 16
+    if (bits == 2 || bits == 4)
+        return table_codes(p, bits, code_table(bits));
     if (bits == 8)
         return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
 #elif VL == 8
@@ -46,12 +60,12 @@ INLINE vf load_codes(const uint8_t *p, const int bits)
     return vf_load(t);
 }
 
-INLINE vf dequant(vf code, vf s, vf m, const bool f16_values)
+INLINE vf dequant(vf code, vf s, vf m, const bool f16_values, bool inverse)
 {
     if (!f16_values)
         return vf_fma(code, s, m);
     uint16_t t[VL];
-    vf_store_f16(t, vf_mul(code, s));
+    vf_store_f16(t, inverse ? vf_div(code, s) : vf_mul(code, s));
     vf_store_f16(t, vf_add(vf_load_f16(t), m));
     return vf_load_f16(t);
 }
@@ -60,6 +74,7 @@ INLINE vf dequant(vf code, vf s, vf m, const bool f16_values)
 struct row {
     const void *data;
     const uint16_t *scale, *min;
+    vf table; /* K_TABLE: the value of every code of the present group */
 };
 
 INLINE struct row row_at(const struct decode_args *a, int64_t r, const enum kind kind)
@@ -69,15 +84,46 @@ INLINE struct row row_at(const struct decode_args *a, int64_t r, const enum kind
     if (kind >= K_CODES) {
         at = at * a->n_head + a->h;
         int64_t g = at * (a->d / run->group);
-        return (struct row){(const uint8_t *)run->data + at * a->d * run->bits / 8, run->scale + g,
-                            run->min + g};
+        return (struct row){.data = (const uint8_t *)run->data + at * a->d * run->bits / 8,
+                            .scale = run->scale + g,
+                            .min = run->min + g};
     }
     at = run->index ? run->index[at] : at;
-    return (struct row){(const char *)run->data + (at * a->n_head + a->h) * a->d * (kind == K_F32 ? 4 : 2),
-                        NULL, NULL};
+    return (struct row){.data = (const char *)run->data +
+                                (at * a->n_head + a->h) * a->d * (kind == K_F32 ? 4 : 2)};
 }
 
-INLINE vf load_kv(const struct row *r, int64_t c, int32_t group, const enum kind kind, const int bits)
+/* Whether groups of channels are whole vectors, their number a power of two (a shift instead of a division).
+ */
+INLINE bool vector_groups(const struct kv_run *run, int64_t d)
+{
+    return d % VL == 0 && run->group % VL == 0 && (run->group & (run->group - 1)) == 0;
+}
+
+INLINE int64_t group_of(const struct kv_run *run, int64_t c)
+{
+    return c >> __builtin_ctz((unsigned)run->group);
+}
+
+/* Values rounded to f16: worked out once per group where a vector holds them all. `first`: the row's first
+ * channels of this loop. */
+INLINE vf load_table(struct row *r, int64_t c, const struct kv_run *run, const bool first, const int bits)
+{
+    const uint8_t *p = (const uint8_t *)r->data + c * bits / 8;
+    int64_t g = group_of(run, c);
+#if VL == 16
+    if (first || (c & (run->group - 1)) == 0)
+        r->table =
+            dequant(code_table(bits), vf_set_f16(r->scale + g), vf_set_f16(r->min + g), true, run->inverse);
+    return table_codes(p, bits, r->table);
+#else
+    (void)first;
+    return dequant(load_codes(p, bits), vf_set_f16(r->scale + g), vf_set_f16(r->min + g), true, run->inverse);
+#endif
+}
+
+INLINE vf load_kv(struct row *r, int64_t c, const struct kv_run *run, const bool first, const enum kind kind,
+                  const int bits)
 {
     if (kind == K_F32)
         return vf_load((const float *)r->data + c);
@@ -85,9 +131,11 @@ INLINE vf load_kv(const struct row *r, int64_t c, int32_t group, const enum kind
         return vf_load_f16((const uint16_t *)r->data + c);
     if (kind == K_BF16)
         return vf_load_bf16((const uint16_t *)r->data + c);
+    if (kind == K_TABLE)
+        return load_table(r, c, run, first, bits);
     vf code = load_codes((const uint8_t *)r->data + c * bits / 8, bits);
-    int64_t g = c / group;
-    return dequant(code, vf_set_f16(r->scale + g), vf_set_f16(r->min + g), kind == K_CODES16);
+    int64_t g = group_of(run, c);
+    return dequant(code, vf_set_f16(r->scale + g), vf_set_f16(r->min + g), false, false);
 }
 
 #define STEP_ROWS 4
@@ -123,7 +171,7 @@ INLINE void scores_heads(const struct decode_args *a, int64_t h0, const int nh, 
             for (int64_t c = 0; c < a->d; c += VL) {
 #pragma GCC unroll 4
                 for (int i = 0; i < STEP_ROWS; i++) {
-                    vf k = load_kv(&row[i], c, a->run->group, kind, bits);
+                    vf k = load_kv(&row[i], c, a->run, c == 0, kind, bits);
 #pragma GCC unroll 4
                     for (int h = 0; h < nh; h++)
                         acc[h][i] = vf_fma(k, vf_load(a->q + (h0 + h) * a->d + c), acc[h][i]);
@@ -158,7 +206,7 @@ INLINE void values_part(const struct decode_args *a, int64_t h0, const int nh, i
             fetch_ahead(a, &row, kind);
 #pragma GCC unroll 4
         for (int v = 0; v < nv; v++) {
-            vf x = load_kv(&row, c0 + v * VL, a->run->group, kind, bits);
+            vf x = load_kv(&row, c0 + v * VL, a->run, v == 0, kind, bits);
 #pragma GCC unroll 4
             for (int h = 0; h < nh; h++)
                 acc[h][v] = vf_fma(x, vf_set(a->s[(h0 + h) * a->lds + r]), acc[h][v]);
@@ -310,17 +358,18 @@ INLINE void dispatch(const struct decode_args *a, const bool values)
             all_heads(a, values, K_F16, 0);
         else
             all_heads(a, values, K_BF16, 0);
-    } else if (a->d % VL == 0 && run->layout == QUANT_TOKEN && packed && run->group % VL == 0) {
-        if (run->f16_values && run->bits == 2)
-            all_heads(a, values, K_CODES16, 2);
-        else if (run->f16_values)
-            all_heads(a, values, K_CODES16, 4);
+    } else if (run->layout == QUANT_TOKEN && packed && vector_groups(run, a->d)) {
+        bool rounded = run->f16_values || run->inverse;
+        if (rounded && run->bits == 2)
+            all_heads(a, values, K_TABLE, 2);
+        else if (rounded)
+            all_heads(a, values, K_TABLE, 4);
         else if (run->bits == 2)
             all_heads(a, values, K_CODES, 2);
         else
             all_heads(a, values, K_CODES, 4);
     } else if (!values && a->d % VL == 0 && run->layout == QUANT_CHANNEL && packed && !run->f16_values &&
-               run->group % (2 * VL) == 0) {
+               !run->inverse && run->group % (2 * VL) == 0) {
         if (run->bits == 2)
             channel_heads(a, 2);
         else
@@ -379,8 +428,8 @@ static void token_row(float *dst, const struct kv_run *run, int64_t at, int64_t 
     const uint8_t *codes = (const uint8_t *)run->data + at * d * run->bits / 8;
     for (int64_t c = 0; c < d; c++) {
         int64_t g = at * (d / run->group) + c / run->group;
-        dst[c] = host_dequant(f16_to_f32(run->scale[g]), f16_to_f32(run->min[g]),
-                              host_code(codes, c, run->bits), run->f16_values);
+        dst[c] = host_dequant(run, f16_to_f32(run->scale[g]), f16_to_f32(run->min[g]),
+                              host_code(codes, c, run->bits));
     }
 }
 
@@ -388,9 +437,12 @@ static void token_row(float *dst, const struct kv_run *run, int64_t at, int64_t 
 INLINE void token_row_fast(float *dst, const struct kv_run *run, int64_t at, int64_t d, const int bits)
 {
     int64_t g0 = at * (d / run->group);
-    struct row r = {(const uint8_t *)run->data + at * d * bits / 8, run->scale + g0, run->min + g0};
+    struct row r = {.data = (const uint8_t *)run->data + at * d * bits / 8,
+                    .scale = run->scale + g0,
+                    .min = run->min + g0};
+    bool rounded = run->f16_values || run->inverse;
     for (int64_t c = 0; c < d; c += VL)
-        vf_store(dst + c, load_kv(&r, c, run->group, run->f16_values ? K_CODES16 : K_CODES, bits));
+        vf_store(dst + c, load_kv(&r, c, run, false, rounded ? K_TABLE : K_CODES, bits));
 }
 
 /* Rows of one token group; lanes are tokens. */
@@ -406,11 +458,11 @@ static void channel_rows(float *dst, const struct kv_run *run, int64_t at, int64
         for (int64_t t = 0; fast && t < G; t += VL) {
             const uint8_t *p = codes + t * run->bits / 8;
             vf code = run->bits == 2 ? load_codes(p, 2) : load_codes(p, 4);
-            vf_store(value + t, dequant(code, s, m, run->f16_values));
+            vf_store(value + t, dequant(code, s, m, run->f16_values || run->inverse, run->inverse));
         }
         for (int64_t t = 0; !fast && t < G; t++)
-            value[t] = host_dequant(f16_to_f32(run->scale[first + c]), f16_to_f32(run->min[first + c]),
-                                    host_code(codes, t, run->bits), run->f16_values);
+            value[t] = host_dequant(run, f16_to_f32(run->scale[first + c]), f16_to_f32(run->min[first + c]),
+                                    host_code(codes, t, run->bits));
         for (int64_t t = 0; t < n; t++)
             dst[t * d + c] = value[skip + t];
     }
@@ -431,7 +483,7 @@ void ISA(kv_rows)(float *dst, const struct kv_run *run, int64_t at, int64_t n, i
     }
     for (int64_t r = 0; r < n; r++, dst += d) {
         if (run->layout == QUANT_TOKEN) {
-            bool fast = run->group % VL == 0 && d % VL == 0;
+            bool fast = vector_groups(run, d);
             if (fast && run->bits == 2)
                 token_row_fast(dst, run, (at + r) * n_head + h, d, 2);
             else if (fast && run->bits == 4)

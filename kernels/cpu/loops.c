@@ -210,9 +210,9 @@ static inline vf round16(vf v)
 
 /* Codes of VL values under scale s and minimum mn, as the reference loops have them (s == 0: 0 / 0 is code 0,
  * infinity the top code). */
-static inline vf quant_codes(vf x, vf mn, vf s, vf top)
+static inline vf quant_codes(vf x, vf mn, vf s, vf top, bool inverse)
 {
-    vf q = round16(vf_div(round16(vf_sub(x, mn)), s));
+    vf above = round16(vf_sub(x, mn)), q = round16(inverse ? vf_mul(above, s) : vf_div(above, s));
     q = vf_max(q, vf_set(0.0f)); /* the second operand where q is NaN */
     return vf_round(vf_min(q, top));
 }
@@ -226,13 +226,13 @@ static void quant_token_row(const struct quant_args *a, const float *x, int64_t 
         const float *p = x + g * G;
         uint16_t *scale = &a->scale[group0 + g], *min = &a->min[group0 + g];
         uint8_t *out = (uint8_t *)a->codes + (group0 + g) * G * a->bits / 8;
-        host_quant_scale(p, 1, G, a->bits, scale, min);
+        host_quant_scale(a, p, scale, min);
         vf mn = vf_set(f16_to_f32(*min)), s = vf_set(f16_to_f32(*scale)),
            top = vf_set((float)((1 << a->bits) - 1));
         for (int32_t i = 0; i < G; i += VL) {
             float t[VL];
             int64_t n = G - i < VL ? G - i : VL;
-            vf_store(t, quant_codes(vf_load_n(p + i, n), mn, s, top));
+            vf_store(t, quant_codes(vf_load_n(p + i, n), mn, s, top, a->inverse));
             for (int32_t j = 0; j < n; j++)
                 code[i + j] = (uint8_t)t[j];
         }
@@ -271,12 +271,14 @@ static void quant_channel(const struct quant_args *a, int64_t tg, int64_t h, int
         mn = t ? vf_min(x[t], mn) : x[t]; /* the reference keeps the first of equals: so -0 and +0 agree */
         mx = t ? vf_max(x[t], mx) : x[t];
     }
-    vf s = round16(vf_div(round16(vf_sub(mx, mn)), top));
+    vf range = round16(vf_sub(mx, mn));
+    vf s = a->inverse ? round16(vf_mul(round16(vf_div(vf_set(1.0f), range)), top))
+                      : round16(vf_div(range, top));
     vf_store_f16(scale, s);
     vf_store_f16(min, mn);
     for (int64_t t = 0; t < G; t++) {
         float q[VL];
-        vf_store(q, quant_codes(x[t], mn, s, top));
+        vf_store(q, quant_codes(x[t], mn, s, top, a->inverse));
         for (int64_t i = 0; i < n; i++)
             code[i][t] = (uint8_t)q[i];
     }
