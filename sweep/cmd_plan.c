@@ -8,6 +8,7 @@
 #include <math.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct plan_args {
     struct app_config config;
@@ -51,21 +52,64 @@ static int n_core(void)
     return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
 }
 
+/* Bytes and true ratio of a prompt of so many tokens; dashes where a budget cannot hold it. */
+static void add_size(struct str *s, const struct plan_size *size)
+{
+    char bytes[32] = "–";
+    if (size->bytes)
+        str_bytes(bytes, (double)size->bytes);
+    str_printf(s, size->bytes ? "\t%s\t%.2f" : "\t%s\t–", bytes, size->ratio);
+}
+
+static void add_row(struct str *s, const struct plan *p, const struct plan_setting *set,
+                    const struct plan_variant *v, const char *tasks)
+{
+    const struct plan_model *m = &p->model[set->model];
+    str_printf(s, isnan(v->spec.nominal_ratio) ? "%s%s%s\t–" : "%s%s%s\t%.2f", set->id, *tasks ? " on " : "",
+               tasks, v->spec.nominal_ratio);
+    add_size(s, &v->at_8k);
+    add_size(s, &v->at_32k);
+    str_printf(s, "\t%s\t%s\t%s\n", dtype_name(m->run.dtype), dtype_name(m->run.cache_dtype), set->overrides);
+}
+
+/* "passkey", or "longbench/qasper and 15 more". */
+static char *tasks_text(const struct plan *p, const struct plan_setting *set, int variant)
+{
+    const char *first = NULL;
+    int n = 0;
+    for (int t = 0; t < p->n_task; t++) {
+        if (set->of_task[t] != variant)
+            continue;
+        first = first ? first : p->task[t].cfg->id;
+        n++;
+    }
+    return n > 1 ? mem_printf("%s and %d more", first, n - 1) : mem_strdup(first);
+}
+
+/* One row per setting, and one more for tasks on which it takes other bytes. */
 static void print_settings(const struct plan *p)
 {
     struct str s = {0};
-    char a[32], b[32];
-    str_add(&s, "setting\tratio\tcache at 8k\tat 32k\tdtype\tcache\toverrides\n");
+    str_add(&s, "setting\tnominal\tat 8k\ttrue\tat 32k\ttrue\tdtype\tcache\toverrides\n");
     for (int i = 0; i < p->n_setting; i++) {
         const struct plan_setting *set = &p->setting[i];
-        const struct plan_model *m = &p->model[set->model];
-        str_bytes(a, (double)set->bytes_8k);
-        str_bytes(b, (double)set->bytes_32k);
-        str_printf(&s, "%s\t%.2f\t%s\t%s\t%s\t%s\t%s\n", set->id, set->spec->nominal_ratio, a, b,
-                   dtype_name(m->run.dtype), dtype_name(m->run.cache_dtype), set->overrides);
+        add_row(&s, p, set, &set->all, "");
+        for (int k = 0; k < set->n_variant; k++) {
+            const struct plan_variant *v = &set->variant[k];
+            if (v->at_8k.bytes == set->all.at_8k.bytes && v->at_32k.bytes == set->all.at_32k.bytes)
+                continue;
+            char *tasks = tasks_text(p, set, k);
+            add_row(&s, p, set, v, tasks);
+            free(tasks);
+        }
     }
-    app_table(stdout, str_c(&s), "123");
+    app_table(stdout, str_c(&s), "12345");
     str_free(&s);
+}
+
+static const char *task_metric(const struct plan *p, int task)
+{
+    return p->task[task].cfg->type->traits.metric;
 }
 
 static void print_tasks(const struct plan *p)
@@ -73,10 +117,31 @@ static void print_tasks(const struct plan *p)
     struct str s = {0};
     str_add(&s, "task\texamples\tmetric\tparameters\n");
     for (int i = 0; i < p->n_task; i++)
-        str_printf(&s, "%s\t%d\t%s\t%s\n", p->task[i].cfg->id, p->task[i].n_example,
-                   task_traits(p->model[0].task[i])->metric, p->task[i].params);
+        str_printf(&s, "%s\t%d\t%s\t%s\n", p->task[i].cfg->id, p->task[i].n_example, task_metric(p, i),
+                   p->task[i].params);
     app_table(stdout, str_c(&s), "1");
     str_free(&s);
+}
+
+/* What was not there, and what was taken in its place. */
+static void print_absent(const struct plan *p)
+{
+    int64_t n = 0;
+    for (int i = 0; i < p->n_model; i++)
+        if (p->model[i].assumed)
+            printf("model %s: %s is absent; bytes follow the shape in its model file\n", p->model[i].run.id,
+                   p->model[i].run.path);
+    for (int i = 0; i < p->n_task; i++) {
+        const struct plan_task *t = &p->task[i];
+        if (t->stand_in)
+            printf("task %s: its haystack is absent; a synthetic one stands in\n", t->cfg->id);
+        n += t->absent ? t->n_example : 0;
+        if (t->absent)
+            printf("task %s: its data is absent; %d published rows a setting are not in the units below\n",
+                   t->cfg->id, t->n_example);
+    }
+    if (n)
+        printf("with all data: %lld units\n", (long long)(p->n_unit + n * p->n_setting));
 }
 
 static void print_text(const struct plan *p)
@@ -90,33 +155,95 @@ static void print_text(const struct plan *p)
     print_settings(p);
     putchar('\n');
     print_tasks(p);
-    printf("\n%d settings, %lld units in %lld bundles, mode %s, %s of weights to read; very roughly %s on %d "
+    putchar('\n');
+    print_absent(p);
+    printf("%d settings, %lld units in %lld bundles, mode %s, %s of weights to read; very roughly %s on %d "
            "cores\n",
            p->n_setting, (long long)p->n_unit, (long long)p->n_bundle,
            p->config->mode == MODE_PAPER ? "paper" : "fair", w, t, n_core());
 }
 
+static json_t *number_or_null(double v)
+{
+    return isnan(v) ? json_null() : json_real(v);
+}
+
+/* Bytes and ratios under a map's keys; null where a budget cannot hold the prompt. */
+static void json_size(json_t *o, const char *bytes, const char *device, const char *ratio,
+                      const struct plan_size *size)
+{
+    json_object_set_new(o, bytes, size->bytes ? json_integer((json_int_t)size->bytes) : json_null());
+    json_object_set_new(o, device, size->bytes ? json_integer((json_int_t)size->device) : json_null());
+    json_object_set_new(o, ratio, number_or_null(size->ratio));
+}
+
+static void json_sizes(json_t *o, const struct plan_variant *v)
+{
+    json_object_set_new(o, "nominal_ratio", number_or_null(v->spec.nominal_ratio));
+    json_size(o, "kv_bytes_8k", "device_bytes_8k", "true_ratio_8k", &v->at_8k);
+    json_size(o, "kv_bytes_32k", "device_bytes_32k", "true_ratio_32k", &v->at_32k);
+}
+
+/* What each group of tasks runs: the method and the model's overrides after all rules. */
+static json_t *json_variants(const struct plan *p, const struct plan_setting *s)
+{
+    json_t *list = json_array();
+    for (int k = 0; k < s->n_variant; k++) {
+        const struct plan_variant *v = &s->variant[k];
+        json_t *tasks = json_array(), *o;
+        for (int t = 0; t < p->n_task; t++)
+            if (s->of_task[t] == k)
+                json_array_append_new(tasks, json_string(p->task[t].cfg->id));
+        o = json_pack("{s:o, s:s, s:f}", "tasks", tasks, "method", v->spec.text, "rope_theta_factor",
+                      v->over.rope_theta_factor);
+        json_sizes(o, v);
+        json_array_append_new(list, o);
+    }
+    return list;
+}
+
+static json_t *json_setting(const struct plan *p, const struct plan_setting *s)
+{
+    const struct plan_model *m = &p->model[s->model];
+    json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "id", s->id, "model", m->run.id,
+                          "model_hash", m->hash, "method", s->spec->text, "overrides", s->overrides, "dtype",
+                          dtype_name(m->run.dtype), "cache_dtype", dtype_name(m->run.cache_dtype));
+    json_sizes(o, &s->all);
+    json_object_set_new(o, "on_tasks", json_variants(p, s));
+    return o;
+}
+
+static json_t *json_task(const struct plan *p, int i)
+{
+    const struct plan_task *t = &p->task[i];
+    json_t *o = json_pack("{s:s, s:s, s:i, s:s}", "id", t->cfg->id, "params", t->params, "examples",
+                          t->n_example, "metric", task_metric(p, i));
+    if (!t->absent && !t->stand_in)
+        json_object_set_new(o, "source_sha256", json_string(task_source_sha256(p->model[0].task[i])));
+    if (t->absent)
+        json_object_set_new(o, "absent", json_string("data"));
+    if (t->stand_in)
+        json_object_set_new(o, "absent", json_string("haystack"));
+    return o;
+}
+
+static json_t *json_model(const struct plan_model *m)
+{
+    return json_pack("{s:s, s:s, s:I, s:s, s:b, s:I}", "id", m->run.id, "path", m->run.path, "max_len",
+                     (json_int_t)m->run.max_len, "template", m->run.template, "absent", m->assumed,
+                     "file_bytes", (json_int_t)m->file_bytes);
+}
+
 static int print_json(const struct plan *p)
 {
-    json_t *root = json_object(), *settings = json_array(), *tasks = json_array();
-    for (int i = 0; i < p->n_setting; i++) {
-        const struct plan_setting *s = &p->setting[i];
-        const struct plan_model *m = &p->model[s->model];
-        json_array_append_new(settings,
-                              json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:f, s:I, s:I}", "id", s->id,
-                                        "model", m->run.id, "model_hash", m->hash, "method", s->spec->text,
-                                        "overrides", s->overrides, "dtype", dtype_name(m->run.dtype),
-                                        "cache_dtype", dtype_name(m->run.cache_dtype), "nominal_ratio",
-                                        s->spec->nominal_ratio, "kv_bytes_8k", (json_int_t)s->bytes_8k,
-                                        "kv_bytes_32k", (json_int_t)s->bytes_32k));
-    }
-    for (int i = 0; i < p->n_task; i++) {
-        const struct task *t = p->model[0].task[i];
-        json_array_append_new(tasks,
-                              json_pack("{s:s, s:s, s:i, s:s, s:s}", "id", p->task[i].cfg->id, "params",
-                                        p->task[i].params, "examples", p->task[i].n_example, "metric",
-                                        task_traits(t)->metric, "source_sha256", task_source_sha256(t)));
-    }
+    json_t *root = json_object(), *models = json_array(), *settings = json_array(), *tasks = json_array();
+    for (int i = 0; i < p->n_model; i++)
+        json_array_append_new(models, json_model(&p->model[i]));
+    for (int i = 0; i < p->n_setting; i++)
+        json_array_append_new(settings, json_setting(p, &p->setting[i]));
+    for (int i = 0; i < p->n_task; i++)
+        json_array_append_new(tasks, json_task(p, i));
+    json_object_set_new(root, "models", models);
     json_object_set_new(root, "settings", settings);
     json_object_set_new(root, "tasks", tasks);
     json_object_set_new(root, "mode", json_string(p->config->mode == MODE_PAPER ? "paper" : "fair"));
@@ -144,7 +271,8 @@ int cmd_plan(struct app *app, int argc, char **argv)
         .parser = parser,
         .args_doc = "CONFIG",
         .doc = "Checks a configuration against its models' headers and its tasks' files and shows what "
-               "would run. No weight is read.",
+               "would run, with the bytes of every setting's cache. No weight is read; models and data that "
+               "are absent are replaced by what is known of them, and marked.",
         .children = children};
     struct plan_args a = {0};
     struct config c = {0};
@@ -152,7 +280,7 @@ int cmd_plan(struct app *app, int argc, char **argv)
     app_parse(app, &argp, argc, argv, &a);
     int rc = app_config_open(app, &c, &a.config);
     if (rc == 0)
-        rc = plan_open(&p, &c);
+        rc = plan_sketch(&p, &c);
     if (rc == 0 && a.json)
         rc = print_json(&p);
     else if (rc == 0)

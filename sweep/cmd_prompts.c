@@ -102,7 +102,7 @@ static int open_target(struct app *app, const struct config *c, const char *name
         TRY(app_model(app, name, &t->cfg));
         cfg = &t->cfg;
     }
-    TRY(plan_model_open(&t->model, c, cfg));
+    TRY(plan_model_open(&t->model, c, cfg, false));
     return run_tok_open(&t->tok, cfg->path);
 }
 

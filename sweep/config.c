@@ -11,8 +11,8 @@
 #define MEMORY_AUTO (UINT64_C(4) << 30)
 
 static const char *const top_keys[] = {"models",      "methods", "tasks",   "overrides", "mode",   "dtype",
-                                       "cache_dtype", "memory",  "threads", "logits",    "timing", "seed",
-                                       "output",      "isa",     "device",  NULL};
+                                       "cache_dtype", "memory",  "threads", "logits",    "timing", "fidelity",
+                                       "seed",        "output",  "isa",     "device",    NULL};
 
 char *config_where(const struct node *n)
 {
@@ -30,7 +30,7 @@ static int read_models(struct config *c, const struct node *list, const struct c
         const struct node *n = list->item[i];
         struct config_model *m = &c->model[c->n_model++];
         if (n->kind == NODE_MAP) {
-            TRY(config_model_read(m, n));
+            TRY(config_model_map(m, n, c->path, s));
         } else if (n->kind == NODE_SCALAR) {
             int rc = config_model_open(m, n->text, c->path, s);
             if (rc < 0 && !m->where) /* not found, or wrong inside its own file, which the text names */
@@ -45,19 +45,43 @@ static int read_models(struct config *c, const struct node *list, const struct c
     return 0;
 }
 
+/* Everything under `set` but the RoPE factor is a parameter of the methods that the rule is about. */
+static int read_set(struct config_override *o, const struct node *set)
+{
+    struct str params = {0};
+    if (set->kind != NODE_MAP || !set->n)
+        return node_error(set, "overrides: set must be a map of rope_theta_factor or parameters of methods");
+    TRY(node_real(set, "rope_theta_factor", 1e-3, 1e6, &o->rope_theta_factor));
+    for (int i = 0; i < set->n; i++) {
+        const char *text = NULL;
+        if (!strcmp(set->key[i], "rope_theta_factor"))
+            continue;
+        int rc = node_text(set, set->key[i], &text);
+        if (rc == 0 && strpbrk(text, ",\n"))
+            rc = node_error(set->item[i], "overrides: %s: '%s' must not hold a comma or a line break",
+                            set->key[i], text);
+        if (rc < 0) {
+            str_free(&params);
+            return rc;
+        }
+        str_printf(&params, "%s%s=%s", params.n ? "," : "", set->key[i], text);
+    }
+    o->params = params.n ? mem_strdup(str_c(&params)) : NULL;
+    str_free(&params);
+    return 0;
+}
+
 static int read_override(struct config *c, const struct node *n)
 {
-    static const char *const keys[] = {"when", "set", NULL},
-                             *const whens[] = {"model", "task", "method", NULL},
-                             *const sets[] = {"rope_theta_factor", NULL};
+    static const char *const keys[] = {"when", "set", NULL}, *const whens[] = {"model", "task", "method",
+                                                                               NULL};
     struct config_override *o = &c->override[c->n_override++];
-    *o = (struct config_override){.set = {1}, .where = config_where(n)};
+    *o = (struct config_override){.where = config_where(n)};
     TRY(node_keys(n, keys, "overrides"));
     const struct node *when = node_get(n, "when"), *set = node_get(n, "set");
     if (!set)
         return node_error(n, "overrides: needs set");
-    TRY(node_keys(set, sets, "overrides: set"));
-    TRY(node_real(set, "rope_theta_factor", 1e-3, 1e6, &o->set.rope_theta_factor));
+    TRY(read_set(o, set));
     if (!when)
         return 0;
     TRY(node_keys(when, whens, "overrides: when"));
@@ -77,7 +101,7 @@ static int read_overrides(struct config *c, const struct node *list)
         return 0;
     if (list->kind != NODE_LIST)
         return node_error(
-            list, "overrides: must be a list of {when: {model, task, method}, set: {rope_theta_factor}}");
+            list, "overrides: must be a list of {when: {model, task, method}, set: {rope_theta_factor, …}}");
     c->override = mem_alloc((size_t)list->n, sizeof *c->override);
     for (int i = 0; i < list->n; i++)
         TRY(read_override(c, list->item[i]));
@@ -141,16 +165,17 @@ static int read_logits(struct config *c, const struct node *root)
     return 0;
 }
 
-static int read_timing(struct config *c, const struct node *root)
+/* `timing` and `fidelity`: {examples: N}, or none. */
+static int read_sample(const struct node *root, const char *key, int *examples)
 {
     static const char *const keys[] = {"examples", NULL};
-    const struct node *n = node_get(root, "timing");
-    int64_t examples = 0;
+    const struct node *n = node_get(root, key);
+    int64_t count = 0;
     if (n && !(n->kind == NODE_SCALAR && !strcmp(n->text, "none"))) {
-        TRY(node_keys(n, keys, "timing"));
-        TRY(node_int(n, "examples", 0, 1000000, &examples));
+        TRY(node_keys(n, keys, key));
+        TRY(node_int(n, "examples", 0, 1000000, &count));
     }
-    c->timing = (int)examples;
+    *examples = (int)count;
     return 0;
 }
 
@@ -196,7 +221,8 @@ static int read_root(struct config *c, const struct node *root, const struct con
     TRY(read_memory(root, &c->memory));
     TRY(read_threads(root, &c->threads));
     TRY(read_logits(c, root));
-    TRY(read_timing(c, root));
+    TRY(read_sample(root, "timing", &c->timing));
+    TRY(read_sample(root, "fidelity", &c->fidelity));
     TRY(read_seed(c, root));
     TRY(dup_choice(root, "isa", isas, &c->isa));
     TRY(dup_choice(root, "device", devices, &c->device));
@@ -349,6 +375,7 @@ void config_close(struct config *c)
         free(c->override[i].model);
         free(c->override[i].task);
         free(c->override[i].method);
+        free(c->override[i].params);
         free(c->override[i].where);
     }
     free(c->model);

@@ -13,6 +13,8 @@ struct config_model {
     char *id, *path, *template, *where; /* where: "FILE:LINE:COL" */
     int64_t max_len;                    /* 0: the model's own */
     struct config_fetch fetch;
+    struct model_config shape; /* what its config.json says, for plans where the model is absent; n_layer 0:
+                                  not given */
 };
 struct config_method {
     struct kv_spec spec;
@@ -24,10 +26,11 @@ struct config_task {
     void *params; /* by type->params, owned */
     char *where;
 };
-/* Patterns (str_match); NULL matches everything. Later rules win. */
+/* Patterns (str_match); NULL matches everything. Later rules win, key by key. */
 struct config_override {
     char *model, *task, *method;
-    struct run_overrides set;
+    double rope_theta_factor; /* 0: left as it is */
+    char *params;             /* of the method: "cap=7500,lag=1"; NULL: left as they are */
     char *where;
 };
 
@@ -47,6 +50,7 @@ struct config {
     int threads;            /* per rank; 0: chosen */
     int logits_first, topk; /* as struct run_options */
     int timing;             /* examples per setting and task timed alone */
+    int fidelity;           /* examples per task compared with the full cache */
     char *output, *isa, *device;
 };
 
@@ -65,6 +69,7 @@ void config_close(struct config *c);
 
 /* Finds configs/models/ID.yaml beside the configuration, in ./configs and in the program's own folder;
  * ERR_INPUT with the nearest id. `near` may be NULL. */
+/* A map of an inline model that has an id but no path takes everything it does not say from that file. */
 int config_model_open(struct config_model *m, const char *id, const char *near,
                       const struct config_source *s);
 void config_model_close(struct config_model *m);

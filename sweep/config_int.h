@@ -6,8 +6,10 @@
 
 /* "FILE:LINE:COL" of a node, or the option it came from; owned. */
 char *config_where(const struct node *n);
-/* Reads a model map. On error the caller closes *m. */
-int config_model_read(struct config_model *m, const struct node *n);
+/* Reads a model map; with an id and no path, over what configs/models says of that id. On error the caller
+ * closes *m. */
+int config_model_map(struct config_model *m, const struct node *n, const char *near,
+                     const struct config_source *s);
 /* The lists of a configuration; each appends to *c. */
 int config_methods(struct config *c, const struct node *list);
 int config_tasks(struct config *c, const struct node *list);

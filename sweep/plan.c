@@ -21,25 +21,22 @@ void plan_dtypes(const struct config *c, const struct model_config *m, enum dtyp
     *cache = c->cache_dtype == CONFIG_AUTO ? *dtype : (enum dtype)c->cache_dtype;
 }
 
-int plan_model_open(struct plan_model *m, const struct config *c, const struct config_model *cfg)
+static int missing(const struct config_model *cfg)
 {
-    *m = (struct plan_model){0};
-    if (!file_exists(cfg->path) && !file_is_dir(cfg->path))
-        return cfg->fetch.pypi
-                   ? err_set(ERR_INPUT, "%s: model '%s': %s is missing; get it with: kvsweep fetch %s",
-                             cfg->where, cfg->id, cfg->path, cfg->id)
-                   : err_set(ERR_INPUT,
-                             "%s: model '%s': %s is missing; put the model there or change its path",
-                             cfg->where, cfg->id, cfg->path);
+    return cfg->fetch.pypi
+               ? err_set(ERR_INPUT, "%s: model '%s': %s is missing; get it with: kvsweep fetch %s",
+                         cfg->where, cfg->id, cfg->path, cfg->id)
+               : err_set(ERR_INPUT, "%s: model '%s': %s is missing; put the model there or change its path",
+                         cfg->where, cfg->id, cfg->path);
+}
+
+static int read_header(struct plan_model *m, const struct config_model *cfg)
+{
     struct model_file *f = NULL;
     int rc = model_file_open(&f, cfg->path);
     if (rc < 0)
         return err_prefix(rc, "model '%s'", cfg->id);
     m->config = *model_file_config(f);
-    m->run = (struct run_model){
-        .id = cfg->id, .path = cfg->path, .template = cfg->template, .max_len = cfg->max_len};
-    plan_dtypes(c, &m->config, &m->run.dtype, &m->run.cache_dtype);
-    model_file_kv_shape(f, m->run.cache_dtype, &m->shape);
     uint64_t hash[2];
     model_file_hash(f, hash);
     snprintf(m->hash, sizeof m->hash, "%016llx%016llx", (unsigned long long)hash[0],
@@ -49,72 +46,29 @@ int plan_model_open(struct plan_model *m, const struct config *c, const struct c
     return 0;
 }
 
+int plan_model_open(struct plan_model *m, const struct config *c, const struct config_model *cfg, bool sketch)
+{
+    *m = (struct plan_model){0};
+    if (file_exists(cfg->path) || file_is_dir(cfg->path)) {
+        TRY(read_header(m, cfg));
+    } else if (sketch && cfg->shape.n_layer) {
+        m->config = cfg->shape;
+        m->assumed = true;
+    } else {
+        return missing(cfg);
+    }
+    m->run = (struct run_model){
+        .id = cfg->id, .path = cfg->path, .template = cfg->template, .max_len = cfg->max_len};
+    plan_dtypes(c, &m->config, &m->run.dtype, &m->run.cache_dtype);
+    model_config_kv_shape(&m->config, m->run.cache_dtype, &m->shape);
+    return 0;
+}
+
 void plan_model_close(struct plan_model *m)
 {
     tok_close(m->tok);
     free(m->task);
     *m = (struct plan_model){0};
-}
-
-static bool match(const char *pattern, const char *text)
-{
-    return !pattern || str_match(pattern, text);
-}
-
-/* A method pattern means its name or its short text; "!x" means neither. */
-static bool match_method(const char *pattern, const struct kv_spec *spec)
-{
-    if (!pattern)
-        return true;
-    bool no = *pattern == '!';
-    const char *p = pattern + no;
-    return no != (str_match(p, spec->method->name) || str_match(p, spec->label));
-}
-
-struct run_overrides plan_overrides(const struct config *c, const char *model, const struct kv_spec *spec,
-                                    const char *task)
-{
-    struct run_overrides over = {.rope_theta_factor = 1};
-    for (int i = 0; i < c->n_override; i++) {
-        const struct config_override *o = &c->override[i];
-        if (match(o->model, model) && match(o->task, task) && match_method(o->method, spec))
-            over = o->set;
-    }
-    return over;
-}
-
-/* The rules that touch a setting, whatever tasks there are: the text stays the same when tasks are added. */
-static char *overrides_text(const struct config *c, const char *model, const struct kv_spec *spec)
-{
-    struct str s = {0};
-    for (int i = 0; i < c->n_override; i++) {
-        const struct config_override *o = &c->override[i];
-        if (!match(o->model, model) || !match_method(o->method, spec))
-            continue;
-        char v[32];
-        str_double(v, o->set.rope_theta_factor);
-        str_printf(&s, "%s%s:rope_theta_factor=%s", s.n ? ";" : "", o->task ? o->task : "*", v);
-    }
-    char *text = mem_strdup(str_c(&s));
-    str_free(&s);
-    return text;
-}
-
-static int add_setting(struct plan *p, int model, const struct config_method *method)
-{
-    const struct plan_model *m = &p->model[model];
-    const struct kv_spec *spec = &method->spec;
-    struct plan_setting *s = &p->setting[p->n_setting++];
-    *s = (struct plan_setting){.model = model, .spec = spec};
-    s->id = mem_printf("%s/%s", m->run.id, spec->label);
-    s->overrides = overrides_text(p->config, m->run.id, spec);
-    double ratio = spec->nominal_ratio > 0 ? spec->nominal_ratio : 1;
-    s->bytes_8k = (uint64_t)((double)kv_full_bytes(&m->shape, 8192) / ratio);
-    s->bytes_32k = (uint64_t)((double)kv_full_bytes(&m->shape, 32768) / ratio);
-    if (!spec->method->check)
-        return 0;
-    int rc = spec->method->check(spec->params, &m->shape);
-    return rc < 0 ? err_prefix(rc, "%s: setting %s", method->where, s->id) : 0;
 }
 
 bool plan_task_counts_tokens(const struct config_task *cfg)
@@ -136,6 +90,39 @@ int plan_task_open(struct task **t, const struct config_task *cfg, const struct 
     return rc < 0 ? err_prefix(rc, "%s", cfg->where) : 0;
 }
 
+/* A text among the parameters of a task, or NULL. */
+static const char *text_param(const struct config_task *cfg, const char *name)
+{
+    for (const struct param *p = cfg->type->params; p && p->name; p++)
+        if (p->type == PARAM_TEXT && !strcmp(p->name, name))
+            return *(char *const *)((const char *)cfg->params + p->offset);
+    return NULL;
+}
+
+/* The task with a synthetic haystack in place of a folder that is not there; 0 rows where the data is not. */
+static int open_absent(struct plan *p, int i, struct plan_model *m)
+{
+    struct plan_task *t = &p->task[i];
+    struct config_task cfg = *t->cfg;
+    const char *haystack = text_param(&cfg, "haystack"), *data = text_param(&cfg, "data");
+    if (data && !file_exists(data) && cfg.type->n_published) {
+        t->absent = true;
+        return 0;
+    }
+    if (!haystack || !strcmp(haystack, "synthetic") || file_is_dir(haystack))
+        return err_set(ERR_INPUT, "%s", "");
+    struct str text = {0};
+    param_text(cfg.type->params, cfg.params, &text);
+    str_add(&text, ",haystack=synthetic");
+    int rc = config_params_parse(&cfg.params, cfg.type, str_c(&text), cfg.where);
+    str_free(&text);
+    TRY(rc);
+    t->stand_in = true;
+    rc = plan_task_open(&m->task[i], &cfg, t->per_model ? m->tok : NULL);
+    config_params_free(cfg.type, cfg.params);
+    return rc;
+}
+
 /* Opens a task for one model; others may share the first one's examples. */
 static int open_task(struct plan *p, int i, int model)
 {
@@ -146,12 +133,22 @@ static int open_task(struct plan *p, int i, int model)
         return 0;
     }
     if (t->per_model && !m->tok) {
-        int rc = run_tok_open(&m->tok, m->run.path);
+        int rc = m->assumed ? missing(&p->config->model[model]) : run_tok_open(&m->tok, m->run.path);
         if (rc < 0)
-            return err_prefix(rc, "model '%s'", m->run.id);
+            return m->assumed ? err_prefix(rc, "task %s counts tokens", t->cfg->id)
+                              : err_prefix(rc, "model '%s'", m->run.id);
     }
-    TRY(plan_task_open(&m->task[i], t->cfg, t->per_model ? m->tok : NULL));
-    int n = task_count(m->task[i]);
+    int rc = plan_task_open(&m->task[i], t->cfg, t->per_model ? m->tok : NULL);
+    if (rc < 0 && p->sketch) {
+        char *why = mem_strdup(err_text());
+        if (open_absent(p, i, m) < 0)
+            err_set(rc, "%s", why);
+        else
+            rc = 0;
+        free(why);
+    }
+    TRY(rc);
+    int n = t->absent ? t->cfg->type->n_published : task_count(m->task[i]);
     if (n == 0)
         return err_set(ERR_INPUT, "%s: task %s has no examples", t->cfg->where, t->cfg->id);
     if (model > 0 && n != t->n_example)
@@ -197,13 +194,14 @@ static int build(struct plan *p)
     p->setting = mem_alloc((size_t)c->n_model * (size_t)c->n_method, sizeof *p->setting);
     p->task = mem_alloc((size_t)c->n_task, sizeof *p->task);
     for (int i = 0; i < c->n_model; i++) {
-        TRY(plan_model_open(&p->model[i], c, &c->model[i]));
+        TRY(plan_model_open(&p->model[i], c, &c->model[i], p->sketch));
         p->n_model++;
     }
     for (int i = 0; i < c->n_model; i++)
         for (int k = 0; k < c->n_method; k++)
-            TRY(add_setting(p, i, &c->method[k]));
+            TRY(plan_setting_add(p, i, &c->method[k]));
     TRY(open_tasks(p));
+    TRY(plan_setting_budgets(p));
     plan_bundles(p);
     return 0;
 }
@@ -219,22 +217,32 @@ static void hash_plan(struct plan *p)
     }
     for (int64_t i = 0; i < p->n_bundle; i++)
         str_addn(&text, &p->bundle[i].id, 8);
-    str_printf(&text, "timing=%d", p->config->timing);
+    str_printf(&text, "timing=%d,fidelity=%d", p->config->timing, p->config->fidelity);
     XXH128_hash_t h = XXH3_128bits(str_c(&text), text.n);
     p->hash[0] = h.high64;
     p->hash[1] = h.low64;
     str_free(&text);
 }
 
-int plan_open(struct plan *p, const struct config *config)
+static int open_plan(struct plan *p, const struct config *config, bool sketch)
 {
-    *p = (struct plan){.config = config};
+    *p = (struct plan){.config = config, .sketch = sketch};
     int rc = build(p);
     if (rc < 0)
         plan_close(p);
     else
         hash_plan(p);
     return rc;
+}
+
+int plan_open(struct plan *p, const struct config *config)
+{
+    return open_plan(p, config, false);
+}
+
+int plan_sketch(struct plan *p, const struct config *config)
+{
+    return open_plan(p, config, true);
 }
 
 void plan_close(struct plan *p)
@@ -245,10 +253,8 @@ void plan_close(struct plan *p)
                 task_close(p->model[m].task[i]);
         plan_model_close(&p->model[m]);
     }
-    for (int i = 0; i < p->n_setting; i++) {
-        free(p->setting[i].id);
-        free(p->setting[i].overrides);
-    }
+    for (int i = 0; i < p->n_setting; i++)
+        plan_setting_free(&p->setting[i]);
     for (int i = 0; i < p->n_task; i++)
         free(p->task[i].params);
     free(p->model);
@@ -264,9 +270,25 @@ const struct example *plan_example(const struct plan *p, int task, int example)
     return task_example(p->model[0].task[task], example);
 }
 
+int plan_sample(int n_example, int n, int k)
+{
+    return (int)((int64_t)n_example * (k + 1) / n) - 1;
+}
+
+bool plan_sampled(int n_example, int n, int example)
+{
+    n = n < n_example ? n : n_example;
+    for (int k = 0; k < n; k++)
+        if (plan_sample(n_example, n, k) == example)
+            return true;
+    return false;
+}
+
 struct run_unit plan_run_unit(const struct plan *p, int64_t unit)
 {
     const struct plan_unit *u = &p->unit[unit];
-    return (struct run_unit){u->setting, u->task, u->example, u->hi, u->lo, p->setting[u->setting].spec,
-                             u->over};
+    bool fidelity = plan_sampled(p->task[u->task].n_example, p->config->fidelity, u->example);
+    return (struct run_unit){u->setting, u->task, u->example,
+                             u->hi,      u->lo,   &plan_variant(p, u->setting, u->task)->spec,
+                             u->over,    fidelity};
 }

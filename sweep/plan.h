@@ -16,20 +16,37 @@ struct plan_model {
     struct kv_shape shape;
     char hash[33]; /* model_file_hash, hex */
     uint64_t file_bytes;
-    struct tok *tok;    /* only when a task counts tokens */
+    bool assumed;    /* its files are absent: config is the shape that the model file gives (plan_sketch) */
+    struct tok *tok; /* only when a task counts tokens */
     struct task **task; /* [n_task]: a task that counts tokens has its own examples per model, others share */
+};
+/* A method as one task, or several alike, run it. */
+struct plan_variant {
+    struct kv_spec spec; /* owned */
+    struct run_overrides over;
+    struct plan_size {
+        uint64_t bytes,
+            device;   /* what a prompt of n tokens will take, all layers; 0: a budget that cannot hold it */
+        double ratio; /* the uncompressed cache over that; NaN: the same */
+    } at_8k, at_32k;
 };
 struct plan_setting {
     int model;
-    const struct kv_spec *spec;
-    char *id, *overrides;         /* "MODEL/METHOD"; "passkey:rope_theta_factor=32" or "" */
-    uint64_t bytes_8k, bytes_32k; /* of the cache, by the nominal ratio */
+    struct plan_variant all;    /* as configured, with the rules for all tasks */
+    const struct kv_spec *spec; /* of that */
+    char *id, *overrides; /* "MODEL/METHOD"; "passkey:rope_theta_factor=32;longbench/…:cap=7500" or "" */
+    struct plan_variant *variant; /* [n_variant] */
+    int n_variant;
+    int *of_task; /* [n_task]: its variant */
 };
 struct plan_task {
     const struct config_task *cfg;
     char *params; /* canonical text, without the path and the number of rows */
     int n_example;
     bool per_model;
+    bool absent;   /* plan_sketch: its rows are not there; their published number is assumed, and there are no
+                      units */
+    bool stand_in; /* plan_sketch: its haystack is not there; a synthetic one stands in */
 };
 struct plan_unit {
     uint64_t hi, lo;
@@ -47,6 +64,7 @@ struct plan_bundle {
 
 struct plan {
     const struct config *config;
+    bool sketch;
     struct plan_model *model;
     struct plan_setting *setting;
     struct plan_task *task;
@@ -60,22 +78,29 @@ struct plan {
 /* ERR_INPUT for a missing model (says `kvsweep fetch ID`), a method that does not fit, a broken task file.
  * `config` is borrowed. */
 int plan_open(struct plan *p, const struct config *config);
+/* The same for looking at only: models and data that are absent are replaced by what the model file and the
+ * table of tasks say of them, and marked. */
+int plan_sketch(struct plan *p, const struct config *config);
+/* The variant of a setting on a task. */
+const struct plan_variant *plan_variant(const struct plan *p, int setting, int task);
 void plan_close(struct plan *p);
 
 /* Opens the tasks without any model (`kvsweep prompts`): model may be NULL. */
 int plan_task_open(struct task **t, const struct config_task *cfg, const struct tok *tok);
 bool plan_task_counts_tokens(const struct config_task *cfg);
-/* What the rules change for one model, method and task. */
-struct run_overrides plan_overrides(const struct config *c, const char *model, const struct kv_spec *spec,
-                                    const char *task);
 /* Resolves `auto` dtypes of a model. */
 void plan_dtypes(const struct config *c, const struct model_config *m, enum dtype *dtype, enum dtype *cache);
-/* Header of a model file; ERR_INPUT says how to get a missing one. */
-int plan_model_open(struct plan_model *m, const struct config *c, const struct config_model *cfg);
+/* Header of a model file; ERR_INPUT says how to get a missing one. `sketch`: its shape will do. */
+int plan_model_open(struct plan_model *m, const struct config *c, const struct config_model *cfg,
+                    bool sketch);
 void plan_model_close(struct plan_model *m);
 
 /* Example as the tables of the results file show it (of the first model). */
 const struct example *plan_example(const struct plan *p, int task, int example);
+/* The k-th of n <= n_example examples that stand for a task (timing, fidelity): spread over it, the last one
+ * (the longest of a needle) included; and whether an example is one of at most n. */
+int plan_sample(int n_example, int n, int k);
+bool plan_sampled(int n_example, int n, int example);
 /* The unit as the runner takes it. */
 struct run_unit plan_run_unit(const struct plan *p, int64_t unit);
 /* XXH3-64 over the ids of n units. */

@@ -32,11 +32,17 @@ static int32_t guess_tokens(const struct plan *p, const struct plan_model *m, in
     return (int32_t)(n < 1 ? 1 : n);
 }
 
-static double cache_bytes(const struct plan *p, int setting, int64_t n_prompt, int max_new)
+/* What a sequence will take: every layer as the first. */
+static double cache_bytes(const struct plan *p, int setting, int task, int64_t n_prompt, int max_new)
 {
-    const struct plan_setting *s = &p->setting[setting];
-    double ratio = s->spec->nominal_ratio > 1 ? s->spec->nominal_ratio : 1;
-    return (double)kv_full_bytes(&p->model[s->model].shape, n_prompt + max_new) / ratio;
+    const struct kv_shape *shape = &p->model[p->setting[setting].model].shape;
+    const struct kv_spec *spec = &plan_variant(p, setting, task)->spec;
+    struct kv_ledger l = {0};
+    if (spec->budget)
+        return fmin((double)spec->budget, (double)kv_full_bytes(shape, n_prompt + max_new));
+    if (kv_predict_layer(spec, shape, 0, n_prompt, n_prompt + max_new, &l) < 0)
+        return (double)kv_full_bytes(shape, n_prompt + max_new);
+    return (double)kv_ledger_total(&l) * shape->n_layer;
 }
 
 uint64_t plan_bundle_id(const struct plan *p, const int64_t *unit, int n)
@@ -80,8 +86,7 @@ static void add_unit(struct making *k, int setting, int example, int32_t n_promp
     }
     struct plan_unit *u = &p->unit[p->n_unit++];
     *u = (struct plan_unit){.setting = setting, .task = k->task, .example = example, .n_prompt = n_prompt};
-    u->over = plan_overrides(p->config, p->model[k->model].run.id, p->setting[setting].spec,
-                             p->task[k->task].cfg->type->name);
+    u->over = plan_variant(p, setting, k->task)->over;
     plan_unit_id(p, u);
     k->n++;
 }
@@ -98,11 +103,11 @@ static void add_example(struct making *k, int example)
     double dense = (double)kv_full_bytes(&m->shape, n_prompt), need = dense,
            memory = (double)p->config->memory;
     for (int i = 0; i < k->n_set; i++)
-        need += cache_bytes(p, k->set[i], n_prompt, max_new);
+        need += cache_bytes(p, k->set[i], k->task, n_prompt, max_new);
     if (k->n + k->n_set > PLAN_BATCH || k->bytes + need > memory)
         flush(k);
     for (int i = 0; i < k->n_set; i++) {
-        double one = cache_bytes(p, k->set[i], n_prompt, max_new);
+        double one = cache_bytes(p, k->set[i], k->task, n_prompt, max_new);
         if (need > memory && k->n && k->bytes + one > memory)
             flush(k);
         if (i == 0 || !k->n)
@@ -150,6 +155,8 @@ void plan_bundles(struct plan *p)
         int *set = order_settings(p, k.model, &n);
         int n_chunk = (n + PLAN_BATCH - 1) / PLAN_BATCH, size = (n + n_chunk - 1) / n_chunk;
         for (k.task = 0; k.task < p->n_task; k.task++) {
+            if (p->task[k.task].absent)
+                continue;
             for (int at = 0; at < n; at += size) {
                 k.set = set + at;
                 k.n_set = n - at < size ? n - at : size;
@@ -182,14 +189,14 @@ double plan_cost(const struct plan *p, const struct plan_bundle *b)
     double head = (double)c->d_model * (double)c->n_vocab;
     for (int i = 0; i < b->n; i++) {
         const struct plan_unit *u = &p->unit[b->first + i], *before = i ? u - 1 : NULL;
-        const struct kv_spec *spec = p->setting[u->setting].spec;
+        const struct kv_spec *spec = &plan_variant(p, u->setting, u->task)->spec;
         double n = u->n_prompt;
         bool own =
             spec->method->prefill_key && spec->method->prefill_key(spec->params, u->n_prompt, &m->shape);
         if (own || !before || before->example != u->example)
             flops += 2 * n * products + 2 * n * n * c->n_head * c->head_dim * c->n_layer;
         flops += 2 * answer * (products + head);
-        bytes += answer * cache_bytes(p, u->setting, u->n_prompt, max_new);
+        bytes += answer * cache_bytes(p, u->setting, u->task, u->n_prompt, max_new);
     }
     bytes += answer * (products + head) * (double)dtype_bytes(m->run.dtype);
     return flops / 100e9 + bytes / 10e9;

@@ -6,6 +6,11 @@
 
 /* Adds the units of every (model, task), bundled, and sorts the bundles. */
 void plan_bundles(struct plan *p);
+/* Adds a setting with its variants; ERR_INPUT: a method or a rule that does not fit. */
+int plan_setting_add(struct plan *p, int model, const struct config_method *method);
+void plan_setting_free(struct plan_setting *s);
+/* After the tasks are open: refuses budgets that no example can meet. */
+int plan_setting_budgets(const struct plan *p);
 /* Unit ids, in place. */
 void plan_unit_id(const struct plan *p, struct plan_unit *u);
 /* Canonical parameters of a task without the path and the number of its rows; owned. */

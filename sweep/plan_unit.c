@@ -67,7 +67,7 @@ void plan_unit_id(const struct plan *p, struct plan_unit *u)
     str_printf(
         &s, "kvsweep unit 1\nmodel %s %s\ntemplate %s\nmax_len %lld\ndtype %s\ncache_dtype %s\nmethod %s\n",
         m->run.id, m->hash, m->run.template, (long long)m->run.max_len, dtype_name(m->run.dtype),
-        dtype_name(m->run.cache_dtype), set->spec->text);
+        dtype_name(m->run.cache_dtype), plan_variant(p, u->setting, u->task)->spec.text);
     str_printf(&s, "rope_theta_factor %s\nmode %s\ntask %s %s:%s\nsource %s\n", theta,
                p->config->mode == MODE_PAPER ? "paper" : "fair", task->cfg->id, task->cfg->type->name,
                task->params, task_source_sha256(t));

@@ -60,7 +60,8 @@ static void expand_lists(void **state)
     assert_non_null(strstr(str_c(&text), "data=/data/from the environment,limit=3"));
     str_free(&text);
     assert_int_equal(c.n_override, 1);
-    assert_true(c.override[0].set.rope_theta_factor == 32);
+    assert_true(c.override[0].rope_theta_factor == 32);
+    assert_null(c.override[0].params);
     assert_int_equal(c.memory, 2u << 30);
     assert_int_equal(c.threads, 3);
     assert_int_equal(c.logits_first, 2);
@@ -69,6 +70,35 @@ static void expand_lists(void **state)
     assert_int_equal(c.dtype, DT_F16);
     assert_int_equal(c.mode, MODE_PAPER);
     assert_string_equal(c.output, "out.h5");
+    config_close(&c);
+}
+
+/* A model of configs/models with one thing changed; its shape; rules that set parameters of methods. */
+static void shapes_and_rules(void **state)
+{
+    (void)state;
+    struct config c;
+    assert_int_equal(
+        open_set(
+            &c,
+            "models:\n"
+            "  - {id: mistral-7b-instruct-v0.2, max_len: 77}\n"
+            "  - {id: x, path: /x, shape: {num_hidden_layers: 2, num_attention_heads: 4, hidden_size: 64,\n"
+            "     intermediate_size: 9, vocab_size: 11, max_position_embeddings: 13}}\n"
+            "methods: [{name: streaming, budget: [1MiB, 2MiB]}]\n"
+            "overrides: [{when: {method: streaming}, set: {cap: 7500, rope_theta_factor: 2, local: 3}}]\n",
+            NULL, 0),
+        0);
+    assert_int_equal(c.model[0].max_len, 77);
+    assert_string_equal(c.model[0].template, "mistral_instruct");
+    assert_int_equal(c.model[0].shape.n_layer, 32);
+    assert_int_equal(c.model[0].shape.n_kv_head, 8);
+    assert_int_equal(c.model[1].shape.n_kv_head, 4);
+    assert_int_equal(c.model[1].shape.head_dim, 16);
+    assert_string_equal(c.model[1].shape.family, "llama");
+    assert_int_equal(c.method[1].spec.budget, 2u << 20);
+    assert_string_equal(c.override[0].params, "cap=7500,local=3");
+    assert_true(c.override[0].rope_theta_factor == 2);
     config_close(&c);
 }
 
@@ -130,7 +160,8 @@ static const char *const refusals[][2] = {
     {"metods: [full]\n",
      "t.yaml:1:1: configuration: unknown key 'metods'; did you mean 'methods'? (known: models, methods, "
      "tasks, "
-     "overrides, mode, dtype, cache_dtype, memory, threads, logits, timing, seed, output, isa, device)"},
+     "overrides, mode, dtype, cache_dtype, memory, threads, logits, timing, fidelity, seed, output, isa, "
+     "device)"},
     {"mode: fast\n", "t.yaml:1:7: mode: 'fast' is not allowed; use one of fair, paper"},
     {"mode: [fair]\n", "t.yaml:1:7: mode: must be one word or text, not a list"},
     {"mode: fair\nmode: paper\n", "t.yaml:2:1: key 'mode' is given twice"},
@@ -180,6 +211,16 @@ static const char *const refusals[][2] = {
      "t.yaml:1:21: overrides: when: unknown key 'modell'; did you mean 'model'? (known: model, task, "
      "method)"},
     {"overrides: [{when: {model: a}}]\n", "t.yaml:1:13: overrides: needs set"},
+    {"overrides: [{set: {}}]\n",
+     "t.yaml:1:19: overrides: set must be a map of rope_theta_factor or parameters of methods"},
+    {"overrides: [{set: {cap: '1,2'}}]\n",
+     "t.yaml:1:25: overrides: cap: '1,2' must not hold a comma or a line break"},
+    {"models: [{id: m, path: /m, shape: {num_hidden_layers: 2}}]\n",
+     "t.yaml:1:35: shape: needs num_hidden_layers, …"},
+    {"models: [{id: m, path: /m, shape: {layers: 2}}]\n", "t.yaml:1:36: shape: unknown key 'layers'…"},
+    {"methods: [{name: full, budget: 1MiB}]\n", "t.yaml:1:11: methods: method full: it has no 'budget'…"},
+    {"methods: [{name: streaming, budget: 1MiB, keep: 0.5}]\n",
+     "t.yaml:1:11: methods: method streaming: keep is chosen by the budget; …"},
     {"overrides: [{set: {rope_theta_factor: .inf}}]\n",
      "t.yaml:1:39: rope_theta_factor: '.inf' is not allowed; use a number from 0.001 to 1000000"},
 };
@@ -273,10 +314,15 @@ static void fuzz(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(expand_lists), cmocka_unit_test(defaults),
-        cmocka_unit_test(set_values),   cmocka_unit_test(set_reaches_all_datasets),
-        cmocka_unit_test(refuse),       cmocka_unit_test(refuse_set),
-        cmocka_unit_test(refuse_bombs), cmocka_unit_test(fuzz),
+        cmocka_unit_test(expand_lists),
+        cmocka_unit_test(shapes_and_rules),
+        cmocka_unit_test(defaults),
+        cmocka_unit_test(set_values),
+        cmocka_unit_test(set_reaches_all_datasets),
+        cmocka_unit_test(refuse),
+        cmocka_unit_test(refuse_set),
+        cmocka_unit_test(refuse_bombs),
+        cmocka_unit_test(fuzz),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -182,6 +182,11 @@ int model_kv_shape(struct model *m, enum dtype cache_dtype, double theta_factor,
     return find_rope(m, theta_factor, &shape->rope);
 }
 
+void model_config_kv_shape(const struct model_config *c, enum dtype cache_dtype, struct kv_shape *shape)
+{
+    shape_of(c, cache_dtype, shape);
+}
+
 void model_file_kv_shape(const struct model_file *f, enum dtype cache_dtype, struct kv_shape *shape)
 {
     shape_of(&f->cfg, cache_dtype, shape);

@@ -81,6 +81,7 @@ double model_flops(const struct model *m, double *head);
 int model_kv_shape(struct model *m, enum dtype cache_dtype, double theta_factor, struct kv_shape *shape);
 /* The same from a header alone, without a device: shape.rope is NULL. */
 void model_file_kv_shape(const struct model_file *f, enum dtype cache_dtype, struct kv_shape *shape);
+void model_config_kv_shape(const struct model_config *c, enum dtype cache_dtype, struct kv_shape *shape);
 
 /* What is computed at one token position of the sequence: caches per layer and, for recurrent families, a
  * state. */

@@ -31,6 +31,7 @@ struct run_unit {
     uint64_t hi, lo;                /* unit id */
     const struct kv_spec *spec;
     struct run_overrides over;
+    bool fidelity; /* compare it with the full cache along the full cache's answer */
 };
 
 struct run_options {

@@ -25,7 +25,7 @@ static const char *find_template(const char *name)
     static const struct {
         const char *name, *text;
     } table[] = {
-#define LONGBENCH(name_, metric_, category_, max_new_, chat_, newline_, first_line_, template_)              \
+#define LONGBENCH(name_, n_, metric_, category_, max_new_, chat_, newline_, first_line_, template_)          \
     {"longbench/" name_, template_},
 #include "task/longbench.def"
 #undef LONGBENCH

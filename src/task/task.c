@@ -7,16 +7,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LONGBENCH(name_, metric_, category_, max_new_, chat_, newline_, first_line_, template_)              \
+#define LONGBENCH(name_, n_, metric_, category_, max_new_, chat_, newline_, first_line_, template_)          \
     {"longbench/" name_,                                                                                     \
      "LongBench (arXiv 2308.14508), dataset " name_ " of THUDM/LongBench",                                   \
      longbench_param_table,                                                                                  \
-     {TASK_LONGBENCH, chat_, newline_, first_line_, max_new_, metric_, category_}},
+     {TASK_LONGBENCH, chat_, newline_, first_line_, max_new_, metric_, category_},                           \
+     n_},
 static const struct task_type types[] = {
     {"passkey",
      "needle of arXiv 2407.01527, github.com/henryzhongsc/longctx_bench",
      passkey_param_table,
-     {TASK_PASSKEY, false, false, false, 256, "exact_match", "needle"}},
+     {TASK_PASSKEY, false, false, false, 256, "exact_match", "needle"},
+     0},
 #include "task/longbench.def"
 };
 #undef LONGBENCH

@@ -58,6 +58,7 @@ struct task_type {
     const char *name, *source;
     const struct param *params;
     struct task_traits traits;
+    int n_published; /* rows of the published dataset; 0: made by the program */
 };
 const struct task_type *task_type_find(const char *name); /* NULL if unknown */
 const struct task_type *task_type_at(int i);              /* NULL past the end */

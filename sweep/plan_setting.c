@@ -1,0 +1,223 @@
+/* Settings: what the rules of a configuration make of a method on a model and task, and the bytes it will
+ * take.
+ */
+#include "base/err.h"
+#include "base/mem.h"
+#include "sweep/plan_int.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool match(const char *pattern, const char *text)
+{
+    return !pattern || str_match(pattern, text);
+}
+
+/* A method pattern means its name or its short text; "!x" means neither. */
+static bool match_method(const char *pattern, const struct kv_spec *spec)
+{
+    if (!pattern)
+        return true;
+    bool no = *pattern == '!';
+    const char *p = pattern + no;
+    return no != (str_match(p, spec->method->name) || str_match(p, spec->label));
+}
+
+/* The rules that touch a setting, whatever tasks there are: the text stays the same when tasks are added. */
+static char *overrides_text(const struct config *c, const char *model, const struct kv_spec *spec)
+{
+    struct str s = {0};
+    for (int i = 0; i < c->n_override; i++) {
+        const struct config_override *o = &c->override[i];
+        if (!match(o->model, model) || !match_method(o->method, spec))
+            continue;
+        str_printf(&s, "%s%s:", s.n ? ";" : "", o->task ? o->task : "*");
+        if (o->rope_theta_factor > 0) {
+            char v[32];
+            str_double(v, o->rope_theta_factor);
+            str_printf(&s, "rope_theta_factor=%s%s", v, o->params ? "," : "");
+        }
+        str_add(&s, o->params ? o->params : "");
+    }
+    char *text = mem_strdup(str_c(&s));
+    str_free(&s);
+    return text;
+}
+
+/* The method with the rules applied; task NULL: only rules for all tasks. */
+static int resolve(const struct config *c, const char *model, const struct config_method *method,
+                   const char *task, struct plan_variant *v)
+{
+    struct str text = {0};
+    const struct config_override *last = NULL;
+    v->over = (struct run_overrides){.rope_theta_factor = 1};
+    str_add(&text, method->spec.text);
+    bool any = strchr(method->spec.text, ':') != NULL;
+    for (int i = 0; i < c->n_override; i++) {
+        const struct config_override *o = &c->override[i];
+        if (!match(o->model, model) || !match_method(o->method, &method->spec) ||
+            (task ? !match(o->task, task) : o->task != NULL))
+            continue;
+        if (o->rope_theta_factor > 0)
+            v->over.rope_theta_factor = o->rope_theta_factor;
+        if (o->params) {
+            str_printf(&text, "%c%s", any ? ',' : ':', o->params);
+            any = true;
+            last = o;
+        }
+    }
+    int rc = kv_spec_parse(&v->spec, str_c(&text));
+    str_free(&text);
+    return rc < 0 && last ? err_prefix(rc, "%s: overrides", last->where) : rc;
+}
+
+/* What a prompt of n tokens takes, without room for an answer. */
+static int size_at(const struct kv_spec *spec, const struct kv_shape *shape, int64_t n,
+                   struct plan_size *size)
+{
+    struct kv_spec solved;
+    struct kv_ledger l;
+    *size = (struct plan_size){.ratio = NAN};
+    if (kv_spec_solve(&solved, spec, shape, n, n) < 0)
+        return 0; /* a budget that is too small for so many tokens */
+    int rc = kv_predict(&solved, shape, n, n, &l);
+    kv_spec_free(&solved);
+    TRY(rc);
+    size->bytes = kv_ledger_total(&l);
+    size->device = kv_ledger_place(&l, PLACE_DEVICE);
+    size->ratio = (double)kv_full_bytes(shape, n) / (double)size->bytes;
+    return 0;
+}
+
+static int measure(const struct plan *p, const struct plan_setting *s, const struct config_method *method,
+                   struct plan_variant *v)
+{
+    const struct kv_shape *shape = &p->model[s->model].shape;
+    int rc = v->spec.method->check ? v->spec.method->check(v->spec.params, shape) : 0;
+    if (rc == 0)
+        rc = size_at(&v->spec, shape, 8192, &v->at_8k);
+    if (rc == 0)
+        rc = size_at(&v->spec, shape, 32768, &v->at_32k);
+    return rc < 0 ? err_prefix(rc, "%s: setting %s", method->where, s->id) : 0;
+}
+
+static bool alike(const struct plan_variant *a, const struct plan_variant *b)
+{
+    return !strcmp(a->spec.text, b->spec.text) && a->over.rope_theta_factor == b->over.rope_theta_factor;
+}
+
+/* Finds the variant of a task among those there are, or adds it. */
+static int add_variant(const struct plan *p, struct plan_setting *s, const struct config_method *method,
+                       int task)
+{
+    struct plan_variant v = {0};
+    int rc = resolve(p->config, p->model[s->model].run.id, method, p->config->task[task].type->name, &v);
+    for (int i = 0; i < s->n_variant && rc == 0; i++) {
+        if (alike(&s->variant[i], &v)) {
+            kv_spec_free(&v.spec);
+            s->of_task[task] = i;
+            return 0;
+        }
+    }
+    if (rc == 0)
+        rc = measure(p, s, method, &v);
+    if (rc < 0) {
+        kv_spec_free(&v.spec);
+        return rc;
+    }
+    s->of_task[task] = s->n_variant;
+    s->variant[s->n_variant++] = v;
+    return 0;
+}
+
+int plan_setting_add(struct plan *p, int model, const struct config_method *method)
+{
+    const struct plan_model *m = &p->model[model];
+    struct plan_setting *s = &p->setting[p->n_setting++];
+    size_t n_task = (size_t)p->config->n_task;
+    *s = (struct plan_setting){.model = model, .spec = &method->spec};
+    s->id = mem_printf("%s/%s", m->run.id, method->spec.label);
+    s->overrides = overrides_text(p->config, m->run.id, &method->spec);
+    s->variant = mem_alloc(n_task + 1, sizeof *s->variant);
+    s->of_task = mem_alloc(n_task, sizeof *s->of_task);
+    TRY(resolve(p->config, m->run.id, method, NULL, &s->all));
+    s->spec = &s->all.spec;
+    TRY(measure(p, s, method, &s->all));
+    for (size_t i = 0; i < n_task; i++)
+        TRY(add_variant(p, s, method, (int)i));
+    return 0;
+}
+
+void plan_setting_free(struct plan_setting *s)
+{
+    for (int i = 0; i < s->n_variant; i++)
+        kv_spec_free(&s->variant[i].spec);
+    kv_spec_free(&s->all.spec);
+    free(s->variant);
+    free(s->of_task);
+    free(s->id);
+    free(s->overrides);
+    *s = (struct plan_setting){0};
+}
+
+const struct plan_variant *plan_variant(const struct plan *p, int setting, int task)
+{
+    const struct plan_setting *s = &p->setting[setting];
+    return &s->variant[s->of_task[task]];
+}
+
+/* Fewer tokens than a prompt can have: 16 bytes a token, unless the task counted them. */
+static int64_t least_tokens(const struct plan *p, const struct plan_model *m, int task)
+{
+    int64_t least = INT64_MAX;
+    for (int e = 0; e < p->task[task].n_example && !p->task[task].absent; e++) {
+        const struct example *ex = task_example(m->task[task], e);
+        int64_t n = (int64_t)(strlen(ex->before) + strlen(ex->context) + strlen(ex->after)) / 16;
+        if (p->task[task].per_model && isfinite(ex->length))
+            n = (int64_t)(0.9 * ex->length);
+        least = n < least ? n : least;
+    }
+    return least;
+}
+
+/* Whether the shortest example of a task fits; tasks without rows leave *tried alone. */
+static int check_budget(const struct plan *p, int setting, int task, bool *tried)
+{
+    const struct plan_setting *s = &p->setting[setting];
+    const struct plan_model *m = &p->model[s->model];
+    int64_t n = least_tokens(p, m, task);
+    if (n == INT64_MAX)
+        return 0;
+    *tried = true;
+    n = n < 1 ? 1 : n;
+    struct kv_spec solved;
+    TRY(kv_spec_solve(&solved, &plan_variant(p, setting, task)->spec, &m->shape, n,
+                      n + task_traits(m->task[task])->max_new));
+    kv_spec_free(&solved);
+    return 0;
+}
+
+static int check_budgets(const struct plan *p, int setting)
+{
+    int rc = 0;
+    for (int t = 0; t < p->n_task; t++) {
+        bool tried = false;
+        int one = check_budget(p, setting, t, &tried);
+        if (tried && one == 0)
+            return 0;
+        rc = tried ? one : rc;
+    }
+    return rc;
+}
+
+int plan_setting_budgets(const struct plan *p)
+{
+    for (int i = 0; i < p->n_setting; i++) {
+        int rc = p->setting[i].spec->budget ? check_budgets(p, i) : 0;
+        if (rc < 0)
+            return err_prefix(rc, "setting %s cannot run any example, not even the shortest",
+                              p->setting[i].id);
+    }
+    return 0;
+}
