@@ -2,6 +2,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "model/encoder.h"
 #include "model/file_int.h"
 
 #include <assert.h>
@@ -98,7 +99,7 @@ static void correct_dtype(struct model_file *f)
         f->cfg.dtype = t->t.type == GGML_F32 ? DT_F32 : t->t.type == GGML_F16 ? DT_F16 : DT_BF16;
 }
 
-static int open_any(struct model_file *f)
+static int open_model(struct model_file *f)
 {
     if (file_is_dir(f->path)) {
         TRY(config_read(&f->cfg, f->path));
@@ -112,21 +113,42 @@ static int open_any(struct model_file *f)
     }
     TRY(file_tensor_sort(f));
     correct_dtype(f);
-    hash_file(f);
     return 0;
 }
 
-int model_file_open(struct model_file **out, const char *path)
+static int open_encoder(struct model_file *f)
+{
+    if (!file_is_dir(f->path))
+        return err_set(ERR_INPUT, "%s: no such folder (a prompt encoder is one with config.json and safetensors)",
+                       f->path);
+    TRY(encoder_config_read(&f->cfg, f->path));
+    TRY(safetensors_open(f));
+    return file_tensor_sort(f);
+}
+
+static int open_with(struct model_file **out, const char *path, int (*open)(struct model_file *))
 {
     struct model_file *f = mem_alloc(1, sizeof *f);
     f->path = mem_strdup(path);
-    int rc = open_any(f);
+    int rc = open(f);
     if (rc < 0) {
         model_file_close(f);
         f = NULL;
+    } else {
+        hash_file(f);
     }
     *out = f;
     return rc;
+}
+
+int model_file_open(struct model_file **f, const char *path)
+{
+    return open_with(f, path, open_model);
+}
+
+int encoder_file_open(struct model_file **f, const char *dir)
+{
+    return open_with(f, dir, open_encoder);
 }
 
 void model_file_close(struct model_file *f)

@@ -28,6 +28,8 @@ struct model_file {
 
 /* Reads config.json of `dir`; the checkpoint's dtype and tied head may be corrected by the weights later. */
 int config_read(struct model_config *cfg, const char *dir);
+/* The same for a prompt encoder (encoder.h). */
+int encoder_config_read(struct model_config *cfg, const char *dir);
 /* Maps the weights of f->path (a folder) and fills f->t; a missing file is noted in f->missing. */
 int safetensors_open(struct model_file *f);
 /* One file of that format over bytes that are already mapped, for safetensors_open and the fuzzer. */
