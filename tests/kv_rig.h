@@ -141,7 +141,7 @@ static inline void rig_feed(const struct rig *g, struct kv_cache *c, const struc
 
 static inline bool needs_own_pass(const struct kv_spec *s, int64_t n_prompt, const struct kv_shape *shape)
 {
-    return s->method->prefill_key && s->method->prefill_key(s->params, n_prompt, shape);
+    return kv_prefill_key(s, n_prompt, shape) != 0;
 }
 
 /* A cache of `spec` after the prompt, as the engine makes it: its own pass, or a fork of the plain one. */
@@ -163,14 +163,17 @@ static inline int rig_prompt(const struct rig *g, struct kv_cache *c, const stru
     struct kv_cache prompt;
     assert_int_equal(kv_spec_parse(&full, "full"), 0);
     int rc = kv_open(&prompt, &full, &g->shape, g->ops, 0, n_prompt, n_prompt);
+    if (rc == 0 && kv_wants_mass(spec))
+        rc = kv_watch(&prompt);
     if (rc == 0) {
         rig_feed(g, &prompt, f, n_prompt, piece);
         struct kv_dense *dense = kv_freeze(&prompt);
         assert_non_null(dense);
         rc = kv_fork(c, spec, &g->shape, g->ops, 0, dense, n_max);
+        kv_dense_settle(dense, g->ops);
         kv_dense_unref(dense, g->ops);
-        kv_close(&prompt);
     }
+    kv_close(&prompt);
     kv_spec_free(&full);
     return rc;
 }

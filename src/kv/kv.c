@@ -7,11 +7,12 @@
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Rotated keys and values in the cache dtype: a frozen prompt that others may share, then own rows. */
 struct kv_plain {
     struct kv_dense *prefix; /* NULL: none */
-    struct kv_mem mem[2];    /* of k and v; empty if the own rows lie behind the prefix in its memory */
+    struct kv_mem mem[3];    /* of k, v (empty if the own rows lie behind the prefix in its memory) and mass */
     struct tensor k, v;      /* own rows [capacity,Hk,d] */
     int64_t n;               /* own rows in use */
 };
@@ -55,8 +56,8 @@ static void plain_close(struct kv_cache *c)
     struct kv_plain *p = c->state;
     if (!p)
         return;
-    kv_mem_close(c, &p->mem[0]);
-    kv_mem_close(c, &p->mem[1]);
+    for (int i = 0; i < 3; i++)
+        kv_mem_close(c, &p->mem[i]);
     if (p->prefix)
         kv_dense_unref(p->prefix, c->ops);
     free(p);
@@ -65,13 +66,9 @@ static void plain_close(struct kv_cache *c)
 static void plain_bytes(const struct kv_cache *c, struct kv_ledger *l)
 {
     const struct kv_plain *p = c->state;
-    kv_mem_count(p->mem, 2, l);
-    if (!p->prefix)
-        return;
-    uint64_t bytes = tensor_bytes(&p->prefix->k) + tensor_bytes(&p->prefix->v);
-    l->bytes[MEM_WINDOW][PLACE_DEVICE] += bytes;
-    if (p->prefix->refs > 1)
-        l->shared += bytes;
+    kv_mem_count(p->mem, 3, l);
+    if (p->prefix)
+        kv_dense_count(p->prefix, l);
 }
 
 /* Appends first, so that a row attends to its own key as it was rounded for the cache. */
@@ -95,6 +92,8 @@ static void plain_prepare(struct kv_cache *c, const struct kv_rows *r, struct ro
     s->k[s->n_k] = kv_run_of(&p->k, 0, p->n, before);
     s->v[s->n_k] = kv_run_of(&p->v, 0, p->n, before);
     s->n_v = ++s->n_k;
+    s->mass = p->mem[2].data;
+    s->mass_ld = c->n_max;
     c->n += T;
 }
 
@@ -111,6 +110,14 @@ static int plain_step(struct kv_cache *const *c, struct kv_rows *rows, int n)
     return 0;
 }
 
+int kv_watch(struct kv_cache *c)
+{
+    struct kv_plain *p = c->state;
+    assert(is_plain(c->method) && c->n == 0 && !p->mem[2].data);
+    return kv_mem_open(c, &p->mem[2], (size_t)c->shape->n_head * (size_t)c->n_max * sizeof(float),
+                       MEM_WORKSPACE);
+}
+
 struct kv_dense *kv_freeze(struct kv_cache *c)
 {
     struct kv_plain *p = c->state;
@@ -122,9 +129,9 @@ struct kv_dense *kv_freeze(struct kv_cache *c)
     if (p->prefix)
         return kv_dense_ref(p->prefix);
     struct kv_dense *d = mem_alloc(1, sizeof *d);
-    *d = (struct kv_dense){.k = p->k, .v = p->v, .n = p->n, .refs = 1};
+    *d = (struct kv_dense){.k = p->k, .v = p->v, .mass = p->mem[2].data, .n = p->n, .refs = 1};
     /* The cache may go on behind the frozen rows: nobody else reads there. */
-    p->mem[0] = p->mem[1] = (struct kv_mem){0};
+    memset(p->mem, 0, sizeof p->mem);
     p->k = tensor_rows(&p->k, p->n, p->k.n[0] - p->n);
     p->v = tensor_rows(&p->v, p->n, p->v.n[0] - p->n);
     p->n = 0;
@@ -146,7 +153,25 @@ void kv_dense_unref(struct kv_dense *d, struct ops *ops)
         ops->free(ops, d->k.data);
     if (d->v.data)
         ops->free(ops, d->v.data);
+    kv_dense_settle(d, ops);
     free(d);
+}
+
+void kv_dense_settle(struct kv_dense *d, struct ops *ops)
+{
+    if (d->mass)
+        ops->free(ops, d->mass);
+    d->mass = NULL;
+}
+
+uint64_t kv_prefill_key(const struct kv_spec *spec, int64_t n_prompt, const struct kv_shape *shape)
+{
+    return spec->method->prefill_key ? spec->method->prefill_key(spec->params, n_prompt, shape) : 0;
+}
+
+bool kv_wants_mass(const struct kv_spec *spec)
+{
+    return spec->method->wants_mass && spec->method->wants_mass(spec->params);
 }
 
 static int prepare(struct kv_cache *c, const struct kv_spec *spec, const struct kv_shape *shape,

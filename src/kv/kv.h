@@ -40,6 +40,8 @@ struct kv_budgets {
  * layer. */
 struct kv_dense {
     struct tensor k, v; /* [capacity,Hk,d] */
+    float *mass;        /* [H,capacity]: probability that the prompt's rows gave each key, summed; NULL unless
+                           kv_watch asked for it, and from kv_dense_settle on */
     int64_t n;
     int refs;
 };
@@ -83,6 +85,9 @@ struct kv_method {
     /* 0: the plain prompt pass, which settings may share. Otherwise caches with equal keys would be equal
      * after the prompt. NULL: 0. */
     uint64_t (*prefill_key)(const void *params, int64_t n_prompt, const struct kv_shape *shape);
+    /* Whether from_dense wants the masses of the shared pass. NULL: no. */
+    bool (*wants_mass)(const void *params);
+    bool keeps_prompt; /* holds on to the shared prompt cache: its bytes are the sequence's too */
     /* Takes everything that the sequence will hold, through c->ops->alloc, copy and sync alone: what a cache
      * will take is learned by opening it on a table that owns nothing (kv_predict). */
     int (*open)(struct kv_cache *c);
@@ -142,10 +147,17 @@ int kv_step(struct kv_cache *const *c, struct kv_rows *rows, int n);
 void kv_bytes(const struct kv_cache *c, struct kv_ledger *l);
 void kv_get_budgets(const struct kv_cache *c, struct kv_budgets *b);
 
+/* 0: the sequence can start from the plain prompt pass; otherwise see the hook. */
+uint64_t kv_prefill_key(const struct kv_spec *spec, int64_t n_prompt, const struct kv_shape *shape);
+bool kv_wants_mass(const struct kv_spec *spec); /* of a plain pass that it starts from */
+/* Makes a plain cache, before its first row, sum the masses of its keys (workspace). Outputs do not change.
+ * ERR_NOMEM. */
+int kv_watch(struct kv_cache *c);
 /* Prompt cache of a plain cache that has seen its whole prompt: freezes it and returns a new reference. */
 struct kv_dense *kv_freeze(struct kv_cache *c);
 struct kv_dense *kv_dense_ref(struct kv_dense *d);
 void kv_dense_unref(struct kv_dense *d, struct ops *ops);
+void kv_dense_settle(struct kv_dense *d, struct ops *ops); /* no more forks: gives back what only they need */
 /* A cache for `spec` that starts from a frozen prompt cache. */
 int kv_fork(struct kv_cache *c, const struct kv_spec *spec, const struct kv_shape *shape, struct ops *ops,
             int32_t layer, struct kv_dense *dense, int64_t n_max);
@@ -157,18 +169,24 @@ int kv_dump(const struct kv_cache *c, struct kv_dump out[KV_DUMP_MAX], int *n);
 
 /* ---- For method files ------------------------------------------------------------------------------- */
 
-/* One block of device memory of a cache. What kv_mem_count adds is what kv_mem_open took: a ledger built
- * from these is exact. Zero bytes are allowed (data stays NULL). */
+/* One block of memory of a cache. What kv_mem_count adds is what kv_mem_open took: a ledger built from these
+ * is exact. Zero bytes are allowed (data stays NULL). Host blocks hold what a step fetches with ops->copy;
+ * kernels do not read them. */
 struct kv_mem {
     void *data;
     size_t bytes;
     enum mem_kind kind;
+    enum mem_place place;
 };
 /* ERR_NOMEM names the layer, the bytes and the kind; `m` then stays empty. */
 int kv_mem_open(const struct kv_cache *c, struct kv_mem *m, size_t bytes, enum mem_kind kind);
+int kv_mem_open_host(const struct kv_cache *c, struct kv_mem *m, size_t bytes, enum mem_kind kind);
 void kv_mem_close(const struct kv_cache *c, struct kv_mem *m); /* accepts a zeroed one */
 void kv_mem_count(const struct kv_mem *m, int n, struct kv_ledger *l);
 
+/* Adds keys and values of a prompt that the cache holds a reference to. */
+void kv_dense_count(const struct kv_dense *d, struct kv_ledger *l);
+int kv_after_prompt(const struct kv_cache *c); /* ERR_INTERNAL while the prompt is not complete */
 /* Bytes of one cached row: keys or values of one token, [Hk,d] in the cache dtype. */
 size_t kv_row_bytes(const struct kv_shape *shape);
 /* View of n cached rows: [n,Hk,d] in the cache dtype. */
@@ -186,6 +204,19 @@ void kv_attend_init(struct attend_args *a, const struct kv_cache *c, const struc
 struct kv_rows kv_rows_part(const struct kv_rows *r, int64_t at, int64_t n);
 /* Rotates in cache order: src (act) -> dst (cache dtype), first row at position pos. */
 struct rope_args kv_rotate(struct tensor src, struct tensor dst, const struct rope *rope, int64_t pos);
+/* Where a method acts, as its parameter `when` (an int64_t member):
+ * prefill: inside the prompt pass too: prompt rows attend by the rule that decode rows follow, so the method
+ *   needs a prompt pass of its own (prefill_key);
+ * after: the prompt pass is plain; at its end the method treats the prompt as if it had made it;
+ * decode: the prompt pass is plain and the prompt stays exact for good; the method treats generated tokens
+ *   alone. */
+enum kv_when { KV_WHEN_PREFILL, KV_WHEN_AFTER, KV_WHEN_DECODE };
+#define KV_WHEN_PARAM(params, def)                                                                           \
+    {                                                                                                        \
+        "when", PARAM_CHOICE, offsetof(params, when), def, 0, 2, "prefill|after|decode", NULL,               \
+            "prefill: inside the prompt pass too, by the rule of decode rows; after: plain prompt pass, the " \
+            "prompt is compressed at its end; decode: only generated tokens are compressed"                  \
+    }
 /* Key of a prompt pass from a method's name and the numbers it depends on; never 0. */
 uint64_t kv_key(const char *name, const int64_t *numbers, int n);
 /* Appends one array of zeros to a dump and returns its memory, to be filled. */

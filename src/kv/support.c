@@ -8,20 +8,32 @@
 #include <stdio.h>
 #include <string.h>
 
-int kv_mem_open(const struct kv_cache *c, struct kv_mem *m, size_t bytes, enum mem_kind kind)
+static int mem_take(const struct kv_cache *c, struct kv_mem *m, size_t bytes, enum mem_kind kind,
+                    enum mem_place place)
 {
-    *m = (struct kv_mem){.kind = kind};
+    *m = (struct kv_mem){.kind = kind, .place = place};
     if (!bytes)
         return 0;
-    m->data = c->ops->alloc(c->ops, bytes, kind, PLACE_DEVICE);
+    m->data = c->ops->alloc(c->ops, bytes, kind, place);
     if (!m->data) {
         char size[32];
         str_bytes(size, (double)bytes);
-        return err_set(ERR_NOMEM, "no memory on %s for %s of method %s (%s, layer %d)", c->ops->name, size,
-                       c->method->name, mem_kind_name(kind), (int)c->layer);
+        return err_set(ERR_NOMEM, "no memory on %s for %s of method %s (%s%s, layer %d)", c->ops->name, size,
+                       c->method->name, mem_kind_name(kind), place == PLACE_HOST ? " on the host" : "",
+                       (int)c->layer);
     }
     m->bytes = bytes;
     return 0;
+}
+
+int kv_mem_open(const struct kv_cache *c, struct kv_mem *m, size_t bytes, enum mem_kind kind)
+{
+    return mem_take(c, m, bytes, kind, PLACE_DEVICE);
+}
+
+int kv_mem_open_host(const struct kv_cache *c, struct kv_mem *m, size_t bytes, enum mem_kind kind)
+{
+    return mem_take(c, m, bytes, kind, PLACE_HOST);
 }
 
 void kv_mem_close(const struct kv_cache *c, struct kv_mem *m)
@@ -34,7 +46,23 @@ void kv_mem_close(const struct kv_cache *c, struct kv_mem *m)
 void kv_mem_count(const struct kv_mem *m, int n, struct kv_ledger *l)
 {
     for (int i = 0; i < n; i++)
-        l->bytes[m[i].kind][PLACE_DEVICE] += m[i].bytes;
+        l->bytes[m[i].kind][m[i].place] += m[i].bytes;
+}
+
+void kv_dense_count(const struct kv_dense *d, struct kv_ledger *l)
+{
+    uint64_t bytes = tensor_bytes(&d->k) + tensor_bytes(&d->v);
+    l->bytes[MEM_WINDOW][PLACE_DEVICE] += bytes;
+    if (d->refs > 1)
+        l->shared += bytes;
+}
+
+int kv_after_prompt(const struct kv_cache *c)
+{
+    if (c->n >= c->n_prompt)
+        return 0;
+    return err_set(ERR_INTERNAL, "method %s starts from a finished prompt (layer %d: %lld of %lld)",
+                   c->method->name, (int)c->layer, (long long)c->n, (long long)c->n_prompt);
 }
 
 size_t kv_row_bytes(const struct kv_shape *shape)
