@@ -1,0 +1,115 @@
+/* Fixture files of the method oracles (format: fixtures/kv/README.md) and streams of q, k, v from them. */
+#ifndef KVS_TESTS_KV_FIX_H
+#define KVS_TESTS_KV_FIX_H
+
+#include "kv_rig.h"
+
+#include "base/file.h"
+
+struct fix {
+    char *bytes;
+    size_t n;
+};
+
+/* One array inside the file's bytes. */
+struct array {
+    const void *data;
+    uint32_t kind, n_dim;
+    int64_t n[4];
+};
+enum kind { KIND_U8 = 1, KIND_I32, KIND_I64, KIND_U64, KIND_F16, KIND_F32, KIND_F64 };
+
+struct fix_head {
+    char magic[8];
+    uint32_t n_text, n_array, table_at, record;
+};
+struct fix_record {
+    char name[32];
+    uint32_t kind, n_dim;
+    int64_t n[4];
+    uint64_t at;
+};
+
+static inline void fix_open(struct fix *f, const char *name)
+{
+    char *path = mem_printf("fixtures/kv/%s.bin", name);
+    if (file_read(path, &f->bytes, &f->n) < 0)
+        fail_msg("%s", err_text());
+    assert_memory_equal(f->bytes, "KVFIX01", 8);
+    free(path);
+}
+
+static inline struct array fix_get(const struct fix *f, enum kind kind, const char *fmt, int i)
+{
+    struct fix_head head;
+    struct fix_record r;
+    char name[32];
+    snprintf(name, sizeof name, fmt, i);
+    memcpy(&head, f->bytes, sizeof head);
+    assert_int_equal(head.record, sizeof r);
+    for (uint32_t k = 0; k < head.n_array; k++) {
+        memcpy(&r, f->bytes + head.table_at + (size_t)k * sizeof r, sizeof r);
+        if (strncmp(r.name, name, sizeof r.name))
+            continue;
+        assert_int_equal(r.kind, kind);
+        assert_true(r.at < f->n);
+        return (struct array){f->bytes + r.at, r.kind, r.n_dim, {r.n[0], r.n[1], r.n[2], r.n[3]}};
+    }
+    fail_msg("no array %s", name);
+    return (struct array){0};
+}
+
+static inline int32_t int_at(const struct array *a, int64_t i)
+{
+    return ((const int32_t *)a->data)[i];
+}
+
+/* Exact: a half is a float. */
+static inline float from_half(uint16_t h)
+{
+    int e = h >> 10 & 31, m = h & 1023;
+    float v = e ? ldexpf((float)(1024 + m), e - 25) : ldexpf((float)m, -24);
+    return h & 0x8000 ? -v : v;
+}
+
+static inline float *floats(const struct array *a, size_t n)
+{
+    assert_int_equal(a->kind, KIND_F16);
+    float *out = mem_alloc(n, sizeof *out);
+    for (size_t i = 0; i < n; i++)
+        out[i] = from_half(((const uint16_t *)a->data)[i]);
+    return out;
+}
+
+/* A rig and the first n tokens of a stream. */
+static inline void stream_open(struct rig *g, struct feed *f, const char *name, int64_t n, enum dtype dtype)
+{
+    struct fix file;
+    char *path = mem_printf("stream_%s", name);
+    fix_open(&file, path);
+    struct array q = fix_get(&file, KIND_F16, "q", 0), k = fix_get(&file, KIND_F16, "k", 0);
+    struct array v = fix_get(&file, KIND_F16, "v", 0);
+    assert_true(n <= q.n[0]);
+    rig_init(g, (int32_t)q.n[1], (int32_t)k.n[1], (int32_t)k.n[2], dtype);
+    *f = (struct feed){.n = n, .q_row = (size_t)(q.n[1] * q.n[2]), .k_row = (size_t)(k.n[1] * k.n[2])};
+    f->q = floats(&q, (size_t)n * f->q_row);
+    f->k = floats(&k, (size_t)n * f->k_row);
+    f->v = floats(&v, (size_t)n * f->k_row);
+    f->out = mem_alloc((size_t)n * f->q_row, sizeof(float));
+    free(path);
+    free(file.bytes);
+}
+
+/* `bound` is relative above 1, absolute below. */
+static inline void compare_rows(const float *got, const float *want, size_t n, double bound, const char *what,
+                                int i, int64_t at)
+{
+    for (size_t k = 0; k < n; k++) {
+        double most = bound * fmax(1, fabs((double)want[k]));
+        if (!(fabs((double)got[k] - (double)want[k]) <= most))
+            fail_msg("%s, case %d, row %d, value %zu: %.8g is not %.8g", what, i, (int)at, k, (double)got[k],
+                     (double)want[k]);
+    }
+}
+
+#endif
