@@ -249,15 +249,15 @@ struct ops {
     void (*norms)(struct ops *o, float *out, int64_t ld, struct tensor x, float factor);
     /* out[h,t] (rows ld apart) = factor * sqrt(sum_c x[t,h,c]^2): x [T,H,d] of any float dtype */
     void (*pick)(struct ops *o, const struct pick_args *a);
-};
-
-/* Opens a table by name ("ref", "cpu", "auto"); "cuda" needs the module libkvs_cuda.so. ERR_INPUT for unknown
- * names, ERR_DEVICE if it cannot start. */
     void (*layernorm)(struct ops *o, struct tensor out, struct tensor x, const float *w, const float *b,
                       float eps);
     /* out [T,D] = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * w + b; in place is allowed */
     void (*gelu)(struct ops *o, struct tensor out, struct tensor x);
     /* out [T,F] = x * (1 + erf(x / sqrt(2))) / 2; in place is allowed */
+};
+
+/* Opens a table by name ("ref", "cpu", "auto"); "cuda" needs the module libkvs_cuda.so. ERR_INPUT for unknown
+ * names, ERR_DEVICE if it cannot start. */
 int ops_open(struct ops **o, const char *name, const struct ops_options *opt);
 void ops_close(struct ops *o);
 /* For tests: the nth alloc from now on (1: the next) returns NULL, once; 0 takes it back. */
