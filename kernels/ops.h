@@ -149,6 +149,7 @@ struct select_args {
     uint8_t *keep; /* [rows,keep_ld]: 1 for the chosen among n + tail entries, 0 for the others; NULL */
     int64_t keep_ld;
     bool zero_rest; /* scores of those not chosen become 0 */
+    bool bar_rest;  /* they become -infinity: never to be chosen again while enough others are there */
 };
 
 /* dst[m,h] = src[index[row,m],h/(H/Hk)]: picks rows of src [N,Hk,d] into dst [M,H,d] of the same dtype, H a

@@ -113,8 +113,8 @@ static void select_row(const struct select_args *a, int64_t row, struct scored *
     for (int64_t j = 0; j < a->n + a->tail; j++) {
         if (a->index && chosen[j])
             a->index[row * a->index_ld + m++] = (int32_t)j;
-        for (int64_t g = 0; a->zero_rest && !chosen[j] && g < a->group; g++)
-            score[g * a->score_ld + j] = 0.0f;
+        for (int64_t g = 0; (a->zero_rest || a->bar_rest) && !chosen[j] && g < a->group; g++)
+            score[g * a->score_ld + j] = a->bar_rest ? -INFINITY : 0.0f;
     }
     if (a->keep)
         memcpy(a->keep + row * a->keep_ld, chosen, (size_t)(a->n + a->tail));
