@@ -72,13 +72,17 @@ static int resolve(const struct config *c, const char *model, const struct confi
     return rc < 0 && last ? err_prefix(rc, "%s: overrides", last->where) : rc;
 }
 
-/* What a prompt of n tokens takes, without room for an answer. */
+/* What a prompt of n tokens takes, without room for an answer. Where a prompt is shortened before a plain
+ * cache sees it, the rest is taken to have the nominal length. */
 static int size_at(const struct kv_spec *spec, const struct kv_shape *shape, int64_t n,
                    struct plan_size *size)
 {
+    const uint64_t full = kv_full_bytes(shape, n);
     struct kv_spec solved;
     struct kv_ledger l;
     *size = (struct plan_size){.ratio = NAN};
+    if (!spec->method->open && spec->nominal_ratio > 1)
+        n = (int64_t)((double)n / spec->nominal_ratio);
     if (kv_spec_solve(&solved, spec, shape, n, n) < 0)
         return 0; /* a budget that is too small for so many tokens */
     int rc = kv_predict(&solved, shape, n, n, &l);
@@ -86,7 +90,7 @@ static int size_at(const struct kv_spec *spec, const struct kv_shape *shape, int
     TRY(rc);
     size->bytes = kv_ledger_total(&l);
     size->device = kv_ledger_place(&l, PLACE_DEVICE);
-    size->ratio = (double)kv_full_bytes(shape, n) / (double)size->bytes;
+    size->ratio = (double)full / (double)size->bytes;
     return 0;
 }
 

@@ -67,9 +67,10 @@ uint64_t kv_ledger_place(const struct kv_ledger *l, enum mem_place place)
 /* Largest ratio that a budget may lead to. */
 #define RATIO_MAX 1000.0
 
+/* A plain cache has none: where it has a ratio all the same, the prompt is what gets shorter. */
 bool kv_has_strength(const struct kv_method *m)
 {
-    return m->at_strength || m->from_ratio;
+    return m->open && (m->at_strength || m->from_ratio);
 }
 
 int kv_at_strength(const struct kv_method *m, void *params, double s)
