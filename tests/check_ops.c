@@ -8,125 +8,8 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "check_rig.h"
 #include "kernels/bench.h"
-#include "kernels/half.h"
-#include "kernels/host.h"
-#include "kernels/ops.h"
-
-/* ------------------------------------------------------------------ counting, random numbers, guarded memory
- */
-
-static int n_passed, n_failed;
-static const char *table; /* what is being tested */
-
-static void check(bool ok, const char *what, const char *detail)
-{
-    if (ok) {
-        n_passed++;
-        return;
-    }
-    n_failed++;
-    printf("FAILED %s: %s %s\n", table, what, detail);
-}
-
-static uint64_t rng_state;
-
-static uint64_t rng(void)
-{
-    uint64_t z = (rng_state += 0x9e3779b97f4a7c15U);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9U;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebU;
-    return z ^ (z >> 31);
-}
-static int64_t rng_int(int64_t lo, int64_t hi) /* both included */
-{
-    return lo + (int64_t)(rng() % (uint64_t)(hi - lo + 1));
-}
-static float rng_float(void) /* near a standard normal */
-{
-    double s = 0;
-    for (int i = 0; i < 4; i++)
-        s += (double)(rng() >> 11) * 0x1p-53 - 0.5;
-    return (float)(s * 1.7320508);
-}
-
-#define GUARD 128
-/* Memory of a table with bytes before and after that nobody may touch. */
-struct buf {
-    struct ops *o;
-    unsigned char *base;
-    size_t bytes;
-};
-
-static void *buf_data(const struct buf *b)
-{
-    return b->base + GUARD;
-}
-static struct buf buf_new(struct ops *o, size_t bytes)
-{
-    struct buf b = {o, o->alloc(o, bytes + 2 * GUARD, MEM_WORKSPACE, PLACE_DEVICE), bytes};
-    if (!b.base)
-        abort();
-    memset(b.base, 0xa5, bytes + 2 * GUARD);
-    o->layernorm(o, g, xv, buf_data(&w), buf_data(&b), 1e-5f);
-    ref->layernorm(ref, r, xv, buf_data(&w), buf_data(&b), 1e-5f);
-    compare("layernorm", text, DT_F32, &got, &want, 5e-6);
-    return b;
-}
-static void buf_free(struct buf *b)
-{
-    for (size_t i = 0; i < GUARD; i++) {
-    o->gelu(o, g, xv);
-    ref->gelu(ref, r, xv);
-    compare("gelu", text, DT_F32, &got, &want, 1e-6);
-        if (b->base[i] != 0xa5 || b->base[GUARD + b->bytes + i] != 0xa5) {
-            check(false, "wrote outside of its output", "");
-            break;
-        }
-    }
-    b->o->free(b->o, b->base);
-}
-static struct buf buf_random(struct ops *o, enum dtype t, int64_t n)
-{
-    struct buf b = buf_new(o, (size_t)n * dtype_bytes(t));
-    for (int64_t i = 0; i < n; i++)
-        host_put(buf_data(&b), t, i, rng_float());
-    return b;
-}
-static struct tensor view(const struct buf *b, enum dtype t, int64_t n0, int64_t n1, int64_t n2)
-{
-    return (struct tensor){buf_data(b), t, {n0, n1, n2, 1}};
-}
-
-/* Sum over everything a table computed, to compare numbers of threads bit for bit. */
-static uint64_t digest;
-
-static void digest_add(const void *p, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        digest = (digest ^ ((const unsigned char *)p)[i]) * 0x100000001b3U;
-}
-
-/* |got - want| <= tol * (1 + |want|) everywhere. */
-static void compare(const char *what, const char *detail, enum dtype t, const struct buf *got,
-                    const struct buf *want, double tol)
-{
-    double worst = 0;
-    int64_t at = 0, n = (int64_t)(got->bytes / dtype_bytes(t));
-    for (int64_t i = 0; i < n; i++) {
-        double a = (double)host_get(buf_data(got), t, i), b = (double)host_get(buf_data(want), t, i);
-        double e = a == b || (isnan(a) && isnan(b)) ? 0 : fabs(a - b) / (1 + fabs(b));
-        if (!(e <= worst)) {
-            worst = e;
-            at = i;
-        }
-    }
-    digest_add(buf_data(got), got->bytes);
-    char text[200];
-    snprintf(text, sizeof text, "%s: off by %.3g (allowed %.3g) at %lld: %g, not %g", detail, worst, tol,
-             (long long)at, (double)host_get(buf_data(got), t, at), (double)host_get(buf_data(want), t, at));
-    check(worst <= tol, what, text);
-}
 
 /* ------------------------------------------------------------------ products and row kernels */
 
@@ -185,11 +68,17 @@ static void test_rows_shape(struct ops *o, struct ops *ref, int64_t T, int64_t D
     o->rmsnorm(o, g, xv, buf_data(&w), 1e-5f, w_add);
     ref->rmsnorm(ref, r, xv, buf_data(&w), 1e-5f, w_add);
     compare("rmsnorm", text, DT_F32, &got, &want, 2e-6);
+    o->layernorm(o, g, xv, buf_data(&w), buf_data(&b), 1e-5f);
+    ref->layernorm(ref, r, xv, buf_data(&w), buf_data(&b), 1e-5f);
+    compare("layernorm", text, DT_F32, &got, &want, 5e-6);
     o->add(o, g, xv);
     ref->add(ref, r, xv);
     compare("add", text, DT_F32, &got, &want, 2e-6);
     for (int64_t i = 0; i < T * D; i++)
         ((float *)buf_data(&x))[i * 2] *= 12.0f; /* far into both ends of the sigmoid */
+    o->gelu(o, g, xv);
+    ref->gelu(ref, r, xv);
+    compare("gelu", text, DT_F32, &got, &want, 1e-6);
     o->swiglu(o, g, view(&x, DT_F32, T, 2 * D, 1));
     ref->swiglu(ref, r, view(&x, DT_F32, T, 2 * D, 1));
     compare("swiglu", text, DT_F32, &got, &want, 1e-6);
@@ -301,8 +190,8 @@ static void test_quant_case(struct ops *o, struct ops *ref, enum quant_layout la
         both[i]->quant(both[i], &a, 1);
     }
     char text[100];
-    snprintf(text, sizeof text, "%s bits=%d group=%d %s%s", layout == QUANT_TOKEN ? "token" : "channel",
-             bits, group, dtype_name(t), inverse ? " inverse" : "");
+    snprintf(text, sizeof text, "%s bits=%d group=%d %s%s", layout == QUANT_TOKEN ? "token" : "channel", bits,
+             group, dtype_name(t), inverse ? " inverse" : "");
     check(memcmp(buf_data(&code[0]), buf_data(&code[1]), code[0].bytes) == 0, "quant codes", text);
     check(memcmp(buf_data(&scale[0]), buf_data(&scale[1]), scale[0].bytes) == 0, "quant scales", text);
     check(memcmp(buf_data(&min[0]), buf_data(&min[1]), min[0].bytes) == 0, "quant minima", text);
@@ -327,129 +216,6 @@ static void test_quant(struct ops *o, struct ops *ref)
 }
 
 /* ------------------------------------------------------------------ attention */
-
-struct owned_run {
-    struct buf data, scale, min, index;
-    bool has_scale, has_index;
-};
-
-/* A run of n tokens, from the reference's own quantiser; the same memory serves both tables. */
-static void make_run(struct ops *ref, struct kv_run *r, struct owned_run *own, enum quant_layout layout,
-                     enum dtype t, int32_t bits, int64_t n, int64_t H, int64_t d, int64_t pos, bool indexed)
-{
-    memset(own, 0, sizeof *own);
-    *r = (struct kv_run){.layout = layout, .dtype = t, .bits = bits, .group = 32, .n = n, .pos = pos};
-    int64_t stored = indexed ? 2 * n + 3 : n;
-    struct buf src = buf_random(ref, layout == QUANT_NONE ? t : DT_F32, stored * H * d);
-    if (indexed) {
-        own->has_index = true;
-        own->index = buf_new(ref, (size_t)n * 4);
-        for (int64_t i = 0; i < n; i++)
-            ((int32_t *)buf_data(&own->index))[i] = (int32_t)(2 * i + rng_int(0, 1));
-        r->index = buf_data(&own->index);
-    }
-    if (layout == QUANT_NONE) {
-        own->data = src;
-        r->data = buf_data(&src);
-        return;
-    }
-    r->f16_values = rng() % 3 == 0;
-    own->has_scale = true;
-    own->data = buf_new(ref, (size_t)(n * H * d * bits / 8));
-    own->scale = buf_new(ref, (size_t)(n * H * d / 32) * 2);
-    own->min = buf_new(ref, (size_t)(n * H * d / 32) * 2);
-    r->inverse = rng() % 4 == 0;
-    struct quant_args q = {.layout = layout,
-                           .bits = bits,
-                           .group = 32,
-                           .src = view(&src, DT_F32, n, H, d),
-                           .codes = buf_data(&own->data),
-                           .scale = buf_data(&own->scale),
-                           .min = buf_data(&own->min),
-                           .inverse = r->inverse};
-    ref->quant(ref, &q, 1);
-    r->data = buf_data(&own->data);
-    r->scale = buf_data(&own->scale);
-    r->min = buf_data(&own->min);
-    buf_free(&src);
-}
-
-static void free_run(struct owned_run *own)
-{
-    buf_free(&own->data);
-    if (own->has_scale) {
-        buf_free(&own->scale);
-        buf_free(&own->min);
-    }
-    if (own->has_index)
-        buf_free(&own->index);
-}
-
-/* Shapes of the runs of a set. */
-enum cache {
-    DENSE_F32,
-    DENSE_F16,
-    DENSE_BF16,
-    KIVI2,
-    KIVI4,
-    TOKEN2,
-    TOKEN4,
-    TOKEN8,
-    CHANNEL_V,
-    INDEXED,
-    CACHE_N
-};
-static const char *const cache_names[CACHE_N] = {"f32",    "f16",    "bf16",   "kivi2",     "kivi4",
-                                                 "token2", "token4", "token8", "channel-v", "indexed"};
-
-struct owned_set {
-    struct owned_run run[8];
-    struct buf q;
-    int n;
-};
-
-/* Keys at positions 0..n-1: a few dense ones, the body in its layout, a dense window; values are cut
- * elsewhere. */
-static void make_set(struct ops *ref, struct attend_set *s, struct owned_set *own, enum cache kind, int64_t T,
-                     int64_t n, int64_t H, int64_t Hk, int64_t d)
-{
-    enum dtype t = kind == DENSE_F32 ? DT_F32 : kind == DENSE_BF16 ? DT_BF16 : DT_F16;
-    int32_t bits = kind == KIVI2 || kind == TOKEN2 ? 2 : kind == TOKEN8 ? 8 : 4;
-    bool packed = kind >= KIVI2 && kind <= CHANNEL_V;
-    int64_t head = n > 40 ? rng_int(0, 5) : 0, body = packed ? (n - head) / 32 * 32 : (n - head) / 2;
-    own->n = 0;
-    for (int side = 0; side < 2; side++) {
-        enum quant_layout l = QUANT_NONE;
-        if (packed) {
-            bool kivi = kind <= KIVI4;
-            l = (kivi && side == 0) || (kind == CHANNEL_V && side == 1) ? QUANT_CHANNEL : QUANT_TOKEN;
-        }
-        int64_t cut[3] = {head, side && !packed ? body / 2 : body, 0}, pos = 0;
-        if (side && packed && l == QUANT_TOKEN && cut[1] > 10) {
-            cut[0] += 7; /* value runs cut at other places than key runs */
-            cut[1] -= 10;
-        }
-        cut[2] = n - cut[0] - cut[1];
-        int32_t *count = side ? &s->n_v : &s->n_k;
-    float shift[4] = {0, 0, 0, 5}; /* mean 1.75, variance 3.1875 */
-    ref->layernorm(ref, (struct tensor){y, DT_F32, {1, 4, 1, 1}}, (struct tensor){x, DT_F32, {1, 4, 1, 1}}, w,
-                   shift, 0.0f);
-    check(fabsf(y[0] - 0.70014f) < 1e-4f && fabsf(y[3] - 3.03960f) < 1e-4f, "layernorm", "by hand");
-    float g1[2] = {1, -1};
-    ref->gelu(ref, (struct tensor){y, DT_F32, {1, 2, 1, 1}}, (struct tensor){g1, DT_F32, {1, 2, 1, 1}});
-    check(fabsf(y[0] - 0.8413447f) < 1e-6f && fabsf(y[1] + 0.1586553f) < 1e-6f, "gelu", "by hand");
-        for (int i = 0; i < 3; i++) {
-            if (cut[i] == 0)
-                continue;
-            struct kv_run *r = (side ? s->v : s->k) + (*count)++;
-            make_run(ref, r, &own->run[own->n++], i == 1 ? l : QUANT_NONE, t, bits, cut[i], Hk, d, pos,
-                     kind == INDEXED && i == 1);
-            pos += cut[i];
-        }
-    }
-    own->q = buf_random(ref, DT_F32, T * H * d);
-    s->q = view(&own->q, DT_F32, T, H, d);
-}
 
 static void test_attend_case(struct ops *o, struct ops *ref, enum cache kind, int64_t T, int64_t N,
                              int64_t Hk, int64_t g, int64_t d, int mask, int n_seq)
@@ -491,11 +257,8 @@ static void test_attend_case(struct ops *o, struct ops *ref, enum cache kind, in
         compare("attend", text, DT_F32, &out[i], &right[i], half ? 2e-2 : 1e-5);
         buf_free(&out[i]);
         buf_free(&right[i]);
-        for (int s = 0; s < n_set; s++) {
-            buf_free(&sets[i][s].q);
-            for (int r = 0; r < sets[i][s].n; r++)
-                free_run(&sets[i][s].run[r]);
-        }
+        for (int s = 0; s < n_set; s++)
+            free_set(&sets[i][s]);
     }
 }
 
@@ -506,10 +269,6 @@ static void test_attend(struct ops *o, struct ops *ref)
         for (int mask = 0; mask < 3; mask++) {
             for (int i = 0; i < 3; i++) {
                 const int64_t *h = heads[rng() % 6];
-    TIME_BEST(best, o->layernorm(o, b, a, buf_data(&w), buf_data(&w), 1e-5f));
-    report_speed("layernorm 512x576", 2 * act, 0, best);
-    TIME_BEST(best, o->gelu(o, b, a));
-    report_speed("gelu 512x576", 2 * act, 0, best);
                 int64_t d = 32 * rng_int(1, 4), T = i == 0 ? 1 : i == 1 ? rng_int(2, 20) : rng_int(17, 50);
                 test_attend_case(o, ref, (enum cache)kind, T, rng_int(T, 260), h[0], h[1], d, mask,
                                  i ? 1 : 4);
@@ -664,6 +423,13 @@ static void test_reference(struct ops *ref)
     ref->rmsnorm(ref, (struct tensor){y, DT_F32, {1, 4, 1, 1}}, (struct tensor){x, DT_F32, {1, 4, 1, 1}}, w,
                  0.0f, 0.0f);
     check(fabsf(y[0] - 1.2f) < 1e-6f && fabsf(y[1] - 1.6f) < 1e-6f && y[2] == 0, "rmsnorm", "by hand");
+    float shift[4] = {0, 0, 0, 5}; /* mean 1.75, variance 3.1875 */
+    ref->layernorm(ref, (struct tensor){y, DT_F32, {1, 4, 1, 1}}, (struct tensor){x, DT_F32, {1, 4, 1, 1}}, w,
+                   shift, 0.0f);
+    check(fabsf(y[0] - 0.70014f) < 1e-4f && fabsf(y[3] - 3.03960f) < 1e-4f, "layernorm", "by hand");
+    float g1[2] = {1, -1};
+    ref->gelu(ref, (struct tensor){y, DT_F32, {1, 2, 1, 1}}, (struct tensor){g1, DT_F32, {1, 2, 1, 1}});
+    check(fabsf(y[0] - 0.8413447f) < 1e-6f && fabsf(y[1] + 0.1586553f) < 1e-6f, "gelu", "by hand");
     float q[2] = {1, 0}, k[4] = {0, 0, 0.6931472f, 0}, v[4] = {1, 10, 4, 40}, out[2];
     struct kv_run kr = {.layout = QUANT_NONE, .dtype = DT_F32, .data = k, .n = 2}, vr = kr;
     vr.data = v;
@@ -732,6 +498,10 @@ static void bench_rows(struct ops *o)
     report_speed("rmsnorm 512x576", 2 * act, 0, best);
     TIME_BEST(best, o->add(o, b, a));
     report_speed("add 512x576", 3 * act, 0, best);
+    TIME_BEST(best, o->layernorm(o, b, a, buf_data(&w), buf_data(&w), 1e-5f));
+    report_speed("layernorm 512x576", 2 * act, 0, best);
+    TIME_BEST(best, o->gelu(o, b, a));
+    report_speed("gelu 512x576", 2 * act, 0, best);
     TIME_BEST(best, o->swiglu(o, view(&y, DT_F32, T, F, 1), view(&x, DT_F32, T, 2 * F, 1)));
     report_speed("swiglu 512x1536", 12.0 * (double)(T * F), 0, best);
     float freq[32];
@@ -791,9 +561,7 @@ static void bench_attend(struct ops *o, struct ops *ref, enum cache kind, int64_
     TIME_BEST(best, o->attend(o, &a, 1));
     report_speed(text, bytes, pairs * 9 * 64 * 4, best);
     buf_free(&out);
-    buf_free(&own.q);
-    for (int r = 0; r < own.n; r++)
-        free_run(&own.run[r]);
+    free_set(&own);
 }
 
 static int bench(struct ops *ref)
@@ -840,6 +608,7 @@ static uint64_t test_table(struct ops *o, struct ops *ref)
     test_matmul(o, ref);
     test_attend(o, ref);
     test_attend_edges(o);
+    test_score(o, ref);
     check(o->sync(o) == 0, "sync", "latched error");
     return digest;
 }

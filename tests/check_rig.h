@@ -1,0 +1,71 @@
+/* What the parts of check_ops share: counting, random numbers, guarded memory, comparing, random caches. */
+#ifndef KVS_TESTS_CHECK_RIG_H
+#define KVS_TESTS_CHECK_RIG_H
+
+#include "kernels/half.h"
+#include "kernels/host.h"
+#include "kernels/ops.h"
+
+extern int n_passed, n_failed;
+extern const char *table;  /* what is being tested */
+extern uint64_t rng_state; /* the seed */
+extern uint64_t digest;    /* over everything a table computed, to compare numbers of threads bit for bit */
+
+void check(bool ok, const char *what, const char *detail);
+void digest_add(const void *p, size_t n);
+
+uint64_t rng(void);
+int64_t rng_int(int64_t lo, int64_t hi); /* both included */
+float rng_float(void);                   /* near a standard normal */
+
+/* Memory of a table with bytes before and after that nobody may touch. */
+struct buf {
+    struct ops *o;
+    unsigned char *base;
+    size_t bytes;
+};
+void *buf_data(const struct buf *b);
+struct buf buf_new(struct ops *o, size_t bytes);
+struct buf buf_random(struct ops *o, enum dtype t, int64_t n);
+void buf_free(struct buf *b); /* checks the bytes around it */
+struct tensor view(const struct buf *b, enum dtype t, int64_t n0, int64_t n1, int64_t n2);
+
+/* |got - want| <= tol * (1 + |want|) everywhere. */
+void compare(const char *what, const char *detail, enum dtype t, const struct buf *got,
+             const struct buf *want, double tol);
+
+/* Shapes of the runs of a set. */
+enum cache {
+    DENSE_F32,
+    DENSE_F16,
+    DENSE_BF16,
+    KIVI2,
+    KIVI4,
+    TOKEN2,
+    TOKEN4,
+    TOKEN8,
+    CHANNEL_V,
+    INDEXED,
+    CACHE_N
+};
+extern const char *const cache_names[CACHE_N];
+
+struct owned_run {
+    struct buf data, scale, min, index;
+    bool has_scale, has_index;
+};
+struct owned_set {
+    struct owned_run run[8];
+    struct buf q;
+    int n;
+};
+
+/* Queries [T,H,d] and keys at positions 0..n-1: a few dense ones, the body in its layout, a dense window;
+ * values are cut elsewhere. The same memory serves both tables. */
+void make_set(struct ops *ref, struct attend_set *s, struct owned_set *own, enum cache kind, int64_t T,
+              int64_t n, int64_t H, int64_t Hk, int64_t d);
+void free_set(struct owned_set *own);
+
+void test_score(struct ops *o, struct ops *ref); /* check_score.c */
+
+#endif
