@@ -6,12 +6,21 @@
 
 static _Thread_local char text[1024];
 
+/* One line, whatever pieces of files were quoted in it. */
+static void keep_one_line(void)
+{
+    for (char *p = text; *p; p++)
+        if (*p == '\n' || *p == '\r')
+            *p = ' ';
+}
+
 int err_set(int code, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
+    keep_one_line();
     return code;
 }
 
@@ -28,6 +37,7 @@ int err_prefix(int code, const char *fmt, ...)
     memcpy(text + at, ": ", 2);
     memcpy(text + at + 2, old, len < room ? len : room);
     text[at + 2 + (len < room ? len : room)] = 0;
+    keep_one_line();
     return code;
 }
 
