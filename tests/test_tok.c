@@ -391,7 +391,7 @@ static void test_refused(void **state)
         {",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\"}"
          "}]}",
          "no ids for \"<s>\""},
-        {",\"model\":{\"type\":\"Unigram\",\"vocab\":[]}", "model: type \"Unigram\""},
+        {",\"model\":{\"type\":\"WordPiece\",\"vocab\":[]}", "model: type \"WordPiece\""},
         {",\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]}", "model.vocab: the id of \"a\""},
         {",\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":99999999999},\"merges\":[]}",
          "model.vocab: the id of \"a\""},

@@ -281,10 +281,10 @@ static int encode_piece(struct encode *e, const char *s, size_t n)
 }
 
 /* Normalized text without added tokens. */
-static int encode_plain(struct encode *e, const char *s, size_t n, bool at_start)
+static int encode_plain(struct encode *e, const char *s, size_t n, size_t n_start)
 {
     pieces_clear(&e->pieces);
-    e->pieces.at_start = at_start;
+    e->pieces.n_start = n_start;
     pieces_add(&e->pieces, s, n);
     TRY(steps_split(&e->pre, &e->pieces));
     const struct pieces *p = &e->pieces;
@@ -293,11 +293,11 @@ static int encode_plain(struct encode *e, const char *s, size_t n, bool at_start
     return 0;
 }
 
-static int encode_segment(struct encode *e, const char *s, size_t n, bool at_start)
+static int encode_segment(struct encode *e, const char *s, size_t n, size_t n_start)
 {
     struct pieces *p = &e->normal;
     pieces_clear(p);
-    p->at_start = at_start;
+    p->n_start = n_start;
     pieces_add(p, s, n);
     TRY(steps_split(&e->normalizer, p));
     e->inner.n = 0;
@@ -308,7 +308,8 @@ static int encode_segment(struct encode *e, const char *s, size_t n, bool at_sta
         if (c.token >= 0)
             add_added(e, c.token, p->text.data + p->span[0].at + c.at, c.n);
         else
-            TRY(encode_plain(e, p->text.data + p->span[0].at + c.at, c.n, p->at_start && c.at == 0));
+            TRY(encode_plain(e, p->text.data + p->span[0].at + c.at, c.n,
+                             p->n_start > c.at ? p->n_start - c.at : 0));
     }
     return 0;
 }

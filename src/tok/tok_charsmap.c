@@ -148,19 +148,34 @@ static void put_grapheme(const struct charsmap *m, const char *s, size_t n, stru
     }
 }
 
-void charsmap_apply(const struct charsmap *m, const char *s, size_t n, struct str *out)
+/* Bytes of the grapheme at the start. */
+static size_t grapheme(const char *s, size_t n)
 {
     utf8proc_int32_t state = 0;
     uint32_t cp, next;
-    for (size_t from = 0, at; from < n; from = at) {
-        at = from + (size_t)utf8_get(s + from, n - from, &cp);
-        while (at < n) {
-            size_t len = (size_t)utf8_get(s + at, n - at, &next);
-            if (utf8proc_grapheme_break_stateful((utf8proc_int32_t)cp, (utf8proc_int32_t)next, &state))
-                break;
-            cp = next;
-            at += len;
-        }
-        put_grapheme(m, s + from, at - from, out);
+    size_t at = (size_t)utf8_get(s, n, &cp);
+    while (at < n) {
+        size_t len = (size_t)utf8_get(s + at, n - at, &next);
+        if (utf8proc_grapheme_break_stateful((utf8proc_int32_t)cp, (utf8proc_int32_t)next, &state))
+            break;
+        cp = next;
+        at += len;
+    }
+    return at;
+}
+
+size_t charsmap_first(const struct charsmap *m, const char *s, size_t n)
+{
+    uint32_t cp;
+    size_t len = n ? (size_t)utf8_get(s, n, &cp) : 0;
+    const char *to = len ? find(m, s, len) : NULL;
+    return to && *to && grapheme(s, n) == len ? strlen(to) : 1;
+}
+
+void charsmap_apply(const struct charsmap *m, const char *s, size_t n, struct str *out)
+{
+    for (size_t at = 0, len; at < n; at += len) {
+        len = grapheme(s + at, n - at);
+        put_grapheme(m, s + at, len, out);
     }
 }

@@ -55,7 +55,8 @@ struct pieces {
         size_t at, n;
     } * span;
     size_t n, cap;
-    bool at_start; /* the first piece begins at byte 0 of the text that the caller gave */
+    size_t n_start; /* so many bytes of the text stem from the first character that the caller gave: 0 or 1
+                       byte unless that was replaced by more */
 };
 
 void pieces_free(struct pieces *p);
@@ -262,6 +263,8 @@ void charsmap_close(struct charsmap *m);
 /* Appends s[0..n) with every grapheme of up to five bytes, or else every character, replaced as the map says.
  */
 void charsmap_apply(const struct charsmap *m, const char *s, size_t n, struct str *out);
+/* Bytes that the first character of s[0..n) becomes, at least 1. */
+size_t charsmap_first(const struct charsmap *m, const char *s, size_t n);
 
 /* ---- tok_base64.c ---- */
 

@@ -109,11 +109,24 @@ static int replace_regex(const struct step *s, struct tok_find *f, const char *i
     return rc;
 }
 
+/* The replacement takes the first character away. */
+static bool drops_first(const struct step *s, struct tok_find *f, const char *in, size_t n)
+{
+    size_t a, b;
+    if (s->n_content || !n)
+        return false;
+    if (f)
+        return tok_find_next(f, in, n, 0, &a, &b) > 0 && a == 0 && b > 0;
+    return s->n_pattern && n >= s->n_pattern && memcmp(in, s->pattern, s->n_pattern) == 0;
+}
+
 static int put_replaced(const struct step *s, struct tok_find *f, const char *in, size_t n,
                         struct pieces *out)
 {
     size_t at = out->text.n;
     pieces_add(out, NULL, 0);
+    if (out->n_start && drops_first(s, f, in, n))
+        out->n_start = 0;
     if (f)
         TRY(replace_regex(s, f, in, n, &out->text));
     else
@@ -137,10 +150,11 @@ static int normalize_one(const struct step *s, struct tok_find *f, const char *i
     case STEP_CHARSMAP:
         pieces_add(out, NULL, 0);
         charsmap_apply(s->charsmap, in, n, &out->text);
+        out->n_start = out->n_start && out->n == 1 ? charsmap_first(s->charsmap, in, n) : out->n_start;
         break;
     case STEP_TRIM:
         cut = s->start ? uni_trim_left(in, n) : 0;
-        out->at_start = out->at_start && !cut;
+        out->n_start = cut ? 0 : out->n_start;
         pieces_add(out, in + cut, n - cut - (s->stop ? uni_trim_right(in + cut, n - cut) : 0));
         return 0;
     case STEP_PREPEND:

@@ -193,8 +193,7 @@ static void metaspace_one(const struct step *s, const char *in, size_t n, bool a
 static void metaspace(const struct step *s, const struct pieces *p, struct pieces *out)
 {
     for (size_t i = 0; i < p->n; i++)
-        metaspace_one(s, p->text.data + p->span[i].at, p->span[i].n,
-                      p->at_start && i == 0 && p->span[i].at == 0, out);
+        metaspace_one(s, p->text.data + p->span[i].at, p->span[i].n, p->span[i].at < p->n_start, out);
 }
 
 int steps_split(struct steps_run *r, struct pieces *p)
@@ -202,7 +201,7 @@ int steps_split(struct steps_run *r, struct pieces *p)
     for (size_t k = 0; k < r->steps->n; k++) {
         const struct step *s = &r->steps->v[k];
         pieces_clear(&r->tmp);
-        r->tmp.at_start = p->at_start;
+        r->tmp.n_start = p->n_start;
         if (s->kind == STEP_SPLIT || s->kind == STEP_DIGITS || s->kind == STEP_SPACES)
             TRY(split(s, r->find[k], p, &r->tmp));
         else if (s->kind == STEP_METASPACE)

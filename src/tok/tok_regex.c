@@ -19,11 +19,17 @@ struct tok_find {
     pcre2_jit_stack *stack;
 };
 
-/* The classes as Oniguruma has them; PCRE2's own \s adds U+180E and its \w lacks marks. */
+/* The classes as Oniguruma has them; PCRE2's own \s adds U+180E and its \w lacks marks. Of the numbers that
+ * are no digits, the six of Latin-1 (² ³ ¹ ¼ ½ ¾) belong to \w there, and no other. */
 static const char SPACE[] = "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}"
                             "\\x{202f}\\x{205f}\\x{3000}";
-static const char WORD[] = "\\p{L}\\p{M}\\p{Nl}\\p{Nd}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{"
+static const char WORD[] = "\\p{L}\\p{M}\\p{Nl}\\p{Nd}\\p{Pc}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}\\x{24b6}-"
+                           "\\x{24e9}\\x{1f130}-\\x{1f149}\\x{"
                            "1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}";
+
+/* Scripts by their main members only; PCRE2's own \p{Han} has characters that several scripts share, too. */
+static const char *const scripts[] = {"{Han}",   "{Hiragana}", "{Katakana}", "{Hangul}", "{Latin}",
+                                      "{Greek}", "{Cyrillic}", "{Arabic}",   "{Hebrew}", "{Thai}"};
 
 /* One escape sequence at p ("\s"); returns how many bytes of the pattern it took, 0 when it is not
  * understood. */
@@ -57,6 +63,11 @@ static size_t put_escape(struct str *out, const char *p, bool in_class)
     bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
     if (!c || (unsigned char)c >= 0x80 || (letter && !strchr("pPrntfaxe", c)))
         return 0;
+    for (size_t i = 0; (c == 'p' || c == 'P') && i < sizeof scripts / sizeof *scripts; i++)
+        if (strncmp(p + 2, scripts[i], strlen(scripts[i])) == 0) {
+            str_printf(out, "\\%c{sc:%s", c, scripts[i] + 1);
+            return 2 + strlen(scripts[i]);
+        }
     const char *end = p[2] == '{' && strchr("pPx", c) ? strchr(p, '}') : p + 1;
     if (!end)
         return 0;

@@ -115,6 +115,8 @@ def odd(t, rnd):
     a, b = t.token_to_id("a"), t.token_to_id("b")
     if rnd.random() < 0.5:
         t.post_processor = processors.TemplateProcessing(single="a b $A b", pair="$A $B", special_tokens=[("a", a), ("b", b)])
+    if not isinstance(t.model, models.BPE):
+        return
     t.model.fuse_unk = rnd.random() < 0.5
     t.model.byte_fallback = rnd.random() < 0.5
     t.model.ignore_merges = rnd.random() < 0.3
