@@ -180,6 +180,31 @@ static void test_roles(void **state)
     tok_close(t);
 }
 
+/* Tokens added later make the same tokenizer as tokens that the file lists. */
+static void test_add_special(void **state)
+{
+    (void)state;
+    static const char *const more[] = {"[NEW0]", "[NEW1]", "<mask>", "[NEW0]"};
+    struct tok *t = open_folder("unigram-xlmr-converted");
+    int32_t n_vocab = tok_n_vocab(t), *ids;
+    int64_t n;
+    assert_int_equal(tok_id(t, "[NEW0]"), -1);
+    assert_int_equal(tok_add_special(t, more, 4), 0);
+    assert_int_equal(tok_n_vocab(t), n_vocab + 2);
+    assert_int_equal(tok_id(t, "[NEW1]"), n_vocab + 1);
+    assert_int_equal(tok_id(t, "<mask>"), n_vocab - 1);
+    assert_string_equal(tok_piece(t, n_vocab), "[NEW0]");
+    assert_true(tok_is_special(t, n_vocab));
+    const char *text = "the[NEW1]the <mask>[NEW0]";
+    assert_int_equal(tok_encode(t, text, strlen(text), false, &ids, &n), 0);
+    int32_t the = tok_id(t, "\xe2\x96\x81the");
+    const int32_t want[] = {the, n_vocab + 1, the, n_vocab - 1, n_vocab};
+    assert_int_equal(n, 5);
+    assert_memory_equal(ids, want, sizeof want);
+    free(ids);
+    tok_close(t);
+}
+
 static void test_tiktoken(void **state)
 {
     (void)state;
@@ -525,10 +550,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_folders),       cmocka_unit_test(test_roles),
-        cmocka_unit_test(test_tiktoken),      cmocka_unit_test(test_paths),
-        cmocka_unit_test(test_refused),       cmocka_unit_test(test_ranks_refused),
-        cmocka_unit_test(test_base64),        cmocka_unit_test(test_hostile_map),
-        cmocka_unit_test(test_hostile_files), cmocka_unit_test(test_long_word),
+        cmocka_unit_test(test_tiktoken),      cmocka_unit_test(test_add_special),
+        cmocka_unit_test(test_paths),         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_ranks_refused), cmocka_unit_test(test_base64),
+        cmocka_unit_test(test_hostile_map),   cmocka_unit_test(test_hostile_files),
+        cmocka_unit_test(test_long_word),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

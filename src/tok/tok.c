@@ -93,6 +93,8 @@ static int put_normalized(struct tok *t, struct steps_run *run, size_t k)
 static int build_tries(struct tok *t)
 {
     struct steps_run run;
+    added_trie_free(&t->trie);
+    added_trie_free(&t->trie_normalized);
     steps_run_open(&run, &t->normalizer);
     int rc = 0;
     for (int special = 1; special >= 0; special--) /* special tokens come first where texts collide */
@@ -114,7 +116,8 @@ static void set_text(struct tok *t, int32_t id, const char *text, size_t n)
     t->n_text[id] = (uint32_t)n;
 }
 
-int tok_finish(struct tok *t)
+/* Everything that follows from the vocabulary and the added tokens. */
+static int index_tokens(struct tok *t)
 {
     const struct tok_map *vocab = &t->bpe.vocab;
     for (size_t i = 0; i < vocab->cap; i++)
@@ -126,6 +129,9 @@ int tok_finish(struct tok *t)
         if (t->added[i].id >= t->n_vocab)
             t->n_vocab = t->added[i].id + 1;
     size_t n = (size_t)t->n_vocab + 1;
+    free(t->text);
+    free(t->n_text);
+    free(t->special);
     t->text = mem_alloc(n, sizeof *t->text);
     t->n_text = mem_alloc(n, sizeof *t->n_text);
     t->special = mem_alloc(n, sizeof *t->special);
@@ -138,11 +144,28 @@ int tok_finish(struct tok *t)
         set_text(t, t->added[i].id, t->added[i].text, t->added[i].n);
         t->special[t->added[i].id] = t->added[i].special;
     }
+    return build_tries(t);
+}
+
+int tok_finish(struct tok *t)
+{
     if (t->unigram.n)
-        unigram_finish(&t->unigram, vocab);
+        unigram_finish(&t->unigram, &t->bpe.vocab);
     else
         bpe_finish(&t->bpe);
-    return build_tries(t);
+    return index_tokens(t);
+}
+
+int tok_add_special(struct tok *t, const char *const *text, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        const struct added_token a = {.text = (char *)(uintptr_t)text[i],
+                                      .n = strlen(text[i]),
+                                      .special = true}; /* tok_add copies it */
+        int32_t id;
+        TRY(tok_add(t, &a, -1, &id));
+    }
+    return index_tokens(t);
 }
 
 static int open_dir(struct tok *t, const char *dir)

@@ -38,6 +38,9 @@ int tok_open_dir(struct tok **t, const char *dir);
  * the merges. Texts are cut by the pattern of cl100k_base, and nothing in them is a special token (tiktoken's
  * encode_ordinary). ERR_INPUT names file and line. */
 int tok_open_tiktoken(struct tok **t, const char *path);
+/* Adds special tokens to an open tokenizer, as LLMLingua-2 does with "[NEW0]"…: a text that is no token yet
+ * gets the next free id, one that is keeps its id and becomes special. Not while another thread uses `t`. */
+int tok_add_special(struct tok *t, const char *const *text, size_t n);
 int tok_open_gguf(struct tok **t, const struct tok_gguf *g, const char *path_for_errors);
 void tok_close(struct tok *t);
 
