@@ -42,7 +42,8 @@ int kv_predict_layer(const struct kv_spec *spec, const struct kv_shape *shape, i
     TRY(kv_open(&c, spec, shape, &ops, layer, n_prompt, n_max));
     kv_bytes(&c, l);
     kv_close(&c);
-    if (spec->method->keeps_prompt && !kv_prefill_key(spec, n_prompt, shape))
+    bool keeps = spec->method->keeps_prompt && spec->method->keeps_prompt(spec->params);
+    if (keeps && !kv_prefill_key(spec, n_prompt, shape))
         l->bytes[MEM_WINDOW][PLACE_DEVICE] += 2 * (uint64_t)n_prompt * kv_row_bytes(shape);
     return 0;
 }

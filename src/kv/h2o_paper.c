@@ -226,6 +226,12 @@ static int paper_dump(const struct kv_cache *c, struct kv_dump out[KV_DUMP_MAX],
     return c->ops->sync(c->ops);
 }
 
+static bool paper_keeps_prompt(const void *params)
+{
+    (void)params;
+    return true;
+}
+
 const struct kv_method kv_method_h2o_paper = {
     .name = "h2o-paper",
     .source = "pipeline/h2o of arXiv 2407.01527, after arXiv 2306.14048",
@@ -235,7 +241,7 @@ const struct kv_method kv_method_h2o_paper = {
     .from_ratio = paper_from_ratio,
     .check = paper_check,
     .nominal_ratio = paper_nominal,
-    .keeps_prompt = true,
+    .keeps_prompt = paper_keeps_prompt,
     .open = paper_open,
     .from_dense = paper_from_dense,
     .step = paper_step,

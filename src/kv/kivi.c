@@ -1,7 +1,11 @@
 /* KIVI (arXiv 2402.02750) as the benchmark of arXiv 2407.01527 runs it (pipeline/kivi): keys quantised per
  * channel in groups of tokens, values per token in groups of channels, the newest tokens kept as they are.
  * With n tokens seen and residual R: keys [0, n - n % R) and values [0, n - R) are codes; a step attends
- * first and quantises afterwards. The prompt pass is the plain one. */
+ * first and quantises afterwards.
+ *
+ * `when`: after (the paper): the prompt pass is plain and its end leaves the same codes and windows; prefill:
+ * prompt rows attend as decode rows do, to the codes that n tokens before them leave; decode: the prompt
+ * stays as it is, and n counts generated tokens. */
 #include "base/err.h"
 #include "base/mem.h"
 #include "kv/kv.h"
@@ -11,7 +15,7 @@
 #include <string.h>
 
 struct kivi_params {
-    int64_t bits, group, residual;
+    int64_t bits, group, residual, when;
 };
 
 static const struct param kivi_table[] = {
@@ -21,6 +25,7 @@ static const struct param kivi_table[] = {
      "tokens (keys) or channels (values) that share scale and minimum"},
     {"residual", PARAM_INT, offsetof(struct kivi_params, residual), 128, 16, 65536, NULL, NULL,
      "newest tokens kept in the cache dtype; a multiple of group"},
+    KV_WHEN_PARAM(struct kivi_params, KV_WHEN_AFTER),
     {0},
 };
 
@@ -30,9 +35,11 @@ struct kivi {
     struct kv_mem mem[N_MEM];
     /* Codes: k [n/group,Hk,d,group*bits/8] bytes, scale and min f16 [n/group,Hk,d]; v [n,Hk,d*bits/8] bytes,
      * scale and min f16 [n,Hk,d/group]. */
-    int64_t n_kq, n_vq;  /* tokens in codes */
-    struct tensor k_win; /* [residual,Hk,d]: tokens n_kq, n_kq + 1, ... */
-    struct tensor v_win; /* ring [residual + 1,Hk,d] of tokens n_vq, ... */
+    int64_t n_kq, n_vq;      /* tokens in codes; here and below counted from token n_exact on */
+    struct tensor k_win;     /* [residual,Hk,d]: tokens n_kq, n_kq + 1, ... */
+    struct tensor v_win;     /* ring [residual + 1,Hk,d] of tokens n_vq, ... */
+    struct kv_dense *prompt; /* when=decode, from its end on; NULL: none */
+    int64_t n_exact;         /* tokens in it */
 };
 
 static int64_t min64(int64_t a, int64_t b)
@@ -68,15 +75,22 @@ static void kivi_at_strength(void *params, double s)
     ((struct kivi_params *)params)->bits = s < 0.5 ? 4 : 2;
 }
 
+static bool kivi_keeps_prompt(const void *params)
+{
+    return ((const struct kivi_params *)params)->when == KV_WHEN_DECODE;
+}
+
 static int kivi_open(struct kv_cache *c)
 {
     const struct kivi_params *p = c->params;
     struct kivi *s = c->state = mem_alloc(1, sizeof *s);
+    s->n_exact = p->when == KV_WHEN_DECODE ? c->n_prompt : 0;
     const size_t row = (size_t)c->shape->n_kv_head * (size_t)c->shape->head_dim; /* values of one token */
     const size_t group = (size_t)p->group, bits = (size_t)p->bits;
-    const int64_t k_max = c->n_max - c->n_max % p->residual;
-    const int64_t v_max = c->n_max > p->residual ? c->n_max - p->residual : 0;
-    const int64_t k_win = min64(c->n_max, p->residual), v_win = min64(c->n_max, p->residual + 1);
+    const int64_t n_max = c->n_max - s->n_exact;
+    const int64_t k_max = n_max - n_max % p->residual;
+    const int64_t v_max = n_max > p->residual ? n_max - p->residual : 0;
+    const int64_t k_win = min64(n_max, p->residual), v_win = min64(n_max, p->residual + 1);
     const size_t row_bytes = kv_row_bytes(c->shape);
     TRY(kv_mem_open(c, &s->mem[K_CODES], (size_t)k_max * row * bits / 8, MEM_CODES));
     TRY(kv_mem_open(c, &s->mem[K_SCALE], (size_t)k_max / group * row * 2, MEM_SCALES));
@@ -96,7 +110,18 @@ static void kivi_close(struct kv_cache *c)
     struct kivi *s = c->state;
     for (int i = 0; s && i < N_MEM; i++)
         kv_mem_close(c, &s->mem[i]);
+    if (s && s->prompt)
+        kv_dense_unref(s->prompt, c->ops);
     free(s);
+}
+
+/* Up to `residual` tokens nothing is in codes: the pass is the plain one. */
+static uint64_t kivi_prefill_key(const void *params, int64_t n_prompt, const struct kv_shape *shape)
+{
+    const struct kivi_params *p = params;
+    const int64_t numbers[] = {p->bits, p->group, p->residual};
+    (void)shape;
+    return p->when == KV_WHEN_PREFILL && n_prompt > p->residual ? kv_key("kivi", numbers, 3) : 0;
 }
 
 /* Room of one code array, its scales and minima from token `at`. */
@@ -122,6 +147,10 @@ static int kivi_from_dense(struct kv_cache *c, struct kv_dense *dense)
     struct kivi *s = c->state;
     struct quant_args q[2];
     int n_q = 0;
+    if (p->when == KV_WHEN_DECODE) {
+        s->prompt = kv_dense_ref(dense);
+        return 0;
+    }
     s->n_kq = dense->n - dense->n % p->residual;
     s->n_vq = dense->n > p->residual ? dense->n - p->residual : 0;
     if (s->n_kq)
@@ -137,16 +166,25 @@ static int kivi_from_dense(struct kv_cache *c, struct kv_dense *dense)
     return 0;
 }
 
-static struct kv_run kivi_run(const struct kv_cache *c, enum quant_layout layout, int64_t n)
+/* Tokens [at, at+n) in codes; keys: multiples of group. */
+static struct kv_run kivi_run(const struct kv_cache *c, enum quant_layout layout, int64_t at, int64_t n)
 {
-    const struct quant_args q = kivi_quant(c, layout, (struct tensor){0}, 0);
+    const struct quant_args q = kivi_quant(c, layout, (struct tensor){0}, at);
     return (struct kv_run){.layout = layout,
+                           .dtype = c->shape->dtype,
                            .bits = q.bits,
                            .group = q.group,
                            .data = q.codes,
                            .scale = q.scale,
                            .min = q.min,
-                           .n = n};
+                           .n = n,
+                           .pos = ((const struct kivi *)c->state)->n_exact + at};
+}
+
+/* Tokens [from, to) of the value window. */
+static int kivi_values(const struct kivi *s, int64_t from, int64_t to, struct kv_run out[2])
+{
+    return kv_ring_runs(&s->v_win, s->n_exact, s->n_exact + from, s->n_exact + to, out);
 }
 
 /* Row r joins the windows and attends to codes, then windows. */
@@ -155,19 +193,23 @@ static void kivi_append(struct kv_cache *c, const struct kv_rows *r, struct rope
 {
     struct kivi *s = c->state;
     const struct rope *table = c->shape->rope;
-    int64_t slot = c->n % s->v_win.n[0], n_win = c->n - s->n_kq;
+    const int64_t n = c->n - s->n_exact, slot = n % s->v_win.n[0], n_win = n - s->n_kq;
     rope[0] = kv_rotate(r->q, r->q, table, r->pos);
     rope[1] = kv_rotate(r->k, tensor_rows(&s->k_win, n_win, 1), table, r->pos);
     rope[2] = kv_rotate(r->v, tensor_rows(&s->v_win, slot, 1), NULL, 0);
     c->n++;
     kv_attend_init(a, c, r);
     struct attend_set *set = &a->set[0];
+    if (s->prompt && s->prompt->n) {
+        set->k[set->n_k++] = kv_run_of(&s->prompt->k, 0, s->prompt->n, 0);
+        set->v[set->n_v++] = kv_run_of(&s->prompt->v, 0, s->prompt->n, 0);
+    }
     if (s->n_kq)
-        set->k[set->n_k++] = kivi_run(c, QUANT_CHANNEL, s->n_kq);
-    set->k[set->n_k++] = kv_run_of(&s->k_win, 0, n_win + 1, s->n_kq);
+        set->k[set->n_k++] = kivi_run(c, QUANT_CHANNEL, 0, s->n_kq);
+    set->k[set->n_k++] = kv_run_of(&s->k_win, 0, n_win + 1, s->n_exact + s->n_kq);
     if (s->n_vq)
-        set->v[set->n_v++] = kivi_run(c, QUANT_TOKEN, s->n_vq);
-    set->n_v += kv_ring_runs(&s->v_win, 0, s->n_vq, c->n, &set->v[set->n_v]);
+        set->v[set->n_v++] = kivi_run(c, QUANT_TOKEN, 0, s->n_vq);
+    set->n_v += kivi_values(s, s->n_vq, n + 1, &set->v[set->n_v]);
 }
 
 /* After attending: a full key window becomes codes as a whole, the value that left its window alone. */
@@ -175,12 +217,13 @@ static int kivi_commit(struct kv_cache *c, struct quant_args *q)
 {
     const struct kivi_params *p = c->params;
     struct kivi *s = c->state;
+    const int64_t seen = c->n - s->n_exact;
     int n = 0;
-    if (c->n - s->n_kq == p->residual) {
+    if (seen - s->n_kq == p->residual) {
         q[n++] = kivi_quant(c, QUANT_CHANNEL, s->k_win, s->n_kq);
-        s->n_kq = c->n;
+        s->n_kq = seen;
     }
-    if (c->n - s->n_vq > p->residual) {
+    if (seen - s->n_vq > p->residual) {
         struct tensor oldest = tensor_rows(&s->v_win, s->n_vq % s->v_win.n[0], 1);
         q[n++] = kivi_quant(c, QUANT_TOKEN, oldest, s->n_vq);
         s->n_vq++;
@@ -217,13 +260,89 @@ static bool kivi_one(struct kv_cache *const *c, const struct kv_rows *rows, int 
     return true;
 }
 
+/* Rows [at, at+m) of r, which share one key window (at most `residual` rows), in one launch. A row sees
+ * values as codes from distance residual + 1 on, so that values which become codes on the way are in two
+ * sets: as codes (far) and exact (near). `stage`: the new values [m,Hk,d]. */
+static void kivi_piece(struct kv_cache *c, const struct kv_rows *r, struct tensor stage)
+{
+    const struct kivi_params *p = c->params;
+    struct kivi *s = c->state;
+    struct ops *ops = c->ops;
+    const int64_t m = r->q.n[0], n0 = c->n, n1 = n0 + m, n_win = n0 - s->n_kq, v0 = s->n_vq;
+    const int64_t v1 = n1 > p->residual ? n1 - p->residual : 0;    /* values in codes afterwards */
+    const int64_t far = (v1 + p->group - 1) / p->group * p->group; /* keys come in whole groups */
+    const int64_t near = v0 / p->group * p->group;
+    struct rope_args rope[3] = {
+        kv_rotate(r->q, r->q, c->shape->rope, r->pos),
+        kv_rotate(r->k, tensor_rows(&s->k_win, n_win, m), c->shape->rope, r->pos),
+        kv_rotate(r->v, stage, NULL, 0),
+    };
+    struct quant_args q[3];
+    struct kv_run old[2];
+    int n_q = kivi_values(s, v0, v1, old);
+    for (int i = 0; i < n_q; i++) {
+        struct tensor src = tensor_rows(&s->v_win, old[i].pos % s->v_win.n[0], old[i].n);
+        q[i] = kivi_quant(c, QUANT_TOKEN, src, old[i].pos);
+    }
+    struct attend_args a;
+    kv_attend_init(&a, c, r);
+    struct attend_set *set = &a.set[0];
+    if (v1) {
+        a.set[1] = a.set[0];
+        set->dist_min = p->residual + 1;
+        set->k[set->n_k++] = kivi_run(c, QUANT_CHANNEL, 0, far);
+        set->v[set->n_v++] = kivi_run(c, QUANT_TOKEN, 0, v1);
+        set->n_v += kivi_values(s, v1, far, set->v + set->n_v);
+        set = &a.set[a.n_set++];
+        set->dist_max = p->residual + 1;
+    }
+    if (s->n_kq > near)
+        set->k[set->n_k++] = kivi_run(c, QUANT_CHANNEL, near, s->n_kq - near);
+    set->k[set->n_k++] = kv_run_of(&s->k_win, 0, n_win + m, s->n_kq);
+    if (v0 > near)
+        set->v[set->n_v++] = kivi_run(c, QUANT_TOKEN, near, v0 - near);
+    set->n_v += kivi_values(s, v0, n0, set->v + set->n_v);
+    set->v[set->n_v++] = kv_run_of(&stage, 0, m, n0);
+    ops->rope(ops, rope, 3);
+    if (n_q)
+        ops->quant(ops, q, n_q);
+    ops->attend(ops, &a, 1);
+    kv_ring_put(ops, &s->v_win, 0, &stage, n0);
+    c->n = n1;
+    s->n_vq = v1;
+    if (n1 - s->n_kq < p->residual)
+        return;
+    q[0] = kivi_quant(c, QUANT_CHANNEL, s->k_win, s->n_kq);
+    ops->quant(ops, q, 1);
+    s->n_kq = n1;
+}
+
+/* Many rows of one cache without an exact prompt, from one end of a key window to the next. */
+static int kivi_many(struct kv_cache *c, const struct kv_rows *r)
+{
+    const struct kivi_params *p = c->params;
+    const struct kivi *s = c->state;
+    const int64_t T = r->q.n[0];
+    struct kv_mem mem;
+    TRY(kv_mem_open(c, &mem, (size_t)min64(T, p->residual) * kv_row_bytes(c->shape), MEM_WORKSPACE));
+    for (int64_t at = 0, m; at < T; at += m) {
+        m = min64(T - at, p->residual - (c->n - s->n_kq));
+        struct kv_rows part = kv_rows_part(r, at, m);
+        kivi_piece(c, &part, kv_tensor(c, mem.data, m));
+    }
+    int rc = c->ops->sync(c->ops);
+    kv_mem_close(c, &mem);
+    return rc;
+}
+
 /* Several rows at once mean the same as one after the other: what a row quantises the next one sees. */
 static int kivi_step(struct kv_cache *const *c, struct kv_rows *rows, int n)
 {
     for (int i = 0; i < n; i++)
-        if (c[i]->n < c[i]->n_prompt)
-            return err_set(ERR_INTERNAL, "method kivi starts from a finished prompt (layer %d: %lld of %lld)",
-                           (int)c[i]->layer, (long long)c[i]->n, (long long)c[i]->n_prompt);
+        if (((const struct kivi_params *)c[i]->params)->when != KV_WHEN_PREFILL)
+            TRY(kv_after_prompt(c[i]));
+    if (n == 1 && rows[0].q.n[0] > 1 && !((const struct kivi *)c[0]->state)->prompt)
+        return kivi_many(c[0], &rows[0]);
     struct kivi_batch b = {mem_alloc(3 * (size_t)n, sizeof *b.rope), mem_alloc((size_t)n, sizeof *b.attend),
                            mem_alloc(2 * (size_t)n, sizeof *b.quant)};
     for (int64_t t = 0; kivi_one(c, rows, n, t, &b); t++)
@@ -236,7 +355,10 @@ static int kivi_step(struct kv_cache *const *c, struct kv_rows *rows, int n)
 
 static void kivi_bytes(const struct kv_cache *c, struct kv_ledger *l)
 {
-    kv_mem_count(((const struct kivi *)c->state)->mem, N_MEM, l);
+    const struct kivi *s = c->state;
+    kv_mem_count(s->mem, N_MEM, l);
+    if (s->prompt)
+        kv_dense_count(s->prompt, l);
 }
 
 /* kept_bits: mean bits per key or value element over the tokens seen. */
@@ -271,8 +393,9 @@ static void unpack(const struct kv_cache *c, enum quant_layout layout, int64_t n
 
 static void dump_window(const struct kv_cache *c, const struct tensor *win, int64_t from, uint8_t *out)
 {
+    const int64_t base = ((const struct kivi *)c->state)->n_exact;
     struct kv_run run[2];
-    int n = kv_ring_runs(win, 0, from, c->n, run);
+    int n = kv_ring_runs(win, base, base + from, c->n, run);
     for (int i = 0; i < n; i++) {
         size_t bytes = (size_t)run[i].n * kv_row_bytes(c->shape);
         c->ops->copy(c->ops, out, run[i].data, bytes);
@@ -298,7 +421,8 @@ static int kivi_dump(const struct kv_cache *c, struct kv_dump out[KV_DUMP_MAX], 
         if (bytes)
             c->ops->copy(c->ops, to, s->mem[from[i]].data, bytes);
     }
-    const int64_t kw[3] = {c->n - s->n_kq, hk, d}, vw[3] = {c->n - s->n_vq, hk, d};
+    const int64_t seen = c->n - s->n_exact;
+    const int64_t kw[3] = {seen - s->n_kq, hk, d}, vw[3] = {seen - s->n_vq, hk, d};
     dump_window(c, &s->k_win, s->n_kq, kv_dump_add(out, n, "k_window", c->shape->dtype, kw));
     dump_window(c, &s->v_win, s->n_vq, kv_dump_add(out, n, "v_window", c->shape->dtype, vw));
     return c->ops->sync(c->ops);
@@ -312,6 +436,8 @@ const struct kv_method kv_method_kivi = {
     .params_bytes = sizeof(struct kivi_params),
     .check = kivi_check,
     .nominal_ratio = kivi_nominal,
+    .prefill_key = kivi_prefill_key,
+    .keeps_prompt = kivi_keeps_prompt,
     .at_strength = kivi_at_strength,
     .open = kivi_open,
     .from_dense = kivi_from_dense,

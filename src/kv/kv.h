@@ -87,7 +87,8 @@ struct kv_method {
     uint64_t (*prefill_key)(const void *params, int64_t n_prompt, const struct kv_shape *shape);
     /* Whether from_dense wants the masses of the shared pass. NULL: no. */
     bool (*wants_mass)(const void *params);
-    bool keeps_prompt; /* holds on to the shared prompt cache: its bytes are the sequence's too */
+    /* Whether it holds on to the shared prompt cache: its bytes are the sequence's too. NULL: no. */
+    bool (*keeps_prompt)(const void *params);
     /* Takes everything that the sequence will hold, through c->ops->alloc, copy and sync alone: what a cache
      * will take is learned by opening it on a table that owns nothing (kv_predict). */
     int (*open)(struct kv_cache *c);

@@ -1,7 +1,8 @@
 /* StreamingLLM (arXiv 2309.17453) as the benchmark of arXiv 2407.01527 runs it (pipeline/inf_stream_llm): a
  * query at position p sees the last n_local tokens at their true distance, and of the first n_init tokens
  * those at distance >= n_local, as if it stood at position n_local + n_init - 1. The same rule holds in the
- * prompt pass and in decoding, so only sinks and a ring of n_local tokens are kept.
+ * prompt pass and in decoding, so only sinks and a ring of n_local tokens are kept. With when=after the
+ * prompt pass is plain (every row sees all before it), and the rule holds from the first decode step on.
  *
  * Keys are stored rotated at their true position: for a sink that is its own index, which is what both sets
  * want; the query is rotated twice instead. */
@@ -15,7 +16,7 @@
 
 struct stream_params {
     double keep, init_share;
-    int64_t cap, init, local;
+    int64_t cap, init, local, when;
 };
 
 static const struct param stream_table[] = {
@@ -29,6 +30,10 @@ static const struct param stream_table[] = {
      "sinks as a fixed number of tokens (with local)"},
     {"local", PARAM_INT, offsetof(struct stream_params, local), 0, 0, 1e15, NULL, NULL,
      "window as a fixed number of tokens, instead of keep (0: use keep)"},
+    {"when", PARAM_CHOICE, offsetof(struct stream_params, when), KV_WHEN_PREFILL, 0, 1, "prefill|after", NULL,
+     "prefill: prompt rows too see sinks and window only; after: plain prompt pass, the rest of the prompt "
+     "is "
+     "dropped at its end"},
     {0},
 };
 
@@ -82,7 +87,8 @@ static uint64_t stream_prefill_key(const void *params, int64_t n_prompt, const s
     int64_t size[2];
     (void)shape;
     stream_sizes(params, n_prompt, &size[0], &size[1]);
-    return size[1] >= n_prompt ? 0 : kv_key("streaming", size, 2);
+    bool plain = size[1] >= n_prompt || ((const struct stream_params *)params)->when != KV_WHEN_PREFILL;
+    return plain ? 0 : kv_key("streaming", size, 2);
 }
 
 static int64_t min64(int64_t a, int64_t b)
@@ -121,14 +127,13 @@ static int stream_from_dense(struct kv_cache *c, struct kv_dense *dense)
 {
     struct stream *s = c->state;
     const struct tensor *from[2] = {&dense->k, &dense->v};
-    const int64_t n_sink = min64(s->n_sink, dense->n);
-    assert(dense->n - n_sink <= s->ring[0].n[0]);
+    const int64_t n_sink = min64(s->n_sink, dense->n), n_rest = min64(dense->n - n_sink, s->ring[0].n[0]);
     for (int i = 0; i < 2; i++) {
         struct tensor first = tensor_rows(from[i], 0, n_sink);
-        struct tensor rest = tensor_rows(from[i], n_sink, dense->n - n_sink);
+        struct tensor rest = tensor_rows(from[i], dense->n - n_rest, n_rest);
         if (n_sink)
             c->ops->copy(c->ops, s->sink[i].data, first.data, tensor_bytes(&first));
-        kv_ring_put(c->ops, &s->ring[i], s->n_sink, &rest, n_sink);
+        kv_ring_put(c->ops, &s->ring[i], s->n_sink, &rest, dense->n - n_rest);
     }
     return 0;
 }
