@@ -72,7 +72,7 @@ static void table(void **state)
         assert_true(t->traits.max_new > 0 && t->params && t->source && *t->traits.metric &&
                     *t->traits.category);
     }
-    assert_int_equal(n, 17);
+    assert_int_equal(n, 18);
     assert_null(task_type_find("longbench/dureader"));
     const struct task_traits *samsum = &task_type_find("longbench/samsum")->traits;
     assert_true(!samsum->chat && samsum->newline_stops && samsum->first_line_only && samsum->max_new == 128);
@@ -188,6 +188,80 @@ static void passkey_tokens(void **state)
     struct task *none = NULL;
     assert_int_equal(open_task(&none, "passkey", "unit=tokens,lengths=20", &counter), ERR_INPUT);
     assert_non_null(strstr(err_text(), "less than the prompt without a haystack"));
+}
+
+/* Lists of pass keys: distinct names, the whole list in the prompt, the same for everyone. */
+static void recite_grid(void **state)
+{
+    (void)state;
+    struct task *t = must_open("recite", "lengths=30+60,depths=2,iterations=2,lines=45,digits=3", NULL);
+    assert_int_equal(task_count(t), 8);
+    for (int i = 0; i < 8; i++) {
+        const struct example *e = task_example(t, i);
+        char *p = prompt(e), name[45][32], key[8];
+        int n = 0, number;
+        assert_int_equal(e->n_gold, 1);
+        assert_non_null(strstr(p, e->gold[0]));
+        for (const char *line = e->gold[0]; line; line = strchr(line, '\n'), line += line != NULL) {
+            assert_int_equal(sscanf(line, "%d. %31[a-z ]: %7[0-9]", &number, name[n], key), 3);
+            assert_int_equal(number, n + 1);
+            assert_int_equal(strlen(key), 3);
+            for (int k = 0; k < n; k++)
+                assert_string_not_equal(name[k], name[n]);
+            n++;
+        }
+        assert_int_equal(n, 45);
+        assert_true(i == 0 || strcmp(e->gold[0], e[-1].gold[0]) != 0);
+        free(p);
+    }
+    const struct example *e = task_example(t, 0);
+    assert_string_equal(e->context + strlen("\n\nThe list of pass keys:\n") + strlen(e->gold[0]),
+                        strstr(e->context, "\n\nWhen"));
+    task_close(t);
+    must_refuse("recite", "lines=201", "from 1 to 200");
+    must_refuse("recite", "lengths=0", "task recite: lengths=0");
+}
+
+static void recite_scores(void **state)
+{
+    (void)state;
+    struct task *t = must_open("recite", "lengths=30,depths=1,iterations=1,lines=4,digits=3", NULL);
+    const char *gold = task_example(t, 0)->gold[0];
+    char line[4][64] = {{0}}, text[1024];
+    assert_int_equal(
+        sscanf(gold, "%63[^\n]\n%63[^\n]\n%63[^\n]\n%63[^\n]", line[0], line[1], line[2], line[3]), 4);
+    static const struct {
+        const char *lines; /* digits: lines of the list; x: a wrong one; a blank: an empty one */
+        double score, prefix, any;
+    } rows[] = {
+        {"0123", 1, 1, 1},
+        {" 0 1 2 3", 1, 1, 1},
+        {"01x3", 0.75, 0.5, 0.75},
+        {"1023", 0.75, 0, 1},
+        {"3210", 0.25, 0, 1},
+        {"xx", 0, 0, 0},
+        {"", 0, 0, 0},
+        {"012301", 1, 1, 1},
+        {"x0123", 1, 0, 1},
+        {"000", 0.25, 0.25, 0.25},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        size_t n = 0;
+        text[0] = 0;
+        for (const char *p = rows[i].lines; *p; p++)
+            n += (size_t)snprintf(text + n, sizeof text - n, " %s \n",
+                                  *p == 'x'   ? "5. x: 1"
+                                  : *p == ' ' ? ""
+                                              : line[*p - '0']);
+        double score;
+        struct score_extra extra[4];
+        assert_int_equal(task_score(t, 0, text, &score, extra), 2);
+        assert_string_equal(extra[0].name, "recite_prefix");
+        assert_string_equal(extra[1].name, "recite_any_order");
+        if (score != rows[i].score || extra[0].value != rows[i].prefix || extra[1].value != rows[i].any)
+            fail_msg("'%s': %g %g %g", rows[i].lines, score, extra[0].value, extra[1].value);
+    }
+    task_close(t);
 }
 
 static void synthetic_text(void **state)
@@ -435,6 +509,8 @@ int main(void)
         cmocka_unit_test(passkey_folder),
         cmocka_unit_test(passkey_grid),
         cmocka_unit_test(passkey_tokens),
+        cmocka_unit_test(recite_grid),
+        cmocka_unit_test(recite_scores),
         cmocka_unit_test(synthetic_text),
         cmocka_unit_test(longbench_prompts),
         cmocka_unit_test(longbench_fields),

@@ -35,4 +35,9 @@ double metric_contains(struct uspan answer, struct uspan key);
 /* Longest common substring of the raw texts over the key's length. */
 double metric_partial_match(struct uspan answer, struct uspan key);
 
+/* Share of the truth's lines that stand in the answer in their order (longest common subsequence of lines;
+ * white space at their ends and empty lines do not count); of its first lines before the first error; of its
+ * lines found anywhere. */
+double metric_recite(struct uspan answer, struct uspan truth, double *prefix, double *any);
+
 #endif

@@ -1,278 +1,50 @@
 /* The needle of the reference: a key hidden in essays, a grid of lengths and depths (spec 4). */
-#include "base/err.h"
-#include "base/file.h"
-#include "base/mem.h"
-#include "task/haystack.h"
-#include "task/mt19937.h"
-#include "task/task_impl.h"
+#include "task/grid.h"
 
 #include <stddef.h>
-#include <stdlib.h>
-#include <string.h>
+#include <stdio.h>
 
-enum { MAX_LENGTHS = 1000, MAX_LENGTH = 10000000, MAX_EXAMPLES = 1000000 };
+struct passkey_params {
+    struct grid_params grid;
+    int64_t digits;
+};
 
 #define AT(member) offsetof(struct passkey_params, member)
 const struct param passkey_param_table[] = {
-    {"lengths", PARAM_TEXT, AT(lengths), 0, 0, 0, NULL, "512-20480x10",
-     "haystack lengths: a list (512+1024+2048; also , ; /) or MIN-MAXxN for N even steps, cut to whole "
-     "units"},
-    {"unit", PARAM_CHOICE, AT(unit), 0, 0, 1, "words|tokens", NULL,
-     "what lengths count: words of the haystack, or tokens of the whole prompt without template (at most "
-     "that many)"},
-    {"depths", PARAM_INT, AT(depths), 10, 1, 1000, NULL, NULL,
-     "even steps of depth from 0 to 1, both included (1 gives both ends, as in the reference)"},
-    {"iterations", PARAM_INT, AT(iterations), 3, 1, 1000, NULL, NULL, "prompts per length and depth"},
+    {"lengths", PARAM_TEXT, AT(grid.lengths), 0, 0, 0, NULL, "512-20480x10", GRID_LENGTHS},
+    {"unit", PARAM_CHOICE, AT(grid.unit), 0, 0, 1, "words|tokens", NULL, GRID_UNIT},
+    {"depths", PARAM_INT, AT(grid.depths), 10, 1, 1000, NULL, NULL, GRID_DEPTHS},
+    {"iterations", PARAM_INT, AT(grid.iterations), 3, 1, 1000, NULL, NULL, "prompts per length and depth"},
     {"digits", PARAM_INT, AT(digits), 7, 1, 64, NULL, NULL, "digits of a key"},
-    {"haystack", PARAM_TEXT, AT(haystack), 0, 0, 0, NULL, "synthetic",
-     "folder of text files (used sorted by name), or synthetic: seeded English essays written by the "
-     "program"},
-    {"max_new", PARAM_INT, AT(max_new), 256, 1, 1000000, NULL, NULL, "tokens to generate at most"},
-    {"seed", PARAM_INT, AT(seed), 42, 0, 9007199254740992.0, NULL, NULL,
+    {"haystack", PARAM_TEXT, AT(grid.haystack), 0, 0, 0, NULL, "synthetic", GRID_HAYSTACK},
+    {"max_new", PARAM_INT, AT(grid.max_new), 256, 1, 1000000, NULL, NULL, "tokens to generate at most"},
+    {"seed", PARAM_INT, AT(grid.seed), 42, 0, 9007199254740992.0, NULL, NULL,
      "seed of the keys and the synthetic haystack"},
     {0},
 };
 
-static const char instruction[] = "There is an important info hidden inside a lot of irrelevant text. Find "
-                                  "it and memorize it. I will quiz you about "
-                                  "the important information there.\n";
-static const char question[] = "\nWhat is the pass key? The pass key is ";
-
-struct lengths {
-    int64_t v[MAX_LENGTHS];
-    int n;
-};
-
-/* Value i of n even steps from lo to hi; n = 1 gives both ends, so callers ask for grid_size(n) values. */
-static double grid_value(double lo, double hi, int64_t n, int64_t i)
+static void draw(const void *params, struct mt19937 *rng, struct str *hidden, struct str *gold)
 {
-    if (i == 0)
-        return lo;
-    return i >= n - 1 ? hi : lo + (double)i * (hi - lo) / (double)(n - 1);
+    const struct passkey_params *p = params;
+    for (int i = 0; i < (int)p->digits; i++)
+        str_addc(gold, (char)('0' + mt19937_below(rng, 10)));
+    str_printf(hidden, " The pass key is %s. Remember it. %s is the pass key. ", str_c(gold), str_c(gold));
 }
 
-static int64_t grid_size(double lo, double hi, int64_t n)
+int passkey_open(struct task *t, const void *params, const struct token_counter *counter)
 {
-    return lo >= hi ? 1 : n < 2 ? 2 : n;
-}
-
-static int add_length(struct lengths *l, int64_t v, const char *text)
-{
-    if (v < 1 || v > MAX_LENGTH)
-        return err_set(ERR_INPUT, "task passkey: lengths=%s: a length is a whole number from 1 to %d", text,
-                       MAX_LENGTH);
-    if (l->n == MAX_LENGTHS)
-        return err_set(ERR_INPUT, "task passkey: lengths=%s: more than %d lengths", text, MAX_LENGTHS);
-    for (int i = 0; i < l->n; i++)
-        if (l->v[i] == v)
-            return err_set(ERR_INPUT, "task passkey: lengths=%s: %lld comes twice", text, (long long)v);
-    l->v[l->n++] = v;
-    return 0;
-}
-
-/* One entry: "1024" or "512-20480x10". */
-static int add_entry(struct lengths *l, const char *entry, const char *text)
-{
-    int64_t lo = 0, hi = 0, n = 0;
-    if (str_to_int(entry, &lo))
-        return add_length(l, lo, text);
-    char *copy = mem_strdup(entry), *dash = strchr(copy, '-'), *times = strchr(copy, 'x');
-    bool ok = dash && times && dash < times;
-    if (ok) {
-        *dash = *times = '\0';
-        ok = str_to_int(copy, &lo) && str_to_int(dash + 1, &hi) && str_to_int(times + 1, &n);
-    }
-    free(copy);
-    if (!ok || lo < 1 || hi < lo || hi > MAX_LENGTH || n < 1 || n > MAX_LENGTHS)
-        return err_set(ERR_INPUT,
-                       "task passkey: lengths=%s: '%s' is neither a whole number nor MIN-MAXxN (1 <= MIN <= "
-                       "MAX <= %d, N from 1 "
-                       "to %d)",
-                       text, entry, MAX_LENGTH, MAX_LENGTHS);
-    for (int64_t i = 0; i < grid_size((double)lo, (double)hi, n); i++)
-        TRY(add_length(l, (int64_t)grid_value((double)lo, (double)hi, n, i), text));
-    return 0;
-}
-
-static int parse_lengths(struct lengths *l, const char *text)
-{
-    static const char separators[] = ",+;/ []";
-    char *copy = mem_strdup(text), *save = NULL;
-    int rc = 0;
-    for (char *e = strtok_r(copy, separators, &save); e && rc == 0; e = strtok_r(NULL, separators, &save))
-        rc = add_entry(l, e, text);
-    free(copy);
-    TRY(rc);
-    return l->n > 0 ? 0
-                    : err_set(ERR_INPUT, "task passkey: lengths is empty; give a list such as 512+1024+2048");
-}
-
-/* left ++ needle ++ right, joined by blanks, with a further blank at the end (spec 4.3). */
-static void put_needle(struct str *out, const struct str *background, int64_t n_words, double depth,
-                       const char *key)
-{
-    const char *text = str_c(background);
-    int64_t words_left = (int64_t)((double)n_words * depth);
-    size_t cut = words_offset(text, background->n, words_left);
-    size_t left_from = 0, left_to = cut, right_from = cut, right_to = background->n;
-    words_strip(text, &left_from, &left_to);
-    words_strip(text, &right_from, &right_to);
-    str_clear(out);
-    str_addn(out, text + left_from, left_to - left_from);
-    str_printf(out, " The pass key is %s. Remember it. %s is the pass key. ", key, key);
-    str_addn(out, text + right_from, right_to - right_from);
-    str_add(out, " ");
-}
-
-struct builder {
-    struct task *task;
-    const struct passkey_params *params;
-    const struct token_counter *counter;
-    struct haystack haystack;
-    struct str background, content, prompt;
-    int64_t guess; /* words that fitted the last example */
-};
-
-/* Prompt with `n_words` of background in b->content; returns its tokens or an error. */
-static int64_t try_words(struct builder *b, int64_t n_words, double depth, const char *key, int64_t *words)
-{
-    *words = haystack_background(&b->haystack, n_words, &b->background);
-    put_needle(&b->content, &b->background, *words, depth, key);
-    str_clear(&b->prompt);
-    str_printf(&b->prompt, "%s%s%s", instruction, str_c(&b->content), question);
-    int64_t n = b->counter->count(b->counter->ctx, str_c(&b->prompt), b->prompt.n);
-    return n;
-}
-
-/* The most words whose prompt has at most `length` tokens: the answer for the last example is bracketed by
- * doubling steps, then halved in, because each count costs a tokenisation of the whole prompt. */
-static int fit_tokens(struct builder *b, int64_t length, double depth, const char *key, int64_t *words)
-{
-    int64_t fits = -1, above = MAX_LENGTH + 1, probe = b->guess, stride = 1, n = 0;
-    while (above - fits > 1) {
-        n = try_words(b, probe, depth, key, words);
-        if (n < 0)
-            return err_prefix((int)n, "task passkey: counting the tokens of a prompt of %lld words",
-                              (long long)probe);
-        if (n > length && probe == 0)
-            return err_set(
-                ERR_INPUT,
-                "task passkey: length %lld tokens is less than the prompt without a haystack (%lld tokens)",
-                (long long)length, (long long)n);
-        *(n <= length ? &fits : &above) = probe;
-        if (fits >= 0 && above <= MAX_LENGTH)
-            probe = fits + (above - fits) / 2;
-        else
-            probe = fits >= 0 ? fits + stride : above - stride;
-        stride *= 2;
-        probe = probe < 0 ? 0 : probe > MAX_LENGTH ? MAX_LENGTH : probe;
-    }
-    b->guess = fits;
-    n = try_words(b, fits, depth, key, words);
-    return n < 0 ? (int)n : 0;
-}
-
-static int build_content(struct builder *b, int64_t length, double depth, const char *key, int64_t *words)
-{
-    if (b->params->unit == 1)
-        return fit_tokens(b, length, depth, key, words);
-    *words = haystack_background(&b->haystack, length, &b->background);
-    put_needle(&b->content, &b->background, *words, depth, key);
-    return 0;
-}
-
-static int add_example(struct builder *b, int64_t length, double depth, int iteration, char *key)
-{
-    int64_t words = 0;
-    TRY(build_content(b, length, depth, key, &words));
-    struct task *t = b->task;
-    char depth_text[32];
-    str_double(depth_text, depth);
-    const char **gold = task_own(t, mem_alloc(1, sizeof *gold));
-    gold[0] = task_own(t, mem_strdup(key));
-    struct example *e = MEM_PUSH(t->examples, t->n, t->cap);
-    *e = (struct example){
-        .id = task_own(t, mem_printf("len=%lld,depth=%s,it=%d", (long long)length, depth_text, iteration)),
-        .before = instruction,
-        .context = task_own(t, mem_strndup(str_c(&b->content), b->content.n)),
-        .after = question,
-        .compress_all = true,
-        .gold = gold,
-        .n_gold = 1,
-        .n_words = (int32_t)words,
-        .length = (double)length,
-        .depth = depth,
-        .iteration = iteration,
-    };
-    return 0;
-}
-
-static int build_all(struct builder *b, const struct lengths *lengths)
-{
-    const struct passkey_params *p = b->params;
-    struct mt19937 rng;
-    mt19937_seed(&rng, (uint64_t)p->seed);
-    int64_t n_depths = grid_size(0, 1, p->depths);
-    if (lengths->n * n_depths * p->iterations > MAX_EXAMPLES)
-        return err_set(ERR_INPUT, "task passkey: lengths x depths x iterations is more than %d prompts",
-                       MAX_EXAMPLES);
-    for (int l = 0; l < lengths->n; l++) {
-        b->guess = lengths->v[l] / 2;
-        for (int64_t d = 0; d < n_depths; d++)
-            for (int it = 0; it < (int)p->iterations; it++) {
-                char key[65] = {0};
-                for (int i = 0; i < (int)p->digits; i++)
-                    key[i] = (char)('0' + mt19937_below(&rng, 10));
-                TRY(add_example(b, lengths->v[l], grid_value(0, 1, p->depths, d), it, key));
-            }
-    }
-    return 0;
-}
-
-/* Hash of the parameters that shape the prompts and of the haystack's texts; the folder's name does not
- * count. */
-static void hash_source(struct builder *b, const struct lengths *lengths)
-{
-    const struct passkey_params *p = b->params;
-    struct str s = {0};
-    str_printf(&s, "passkey unit=%s depths=%lld iterations=%lld digits=%lld seed=%lld lengths=",
-               p->unit ? "tokens" : "words", (long long)p->depths, (long long)p->iterations,
-               (long long)p->digits, (long long)p->seed);
-    for (int i = 0; i < lengths->n; i++)
-        str_printf(&s, "%lld ", (long long)lengths->v[i]);
-    if (b->haystack.synthetic)
-        haystack_background(
-            &b->haystack, 1,
-            &b->background); /* the first essay stands for the rest: same program, same seed */
-    int n = b->haystack.synthetic ? 1 : b->haystack.n;
-    for (int i = 0; i < n; i++) {
-        char hex[65];
-        file_sha256(b->haystack.pieces[i].text, b->haystack.pieces[i].n_bytes, hex);
-        str_printf(&s, "\n%s", hex);
-    }
-    file_sha256(str_c(&s), s.n, b->task->sha256);
-    str_free(&s);
-}
-
-int passkey_open(struct task *t, const struct passkey_params *p, const struct token_counter *counter)
-{
-    struct lengths *lengths = mem_alloc(1, sizeof *lengths);
-    struct builder b = {.task = t, .params = p, .counter = counter};
-    int rc = parse_lengths(lengths, p->lengths);
-    if (rc == 0 && p->unit == 1 && !counter)
-        rc =
-            err_set(ERR_INPUT, "task passkey: unit=tokens needs a model, because tokens are its tokenizer's");
-    if (rc == 0)
-        rc = haystack_open(&b.haystack, p->haystack, (uint64_t)p->seed);
-    if (rc == 0)
-        rc = build_all(&b, lengths);
-    if (rc == 0)
-        hash_source(&b, lengths);
-    t->traits.max_new = (int)p->max_new;
-    haystack_close(&b.haystack);
-    str_free(&b.background);
-    str_free(&b.content);
-    str_free(&b.prompt);
-    free(lengths);
-    return rc;
+    const struct passkey_params *p = params;
+    char facts[32];
+    snprintf(facts, sizeof facts, "digits=%lld", (long long)p->digits);
+    const struct grid g = {.name = "passkey",
+                           .instruction =
+                               "There is an important info hidden inside a lot of irrelevant text. Find "
+                               "it and memorize it. I will quiz you about "
+                               "the important information there.\n",
+                           .question = "\nWhat is the pass key? The pass key is ",
+                           .tail = " ",
+                           .draw = draw,
+                           .params = p,
+                           .facts = facts};
+    return grid_open(t, &g, &p->grid, counter);
 }

@@ -10,8 +10,8 @@
 
 const char *const *task_metric_names(void)
 {
-    static const char *const names[] = {"partial_match", "code_sim_indel", "qa_exact", "rouge_too_deep",
-                                        NULL};
+    static const char *const names[] = {"partial_match", "code_sim_indel",   "qa_exact", "rouge_too_deep",
+                                        "recite_prefix", "recite_any_order", NULL};
     return names;
 }
 
@@ -92,22 +92,33 @@ static double exact_match(struct uspan answer, struct uspan truth, const struct 
     return metric_contains(answer, truth);
 }
 
-/* A headline metric and the further score that comes with it (NULL: none). */
+static double recited_lines(struct uspan answer, struct uspan truth, const struct score_truth *t,
+                            double *further)
+{
+    (void)t;
+    return metric_recite(answer, truth, &further[0], &further[1]);
+}
+
+enum { MAX_FURTHER = 2 };
+
+/* A headline metric and the further scores that come with it. */
 struct metric {
-    const char *name, *further;
-    double (*fn)(struct uspan answer, struct uspan truth, const struct score_truth *t, double *further);
+    const char *name, *further[MAX_FURTHER + 1];
+    double (*fn)(struct uspan answer, struct uspan truth, const struct score_truth *t,
+                 double further[MAX_FURTHER]);
 };
 
 static const struct metric *find_metric(const char *name)
 {
     static const struct metric table[] = {
-        {"qa_f1", "qa_exact", qa_f1},
-        {"rouge_l", "rouge_too_deep", rouge_l},
-        {"classification", NULL, classification},
-        {"retrieval", NULL, retrieval},
-        {"count", NULL, count},
-        {"code_sim", "code_sim_indel", code_sim},
-        {"exact_match", "partial_match", exact_match},
+        {"qa_f1", {"qa_exact"}, qa_f1},
+        {"rouge_l", {"rouge_too_deep"}, rouge_l},
+        {"classification", {NULL}, classification},
+        {"retrieval", {NULL}, retrieval},
+        {"count", {NULL}, count},
+        {"code_sim", {"code_sim_indel"}, code_sim},
+        {"exact_match", {"partial_match"}, exact_match},
+        {"recited_lines", {"recite_prefix", "recite_any_order"}, recited_lines},
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
         if (strcmp(table[i].name, name) == 0)
@@ -126,16 +137,18 @@ int score_answer(const struct task_traits *traits, struct uspan answer, const st
         if (!uspan_next(&rest, '\n', &line))
             line = (struct uspan){0};
     }
-    double best = 0, best_further = 0;
+    double best = 0, best_further[MAX_FURTHER] = {0};
     for (int i = 0; i < truth->n_gold; i++) {
-        double further = 0, s = m->fn(line, utext_span(&truth->gold[i]), truth, &further);
+        double further[MAX_FURTHER] = {0}, s = m->fn(line, utext_span(&truth->gold[i]), truth, further);
         best = s > best ? s : best;
-        best_further = further > best_further ? further : best_further;
+        for (int k = 0; k < MAX_FURTHER; k++)
+            best_further[k] = further[k] > best_further[k] ? further[k] : best_further[k];
     }
     *score = best;
-    if (m->further)
-        extra[0] = (struct score_extra){m->further, best_further};
-    return m->further ? 1 : 0;
+    int n = 0;
+    for (; m->further[n]; n++)
+        extra[n] = (struct score_extra){m->further[n], best_further[n]};
+    return n;
 }
 
 double score_round2(double v)

@@ -19,6 +19,11 @@ static const struct task_type types[] = {
      passkey_param_table,
      {TASK_PASSKEY, false, false, false, 256, "exact_match", "needle"},
      0},
+    {"recite",
+     "a list of pass keys to be recited in full: the needle of arXiv 2407.01527 with a long answer",
+     recite_param_table,
+     {TASK_PASSKEY, false, false, false, 256, "recited_lines", "long_generation"},
+     0},
 #include "task/longbench.def"
 };
 #undef LONGBENCH
@@ -49,7 +54,9 @@ int task_open(struct task **out, const struct task_type *type, const void *param
     struct task *t = mem_alloc(1, sizeof *t);
     t->type = type;
     t->traits = type->traits;
-    int rc = type->traits.kind == TASK_PASSKEY ? passkey_open(t, params, counter) : longbench_open(t, params);
+    int rc = type->params == passkey_param_table  ? passkey_open(t, params, counter)
+             : type->params == recite_param_table ? recite_open(t, params, counter)
+                                                  : longbench_open(t, params);
     if (rc < 0) {
         task_close(t);
         t = NULL;

@@ -23,18 +23,11 @@ struct longbench_params {
     int64_t max_new;
 };
 
-struct passkey_params {
-    char *lengths;
-    int64_t unit; /* 0 words, 1 tokens */
-    int64_t depths, iterations, digits;
-    char *haystack;
-    int64_t max_new, seed;
-};
-
-extern const struct param longbench_param_table[], passkey_param_table[];
+extern const struct param longbench_param_table[], passkey_param_table[], recite_param_table[];
 
 /* Fill an empty task; on error the caller closes it. */
 int longbench_open(struct task *t, const struct longbench_params *p);
-int passkey_open(struct task *t, const struct passkey_params *p, const struct token_counter *counter);
+int passkey_open(struct task *t, const void *params, const struct token_counter *counter);
+int recite_open(struct task *t, const void *params, const struct token_counter *counter);
 
 #endif
