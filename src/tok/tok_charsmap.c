@@ -153,6 +153,8 @@ static size_t grapheme(const char *s, size_t n)
 {
     utf8proc_int32_t state = 0;
     uint32_t cp, next;
+    if (n > 1 && (unsigned char)s[0] < 0x80 && (unsigned char)s[1] < 0x80 && s[0] != '\r')
+        return 1;
     size_t at = (size_t)utf8_get(s, n, &cp);
     while (at < n) {
         size_t len = (size_t)utf8_get(s + at, n - at, &next);

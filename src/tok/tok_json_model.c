@@ -105,10 +105,39 @@ static int read_bpe(struct bpe *b, const json_t *j)
 static double power_of_ten(int64_t n)
 {
     char text[32];
-    double v = 0;
-    snprintf(text, sizeof text, "1e%d", (int)n);
-    (void)str_to_double(text, &v);
+    double v = 1;
+    for (int64_t i = 0; i < n && n <= 22; i++) /* these are exact */
+        v *= 10;
+    if (n > 22) {
+        snprintf(text, sizeof text, "1e%d", (int)n);
+        (void)str_to_double(text, &v);
+    }
     return v;
+}
+
+/* Digits of the shortest text that reads back as v (at most 17), without the point, and the power of ten that
+ * belongs to them. */
+static int64_t shortest_digits(double v, int64_t *exponent)
+{
+    char text[40];
+    int64_t digits = 0;
+    for (int n = 15; n <= 17; n++) { /* whatever has fewer than 15 digits comes out with fewer */
+        snprintf(text, sizeof text, "%.*e", n - 1, v);
+        if (strtod(text, NULL) == v)
+            break;
+    }
+    const char *p = text, *e = strchr(text, 'e');
+    *exponent = strtol(e + 1, NULL, 10) + 1;
+    size_t end = (size_t)(e - text);
+    while (end > 1 && text[end - 1] == '0')
+        end--;
+    for (; p < text + end; p++) {
+        if (*p == '.')
+            continue;
+        digits = 10 * digits + (*p - '0');
+        *exponent -= 1;
+    }
+    return digits;
 }
 
 /* Numbers reach the library as the JSON parser of its language makes them: the digits as one integer,
@@ -117,25 +146,16 @@ static double power_of_ten(int64_t n)
  * of the shortest text, which is what writers of such files put there. */
 static double library_number(double v)
 {
-    char text[32];
-    str_double(text, v);
-    const char *p = text + (*text == '-');
-    int64_t digits = 0, exponent = 0, e = 0; /* at most 17 digits */
-    for (bool point = false; (*p >= '0' && *p <= '9') || *p == '.'; p++) {
-        if (*p == '.') {
-            point = true;
-            continue;
-        }
-        digits = 10 * digits + (*p - '0');
-        exponent -= point;
+    int64_t exponent;
+    double size = v < 0 ? -v : v, out = (double)shortest_digits(size, &exponent);
+    if (exponent >= 0 && size < 1e16) { /* a whole number is written with ".0", which is one more digit */
+        out = (double)((int64_t)size * 10);
+        exponent = -1;
     }
-    if (*p == 'e' && str_to_int(p + 1 + (p[1] == '+'), &e))
-        exponent += e;
-    double out = (double)digits;
     for (; exponent < -308; exponent += 308)
         out /= 1e308;
     out = exponent < 0 ? out / power_of_ten(-exponent) : out * power_of_ten(exponent);
-    return *text == '-' ? -out : out;
+    return v < 0 ? -out : out;
 }
 
 static int read_pieces(struct tok *t, const json_t *vocab)
