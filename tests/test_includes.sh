@@ -39,6 +39,7 @@ check src/tok base/ tok/
 check src/task base/ task/
 check src/kv base/ kernels/ops.h kv/
 check src/model base/ kernels/ kv/ model/
+check src/prompt base/ kernels/ops.h kv/ model/ tok/ prompt/
 check src/run base/ kernels/ kv/ model/ tok/ task/ prompt/ run/
 check hdf5io base/ kernels/ops.h kv/kv.h run/record.h task/task.h hdf5io/
 check sweep base/ kernels/ kv/ model/ tok/ task/ run/ hdf5io/ sweep/

@@ -8,6 +8,7 @@ static const struct spec_case {
     const char *text;
     double bound;
 } specs[] = {
+    {"llmlingua2", 0}, /* the prompt is what it shortens */
     {"full", 0},
     {"streaming:init=4,local=100000", 0},
     {"streaming:init=0,local=100000", 0},

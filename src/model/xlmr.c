@@ -38,7 +38,7 @@ struct encoder {
 
 /* Names of one tensor, in the form the declarations take. */
 struct name {
-    char text[128];
+    char text[160];
     const char *p;
 };
 static const char *const *named(struct name *s, int layer, const char *tail)

@@ -1,0 +1,339 @@
+/* LLMLingua-2 against PyPI's llmlingua and transformers: fixtures by oracle/prompt_fixtures.py (argument:
+ * another folder of that form). */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/file.h"
+#include "base/mem.h"
+#include "kv/kv.h"
+#include "kv/llmlingua2.h"
+#include "model/encoder.h"
+#include "prompt/llmlingua2.h"
+#include "prompt/prompt.h"
+
+static const char *dir = "fixtures/prompt";
+
+#define OK(call)                                                                                             \
+    do {                                                                                                     \
+        if ((call) < 0)                                                                                      \
+            fail_msg("%s", err_text());                                                                      \
+    } while (0)
+
+static json_t *load(const char *name)
+{
+    char *path = file_join(dir, name);
+    json_error_t e;
+    json_t *j = json_load_file(path, 0, &e);
+    if (!j)
+        fail_msg("%s: %s", path, e.text);
+    free(path);
+    return j;
+}
+
+/* ---- encoder ---- */
+
+struct rig {
+    struct ops *ops;
+    struct encoder *e;
+};
+
+static void rig_open(struct rig *r, const char *table)
+{
+    const struct ops_options o = {.threads = 2, .isa = "auto", .act = DT_F32};
+    struct model_file *f;
+    char *path = file_join(dir, "encoder");
+    OK(ops_open(&r->ops, table, &o));
+    OK(encoder_file_open(&f, path));
+    const struct model_options m = {.dtype = DT_F32, .threads = 2};
+    OK(encoder_open(&r->e, r->ops, f, &m));
+    model_file_close(f);
+    free(path);
+}
+
+static void rig_close(struct rig *r)
+{
+    encoder_close(r->e);
+    for (int k = 0; k < MEM_KIND_N; k++)
+        assert_int_equal(r->ops->used(r->ops, k, PLACE_DEVICE), 0);
+    ops_close(r->ops);
+}
+
+static struct encoder_text *read_texts(const json_t *rows, int *n, int64_t *total)
+{
+    *n = (int)json_array_size(rows);
+    *total = 0;
+    struct encoder_text *t = mem_alloc((size_t)*n, sizeof *t);
+    for (int i = 0; i < *n; i++) {
+        const json_t *ids = json_object_get(json_array_get(rows, (size_t)i), "ids");
+        t[i].n_ids = (int64_t)json_array_size(ids);
+        int32_t *v = mem_alloc((size_t)t[i].n_ids, sizeof *v);
+        for (int64_t k = 0; k < t[i].n_ids; k++)
+            v[k] = (int32_t)json_integer_value(json_array_get(ids, (size_t)k));
+        t[i].ids = v;
+        *total += t[i].n_ids;
+    }
+    return t;
+}
+
+static double worst_logit(const json_t *rows, const struct encoder_text *t, int n, const float *logits)
+{
+    double worst = 0;
+    for (int i = 0; i < n; i++) {
+        const json_t *row = json_array_get(rows, (size_t)i), *want = json_object_get(row, "logits");
+        int64_t step = json_integer_value(json_object_get(row, "step"));
+        for (size_t k = 0; k < json_array_size(want); k++) {
+            for (size_t c = 0; c < 2; c++) {
+                double w = json_number_value(json_array_get(json_array_get(want, k), c));
+                double d = fabs((double)logits[2 * (int64_t)k * step + (int64_t)c] - w);
+                worst = d > worst ? d : worst;
+            }
+        }
+        logits += 2 * t[i].n_ids;
+    }
+    return worst;
+}
+
+/* Logits of transformers, texts of 1 to 512 tokens together in one call without padding. */
+static void check_logits(const char *table)
+{
+    struct rig r;
+    int n;
+    int64_t total;
+    json_t *rows = load("logits.json");
+    struct encoder_text *t = read_texts(rows, &n, &total);
+    float *all = mem_alloc((size_t)total * 2, sizeof *all), *one = mem_alloc((size_t)total * 2, sizeof *one);
+    rig_open(&r, table);
+    OK(encoder_run(r.e, t, n, all));
+    double worst = worst_logit(rows, t, n, all);
+    printf("logits on %s: worst difference %.2g\n", table, worst);
+    assert_true(worst <= 1e-4);
+    int64_t at = 0;
+    for (int i = 0; i < n; i++) { /* alone: the same but for the shapes of products */
+        OK(encoder_run(r.e, &t[i], 1, one));
+        for (int64_t k = 0; k < 2 * t[i].n_ids; k++)
+            assert_true(fabsf(one[k] - all[2 * at + k]) < 1e-4f);
+        at += t[i].n_ids;
+    }
+    rig_close(&r);
+    for (int i = 0; i < n; i++)
+        free((void *)(uintptr_t)t[i].ids);
+    free(t);
+    free(all);
+    free(one);
+    json_decref(rows);
+}
+
+static void test_logits_ref(void **state)
+{
+    (void)state;
+    check_logits("ref");
+}
+
+static void test_logits_cpu(void **state)
+{
+    (void)state;
+    check_logits("cpu");
+}
+
+static void test_encoder_refusals(void **state)
+{
+    (void)state;
+    struct rig r;
+    int32_t ids[600] = {0};
+    float *logits = mem_alloc(1200, sizeof *logits);
+    rig_open(&r, "ref");
+    assert_int_equal(encoder_run(r.e, &(struct encoder_text){ids, 513}, 1, logits), ERR_TOO_LONG);
+    ids[3] = (int32_t)encoder_config(r.e)->n_vocab;
+    assert_int_equal(encoder_run(r.e, &(struct encoder_text){ids, 5}, 1, logits), ERR_INPUT);
+    ops_fail_alloc(r.ops, 1);
+    assert_int_equal(encoder_run(r.e, &(struct encoder_text){ids, 3}, 1, logits), ERR_NOMEM);
+    rig_close(&r);
+    free(logits);
+}
+
+static void write_text(const char *folder, const char *name, const char *text)
+{
+    char *path = file_join(folder, name);
+    OK(file_write_atomic(path, text, strlen(text)));
+    free(path);
+}
+
+static void refused(const char *folder, const char *config, const char *says)
+{
+    struct model_file *f = NULL;
+    write_text(folder, "config.json", config);
+    assert_int_equal(encoder_file_open(&f, folder), ERR_INPUT);
+    if (!strstr(err_text(), says))
+        fail_msg("'%s' does not say '%s'", err_text(), says);
+}
+
+static void test_wrong_kinds(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/kvs_promptXXXXXX";
+    struct model_file *f = NULL;
+    assert_non_null(mkdtemp(folder));
+    refused(folder, "{\"model_type\": \"llama\", \"architectures\": [\"LlamaForCausalLM\"]}",
+            "model_type 'llama'");
+    refused(folder, "{\"model_type\": \"xlm-roberta\", \"architectures\": [\"XLMRobertaForMaskedLM\"]}",
+            "architecture 'XLMRobertaForMaskedLM'");
+#define HEAD "{\"model_type\": \"xlm-roberta\", \"architectures\": [\"XLMRobertaForTokenClassification\"], "
+    refused(folder, HEAD "\"type_vocab_size\": 1, \"hidden_size\": 0}", "'hidden_size' must be");
+    refused(folder, HEAD "\"type_vocab_size\": 1, \"hidden_size\": 30, \"num_attention_heads\": 4}",
+            "4 heads");
+    refused(folder, HEAD "\"type_vocab_size\": 1, \"hidden_act\": \"relu\"}", "only 'gelu'");
+    refused(folder, HEAD "\"type_vocab_size\": 1, \"id2label\": {\"0\": \"A\"}}", "1 labels");
+    refused(folder, HEAD "\"type_vocab_size\": 1, \"layer_norm_eps\": -1}", "layer_norm_eps");
+    refused(folder, "[]", "no JSON object");
+    refused(folder, "{", "not JSON");
+    assert_int_equal(encoder_file_open(&f, "/nowhere/at/all"), ERR_INPUT);
+    char *path = file_join(folder, "config.json");
+    unlink(path);
+    free(path);
+    rmdir(folder);
+}
+
+/* ---- compression ---- */
+
+static struct llmlingua2_params *params_of(struct kv_spec *s, double rate, const char *force)
+{
+    OK(kv_spec_parse(s, "llmlingua2"));
+    struct llmlingua2_params *p = s->params;
+    p->rate = rate;
+    free(p->force);
+    p->force = mem_strdup(force);
+    return p;
+}
+
+static struct prompt_compressor *open_compressor(bool ranks)
+{
+    struct prompt_compressor *c;
+    char *encoder = file_join(dir, "encoder"), *file = file_join(dir, "ranks.tiktoken");
+    const struct prompt_files paths = {encoder, ranks ? file : NULL};
+    OK(prompt_method_find("llmlingua2")
+           ->open(&c, &paths, &(struct prompt_options){.device = "cpu", .threads = 2}));
+    free(encoder);
+    free(file);
+    return c;
+}
+
+static void check_run(struct prompt_compressor *c, const json_t *one, const json_t *run, int *words)
+{
+    const char *force = json_string_value(json_object_get(run, "force"));
+    const char *text = json_string_value(json_object_get(one, "text")),
+               *want = json_string_value(json_object_get(run, "text")),
+               *kept = json_string_value(json_object_get(run, "kept"));
+    struct kv_spec spec;
+    struct str labels = {0};
+    char *got;
+    double rate = json_number_value(json_object_get(run, "rate"));
+    struct llmlingua2_params *p = params_of(&spec, rate, force ? force : "newline . ! ? comma");
+    OK(ll2_rewrite(c, p, text, &got, &labels));
+    *words += (int)labels.n;
+    if (strcmp(got, want) != 0 || strcmp(str_c(&labels), kept) != 0) {
+        size_t at = 0;
+        while (got[at] && got[at] == want[at])
+            at++;
+        at = at > 40 ? at - 40 : 0;
+        fail_msg("%s, rate %g: %zu words (package: %zu)\n got: …%.160s\nwant: …%.160s",
+                 json_string_value(json_object_get(one, "name")), rate, labels.n, strlen(kept), got + at,
+                 want + at);
+    }
+    free(got);
+    str_free(&labels);
+    kv_spec_free(&spec);
+}
+
+/* Every kept word and every byte of the text. */
+static void test_compression(void **state)
+{
+    (void)state;
+    json_t *cases = load("cases.json");
+    struct prompt_compressor *c = open_compressor(true);
+    int64_t texts, rows;
+    int words = 0, n = 0;
+    for (size_t i = 0; i < json_array_size(cases); i++) {
+        const json_t *one = json_array_get(cases, i), *runs = json_object_get(one, "runs");
+        for (size_t k = 0; k < json_array_size(runs); k++, n++)
+            check_run(c, one, json_array_get(runs, k), &words);
+    }
+    prompt_method_find("llmlingua2")->counts(c, &texts, &rows);
+    printf("%d texts compressed as the package does, %d words; the encoder read %lld texts, %lld tokens\n", n,
+           words, (long long)texts, (long long)rows);
+    assert_true(n >= 20 && texts < n && words > 1000); /* other rates of the same text come from the cache */
+    prompt_method_find("llmlingua2")->close(c);
+    json_decref(cases);
+}
+
+static void test_rate_one_and_own_counts(void **state)
+{
+    (void)state;
+    struct prompt_compressor *c = open_compressor(false);
+    struct kv_spec spec;
+    char *got;
+    static const char text[] = "We met, briefly.\nThen 3.5 of us left!  And more, and more.";
+    OK(ll2_rewrite(c, params_of(&spec, 1, "newline . ! ? comma"), text, &got, NULL));
+    assert_string_equal(got, "We met, briefly.\n Then 3. 5 of us left! And more, and more.");
+    free(got);
+    kv_spec_free(&spec);
+    OK(ll2_rewrite(c, params_of(&spec, 4, "newline . ! ? comma"), text, &got, NULL));
+    assert_true(strlen(got) < strlen(text));
+    free(got);
+    kv_spec_free(&spec);
+    prompt_method_find("llmlingua2")->close(c);
+}
+
+static void test_identity(void **state)
+{
+    (void)state;
+    char *encoder = file_join(dir, "encoder"), *file = file_join(dir, "ranks.tiktoken");
+    struct str with = {0}, without = {0};
+    const struct prompt_method *m = prompt_method_find("llmlingua2");
+    OK(m->identify(&(struct prompt_files){encoder, file}, &with));
+    OK(m->identify(&(struct prompt_files){encoder, NULL}, &without));
+    assert_non_null(strstr(str_c(&without), " ranks none"));
+    assert_null(strstr(str_c(&with), " ranks none"));
+    assert_int_equal(strncmp(str_c(&with), str_c(&without), 40), 0);
+    assert_null(prompt_method_find("full"));
+    str_free(&with);
+    str_free(&without);
+    free(encoder);
+    free(file);
+}
+
+static void test_percentile(void **state)
+{
+    (void)state;
+    double v[] = {4, 1, 3, 2, 5};
+    assert_true(ll2_percentile(v, 5, 50, false) == 3);
+    assert_true(ll2_percentile(v, 5, 76, false) == 4 + (4 * 0.76 - 3));
+    assert_true(ll2_percentile(v, 5, 88, false) == 5 - (1 - (4 * 0.88 - 3)));
+    assert_true(ll2_percentile(v, 5, 100, false) == 5);
+    double w[] = {(double)0.1f, (double)0.3f};
+    assert_true(ll2_percentile(w, 2, 25, true) == (double)(0.1f + (0.3f - 0.1f) * 0.25f));
+    assert_true(ll2_percentile(w, 1, 87, false) == (double)0.1f);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1)
+        dir = argv[1];
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_logits_ref),       cmocka_unit_test(test_logits_cpu),
+        cmocka_unit_test(test_encoder_refusals), cmocka_unit_test(test_wrong_kinds),
+        cmocka_unit_test(test_percentile),       cmocka_unit_test(test_identity),
+        cmocka_unit_test(test_compression),      cmocka_unit_test(test_rate_one_and_own_counts),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
