@@ -81,6 +81,22 @@ static void tasks_section(struct str *o, const struct summary *s)
                "reference, not averaged.</p>\n");
 }
 
+static void fidelity_section(struct str *o, const struct summary *s)
+{
+    struct str rows = {0};
+    if (table_fidelity(s, TABLE_HTML, &rows)) {
+        str_add(o, "<h2>Fidelity</h2><div class=\"wrap\"><table>\n");
+        str_add(o, str_c(&rows));
+        str_add(o, "</table></div>\n<p class=\"note\">Each setting is forced along the answer of "
+                   "<code>full</code> to the same example, and its next-token distribution compared with "
+                   "that of <code>full</code> at every token: KL divergence (0 is equal), how often the "
+                   "most likely token is the same, and the mean log probability that it gives to the "
+                   "answer of <code>full</code>. The row of <code>full</code> shows the noise of computing "
+                   "twice.</p>\n");
+    }
+    str_free(&rows);
+}
+
 static void needle_section(struct str *o, const struct summary *s)
 {
     for (int t = 0; t < s->r->n_task; t++) {
@@ -186,6 +202,7 @@ static void page(const struct summary *s, struct str *o)
     str_add(o,
             "<p class=\"note\">Blue: no other setting has both fewer bytes and at least this score.</p>\n");
     tasks_section(o, s);
+    fidelity_section(o, s);
     troubles(o, s);
     run_section(o, s->r);
 }
@@ -215,6 +232,20 @@ static int put_table(const struct summary *s, const char *dir, const char *name,
     make(s, form, &text);
     int rc = put(dir, name, &text);
     str_free(&text);
+    return rc;
+}
+
+static int put_fidelity(const struct summary *s, const char *dir)
+{
+    struct str md = {0}, csv = {0};
+    int rc = 0;
+    if (table_fidelity(s, TABLE_MD, &md) && table_fidelity(s, TABLE_CSV, &csv)) {
+        rc = put(dir, "fidelity.md", &md);
+        if (rc == 0)
+            rc = put(dir, "fidelity.csv", &csv);
+    }
+    str_free(&md);
+    str_free(&csv);
     return rc;
 }
 
@@ -260,6 +291,7 @@ static int write_all(const struct summary *s, const char *dir)
     TRY(put_table(s, dir, "settings.csv", table_settings, TABLE_CSV));
     TRY(put_table(s, dir, "tasks.md", table_tasks, TABLE_MD));
     TRY(put_table(s, dir, "tasks.csv", table_tasks, TABLE_CSV));
+    TRY(put_fidelity(s, dir));
     TRY(put_needles(s, dir));
     struct put_ctx c = {dir, 0};
     for_models(s, put_frontier, &c);

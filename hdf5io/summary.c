@@ -112,6 +112,27 @@ static void count_units(struct summary *s, int setting)
     o->kept_tokens = n_kept ? kept / (double)n_kept : NAN;
 }
 
+static void take_fidelity(struct summary *s, int setting)
+{
+    struct summary_setting *o = &s->setting[setting];
+    double kl = 0, top1 = 0, gold = 0, worst = 0;
+    int64_t n = 0;
+    for (int64_t row = 0; row < s->r->n_example; row++) {
+        const struct record *x = summary_unit(s, setting, row);
+        for (int k = 0; x && k < x->n_fidelity; k++, n++) {
+            kl += x->fidelity[k].kl;
+            top1 += x->fidelity[k].top1;
+            gold += x->fidelity[k].gold_logprob;
+            worst = x->fidelity[k].kl > worst ? x->fidelity[k].kl : worst;
+        }
+    }
+    o->n_fidelity = n;
+    o->kl = n ? kl / (double)n : NAN;
+    o->kl_max = n ? worst : NAN;
+    o->top1 = n ? top1 / (double)n : NAN;
+    o->gold_logprob = n ? gold / (double)n : NAN;
+}
+
 static void take_times(struct summary *s, int setting)
 {
     const struct results *r = s->r;
@@ -164,6 +185,7 @@ void summary_make(struct summary *s, const struct results *r)
         struct summary_setting *o = &s->setting[i];
         count_units(s, i);
         take_times(s, i);
+        take_fidelity(s, i);
         o->score = score_of(s, i, -1);
         for (int t = 0; t < r->n_task; t++)
             s->cell[i * r->n_task + t].score = score_of(s, i, t);

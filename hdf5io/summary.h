@@ -22,7 +22,10 @@ struct summary_setting {
     double prefill_limit,
         decode_limit; /* share of the limit reached, 0..1; NaN when the file holds no limits */
     int64_t n_timing;
-    int full; /* row of `full` of the same model, or -1 */
+    /* means over the tokens of /fidelity; NaN without any */
+    double kl, kl_max, top1, gold_logprob;
+    int64_t n_fidelity; /* tokens */
+    int full;           /* row of `full` of the same model, or -1 */
 };
 struct summary {
     const struct results *r;

@@ -212,3 +212,33 @@ void table_tasks(const struct summary *s, enum table_form form, struct str *out)
         row_end(&p);
     }
 }
+
+bool table_fidelity(const struct summary *s, enum table_form form, struct str *out)
+{
+    static const char *const people[] = {
+        "setting", "tokens", "mean KL (nats)", "largest KL", "same first choice", "log p of the full answer"};
+    static const char *const plain[] = {"setting", "n_tokens", "kl_mean", "kl_max", "top1", "gold_logprob"};
+    struct pen p = {.form = form, .out = out};
+    const char *const *head = form == TABLE_CSV ? plain : people;
+    bool any = false;
+    for (int i = 0; i < s->r->n_setting; i++)
+        any = any || s->setting[i].n_fidelity;
+    if (!any)
+        return false;
+    row_begin(&p, true);
+    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
+        cell(&p, head[i]);
+    row_end(&p);
+    for (int i = 0; i < s->r->n_setting; i++) {
+        const struct summary_setting *o = &s->setting[i];
+        row_begin(&p, false);
+        setting_cell(&p, s->r, i);
+        number(&p, (double)o->n_fidelity, "%.0f", "%.0f");
+        number(&p, o->kl, "%.3g", "%.9g");
+        number(&p, o->kl_max, "%.3g", "%.9g");
+        number(&p, form == TABLE_CSV ? o->top1 : 100 * o->top1, "%.1f %%", "%.9g");
+        number(&p, o->gold_logprob, "%.3f", "%.9g");
+        row_end(&p);
+    }
+    return true;
+}

@@ -9,5 +9,8 @@ enum table_form { TABLE_MD, TABLE_CSV, TABLE_HTML };
 void table_settings(const struct summary *s, enum table_form form, struct str *out);
 /* A row per setting, a column per task: 100 x mean score. */
 void table_tasks(const struct summary *s, enum table_form form, struct str *out);
+/* A row per setting: distance of its next-token distributions from those of the full cache. False (and
+ * nothing written) when the file holds none. */
+bool table_fidelity(const struct summary *s, enum table_form form, struct str *out);
 
 #endif

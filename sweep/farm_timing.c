@@ -55,12 +55,6 @@ static uint8_t *timed_at(const struct farm *f, int setting, int task, int k)
                      (size_t)k];
 }
 
-/* The k-th of n examples to time: spread over the task, the last one (the longest of a needle) included. */
-static int timing_example(int n_example, int n, int k)
-{
-    return (int)((int64_t)n_example * (k + 1) / n) - 1;
-}
-
 static int timing_count(const struct farm *f, int task)
 {
     int n = f->plan->task[task].n_example;
@@ -77,7 +71,7 @@ static void mark_timed(struct farm *f, const struct results *r, const struct sin
                 strcmp(p->task[i].params, r->task[t->task].params))
                 continue;
             for (int k = 0; k < timing_count(f, i); k++)
-                if (timing_example(p->task[i].n_example, timing_count(f, i), k) == t->example)
+                if (plan_sample(p->task[i].n_example, timing_count(f, i), k) == t->example)
                     *timed_at(f, s, i, k) = 1;
         }
     }
@@ -153,7 +147,7 @@ void farm_timing(struct farm *f)
                     log_info("timing %d example%s per setting and task, alone", p->config->timing,
                              p->config->timing == 1 ? "" : "s");
                 said = true;
-                int rc = time_one(f, s, i, timing_example(p->task[i].n_example, n, k));
+                int rc = time_one(f, s, i, plan_sample(p->task[i].n_example, n, k));
                 enum stop_wish wish = stop_wished();
                 if (wish > f->wish)
                     f->wish = wish;

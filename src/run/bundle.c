@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/mem.h"
+#include "run/fidelity.h"
 #include "run/runner.h"
 
 #include <math.h>
@@ -15,11 +16,12 @@ struct job {
     const struct example *ex;
     struct prompt prompt;
     struct kv_shape shape;
-    uint64_t key;  /* prefill key */
-    bool in_group; /* its prompt pass is done (or failed) */
-    bool holder;   /* counts the bytes shared by its group */
-    int rc;        /* first error of this unit */
-    char *error;   /* its text, owned */
+    struct kv_spec spec; /* the unit's, solved for this sequence; owned */
+    uint64_t key;        /* prefill key */
+    bool in_group;       /* its prompt pass is done (or failed) */
+    bool holder;         /* counts the bytes shared by its group */
+    int rc;              /* first error of this unit */
+    char *error;         /* its text, owned */
 };
 
 static void fail(struct job *j, struct lane *l, int rc)
@@ -50,7 +52,9 @@ static bool same_pass(const struct job *a, const struct job *b)
 static int job_init(struct runner *r, const struct task *task, const struct run_unit *u, struct job *j)
 {
     *j = (struct job){.unit = u, .ex = task_example(task, u->example), .prompt.newline = -1};
-    TRY(policy_prompt(r->opt.mode, u->spec->method->name, &r->m, model_config(r->model), r->tok,
+    struct rewriter rw;
+    TRY(runner_rewriter(r, u, &rw));
+    TRY(policy_prompt(r->opt.mode, u->spec->method->name, &rw, &r->m, model_config(r->model), r->tok,
                       task_traits(task), j->ex, &j->prompt));
     TRY(model_kv_shape(r->model, r->m.cache_dtype, u->over.rope_theta_factor, &j->shape));
     int64_t n_max = j->prompt.n_ids + task_traits(task)->max_new;
@@ -58,8 +62,9 @@ static int job_init(struct runner *r, const struct task *task, const struct run_
         return err_set(
             ERR_TOO_LONG, "prompt of %lld tokens and %d new ones exceed the %lld positions of model %s",
             (long long)j->prompt.n_ids, task_traits(task)->max_new, (long long)j->shape.max_len, r->m.id);
-    if (u->spec->method->prefill_key)
-        j->key = u->spec->method->prefill_key(u->spec->params, j->prompt.n_ids, &j->shape);
+    TRY(kv_spec_solve(&j->spec, u->spec, &j->shape, j->prompt.n_ids, n_max));
+    if (j->spec.method->prefill_key)
+        j->key = j->spec.method->prefill_key(j->spec.params, j->prompt.n_ids, &j->shape);
     return 0;
 }
 
@@ -69,7 +74,7 @@ static int own_pass(struct runner *r, struct job *j, struct lane *l)
     struct tensor logits;
     const struct prompt *p = &j->prompt;
     l->open = true;
-    TRY(seq_open(&l->seq, r->model, &j->shape, j->unit->spec, p->n_ids, p->n_ids + l->max_new));
+    TRY(seq_open(&l->seq, r->model, &j->shape, &j->spec, p->n_ids, p->n_ids + l->max_new));
     TRY(engine_prefill(&r->engine, &l->seq, p->ids, p->n_ids, true, &logits));
     return engine_choose(&r->engine, &l, 1, logits);
 }
@@ -110,7 +115,7 @@ static int shared_pass(struct runner *r, struct job *job, struct lane *lane, int
         struct lane *l = first[k];
         int one = rc;
         if (one == 0) {
-            one = seq_fork(&l->seq, r->model, &j->shape, j->unit->spec, &p, j->prompt.n_ids + l->max_new);
+            one = seq_fork(&l->seq, r->model, &j->shape, &j->spec, &p, j->prompt.n_ids + l->max_new);
             l->open = true;
         }
         struct kv_ledger ledger = {0};
@@ -169,6 +174,10 @@ static void put_bytes(const struct job *j, const struct lane *l, struct record *
     for (int i = 0; i < KV_BUDGET_N; i++)
         b.value[i] = NAN;
     seq_budgets(&l->seq, &b);
+    if (j->prompt.n_plain) { /* what a prompt method kept of the prompt's tokens */
+        b.value[KV_KEPT_TOKENS] = (double)j->prompt.n_ids;
+        b.value[KV_TRUE_RATIO] = (double)j->prompt.n_plain / (double)j->prompt.n_ids;
+    }
     rec->budget = mem_alloc(KV_BUDGET_N, sizeof *rec->budget);
     for (int i = 0; i < KV_BUDGET_N; i++)
         if (!isnan(b.value[i]))
@@ -249,6 +258,7 @@ static void free_jobs(struct job *job, struct lane *lane, int n)
         prompt_free(&job[i].prompt);
         free(job[i].error);
         lane_free(&lane[i]);
+        kv_spec_free(&job[i].spec);
     }
     free(job);
     free(lane);
@@ -270,26 +280,148 @@ static int prepare(struct runner *r, const struct task *task, const struct run_u
     return 0;
 }
 
+/* Units of a bundle, behind them the full cache for examples to be compared that have no unit of it here. */
+struct cast {
+    struct run_unit *unit; /* [n_all] */
+    int n, n_all;
+    struct fidelity_reference *ref;
+    int n_ref;
+};
+
+static bool is_reference(const struct runner *r, const struct run_unit *u)
+{
+    return u->fidelity && u->spec->method == r->full.method;
+}
+
+static struct fidelity_reference *reference_of(const struct cast *c, int32_t example)
+{
+    for (int i = 0; i < c->n_ref; i++)
+        if (c->ref[i].example == example)
+            return &c->ref[i];
+    return NULL;
+}
+
+static void cast_init(struct runner *r, const struct run_unit *u, int n, struct cast *c)
+{
+    *c = (struct cast){.unit = mem_alloc(2 * (size_t)n, sizeof *c->unit),
+                       .ref = mem_alloc((size_t)n, sizeof *c->ref),
+                       .n = n,
+                       .n_all = n};
+    memcpy(c->unit, u, (size_t)n * sizeof *u);
+    for (int i = 0; i < n; i++)
+        if (is_reference(r, &u[i]) && !reference_of(c, u[i].example))
+            c->ref[c->n_ref++].example = u[i].example;
+    for (int i = 0; i < n; i++) {
+        if (!u[i].fidelity || reference_of(c, u[i].example))
+            continue;
+        c->ref[c->n_ref++].example = u[i].example;
+        c->unit[c->n_all] = u[i];
+        c->unit[c->n_all++].spec = &r->full;
+    }
+}
+
+static void cast_free(struct cast *c)
+{
+    for (int i = 0; i < c->n_ref; i++)
+        fidelity_free(&c->ref[i]);
+    free(c->ref);
+    free(c->unit);
+}
+
+/* Passes and decode of n units; job and lane are the caller's to free. */
+static int play(struct runner *r, struct job *job, struct lane *lane, int n)
+{
+    TRY(all_passes(r, job, lane, n));
+    return engine_decode(&r->engine, lane, n);
+}
+
+static int free_play(struct runner *r, const struct task *task, struct cast *c, struct job *job,
+                     struct lane *lane)
+{
+    TRY(prepare(r, task, c->unit, c->n_all, job, lane));
+    for (int i = 0; i < c->n_all; i++)
+        if (is_reference(r, &c->unit[i]))
+            lane[i].user = reference_of(c, c->unit[i].example);
+    fidelity_listen(&r->engine);
+    int rc = play(r, job, lane, c->n_all);
+    fidelity_off(&r->engine);
+    for (int i = 0; i < c->n_all; i++) {
+        struct fidelity_reference *ref = lane[i].user;
+        if (ref && !ref->token && lane[i].n_new == ref->n && lane[i].status == ST_OK)
+            ref->token = mem_dup(lane[i].token, (size_t)ref->n * sizeof *ref->token);
+    }
+    return rc;
+}
+
+/* The units that have something to be compared with; `who` are their records. */
+static int forced_units(const struct cast *c, const struct record *out, struct run_unit *unit, int *who)
+{
+    int m = 0;
+    for (int i = 0; i < c->n; i++) {
+        const struct fidelity_reference *ref = reference_of(c, c->unit[i].example);
+        if (!c->unit[i].fidelity || !ref || !ref->token || out[i].status != ST_OK)
+            continue;
+        unit[m] = c->unit[i];
+        who[m++] = i;
+    }
+    return m;
+}
+
+/* The same units again, forced along the answer of the full cache. Too little memory for it is no reason to
+ * lose the answers: those records then have no fidelity rows. */
+static int forced_play(struct runner *r, const struct task *task, const struct cast *c, struct record *out)
+{
+    size_t n = (size_t)c->n;
+    struct run_unit *unit = mem_alloc(n, sizeof *unit);
+    struct job *job = mem_alloc(n, sizeof *job);
+    struct lane *lane = mem_alloc(n, sizeof *lane);
+    struct fidelity_rows *rows = mem_alloc(n, sizeof *rows);
+    int *who = mem_alloc(n, sizeof *who), m = forced_units(c, out, unit, who);
+    int rc = m ? prepare(r, task, unit, m, job, lane) : 0;
+    for (int i = 0; i < m && rc == 0; i++) {
+        const struct fidelity_reference *ref = reference_of(c, unit[i].example);
+        rows[i].ref = ref;
+        rows[i].row = mem_alloc((size_t)ref->n, sizeof *rows[i].row);
+        lane[i].user = &rows[i];
+        lane[i].force = ref->token;
+        lane[i].n_force = lane[i].max_new = ref->n;
+    }
+    fidelity_compare(&r->engine);
+    if (m && rc == 0)
+        rc = play(r, job, lane, m);
+    fidelity_off(&r->engine);
+    for (int i = 0; i < m; i++) {
+        out[who[i]].n_fidelity = rc == 0 ? rows[i].n : 0;
+        out[who[i]].fidelity = rows[i].row;
+    }
+    free_jobs(job, lane, m);
+    free(unit);
+    free(rows);
+    free(who);
+    return rc == ERR_NOMEM ? 0 : rc;
+}
+
 int runner_bundle(struct runner *r, const struct task *task, const struct run_unit *u, int n,
                   struct record *out)
 {
-    struct job *job = mem_alloc((size_t)n, sizeof *job);
-    struct lane *lane = mem_alloc((size_t)n, sizeof *lane);
+    struct cast c;
+    cast_init(r, u, n, &c);
+    struct job *job = mem_alloc((size_t)c.n_all, sizeof *job);
+    struct lane *lane = mem_alloc((size_t)c.n_all, sizeof *lane);
     int made = 0;
     r->ops->peak(r->ops, true);
-    int rc = prepare(r, task, u, n, job, lane);
-    if (rc == 0)
-        rc = all_passes(r, job, lane, n);
-    if (rc == 0)
-        rc = engine_decode(&r->engine, lane, n);
+    int rc = free_play(r, task, &c, job, lane);
     uint64_t peak = r->ops->peak(r->ops, false);
     for (; made < n && rc == 0; made++) {
         rc = put_record(r, task, &job[made], &lane[made], &out[made]);
         out[made].peak_bytes = peak;
     }
+    free_jobs(job, lane, c.n_all);
+    if (rc == 0 && c.n_ref)
+        rc = forced_play(r, task, &c, out);
     for (int i = 0; i < made && rc < 0; i++)
         record_free(&out[i]);
-    free_jobs(job, lane, n);
+    cast_free(&c);
     return rc;
 }
 

@@ -70,20 +70,22 @@ int probe_logits(struct runner *r, struct probe_logits *p)
     struct tensor logits;
     int64_t n_max = p->n_ids + p->max_new;
     const struct kv_method *m = p->spec->method;
+    struct kv_spec spec = {0};
     int rc;
     TRY(model_reserve(r->model, r->engine.piece, p->all_positions ? r->engine.piece : 1));
     TRY(model_kv_shape(r->model, p->cache_dtype, p->rope_theta_factor, &shape));
     if (m->check)
         TRY(m->check(p->spec->params, &shape));
+    TRY(kv_spec_solve(&spec, p->spec, &shape, p->n_ids, n_max));
     model_set_tap(r->model, p->tap, p->ctx);
-    if (m->prefill_key && m->prefill_key(p->spec->params, p->n_ids, &shape) != 0) {
-        TRY_GOTO(seq_open(&s, r->model, &shape, p->spec, p->n_ids, n_max), done);
+    if (m->prefill_key && m->prefill_key(spec.params, p->n_ids, &shape) != 0) {
+        TRY_GOTO(seq_open(&s, r->model, &shape, &spec, p->n_ids, n_max), done);
         TRY_GOTO(feed(r, p, &s, true, &logits), done);
     } else {
         TRY_GOTO(seq_open(&plain, r->model, &shape, &r->full, p->n_ids, p->n_ids), done);
         TRY_GOTO(feed(r, p, &plain, false, &logits), done);
         TRY_GOTO(seq_freeze(&plain, &prompt), done);
-        TRY_GOTO(seq_fork(&s, r->model, &shape, p->spec, &prompt, n_max), done);
+        TRY_GOTO(seq_fork(&s, r->model, &shape, &spec, &prompt, n_max), done);
     }
     rc = run_tokens(r, p, &s, logits);
 done:
@@ -91,6 +93,7 @@ done:
     seq_close(&s);
     seq_close(&plain);
     seq_prompt_close(&prompt);
+    kv_spec_free(&spec);
     return rc;
 }
 
@@ -198,7 +201,10 @@ int probe_time(struct runner *r, const struct kv_spec *spec, int64_t n_ctx, int 
         ids[i] = (int32_t)(x % (uint64_t)r->engine.n_vocab);
     }
     struct seq *s = mem_alloc((size_t)n_seq, sizeof *s);
-    int rc = open_copies(r, spec, &shape, ids, n_ctx, n_ctx + n_steps + 2, s, n_seq, t);
+    struct kv_spec solved = {0};
+    int rc = kv_spec_solve(&solved, spec, &shape, n_ctx, n_ctx + n_steps + 2);
+    if (rc == 0)
+        rc = open_copies(r, &solved, &shape, ids, n_ctx, n_ctx + n_steps + 2, s, n_seq, t);
     if (rc == 0)
         rc = time_steps(r, s, n_seq, n_steps, t);
     struct kv_ledger led = {0};
@@ -208,6 +214,7 @@ int probe_time(struct runner *r, const struct kv_spec *spec, int64_t n_ctx, int 
     t->prefill_passes = r->engine.passes - before;
     for (int i = 0; i < n_seq; i++)
         seq_close(&s[i]);
+    kv_spec_free(&solved);
     free(s);
     free(ids);
     return rc;

@@ -6,6 +6,7 @@
 #include "kernels/ops.h"
 #include "kv/kv.h"
 #include "model/model.h"
+#include "prompt/prompt.h"
 #include "run/record.h"
 #include "task/task.h"
 #include "tok/tok.h"
@@ -30,6 +31,7 @@ struct run_unit {
     int32_t setting, task, example; /* row numbers for the record */
     uint64_t hi, lo;                /* unit id */
     const struct kv_spec *spec;
+    const struct prompt_files *files; /* paths behind a prompt method; NULL: the method leaves prompts alone */
     struct run_overrides over;
     bool fidelity; /* compare it with the full cache along the full cache's answer */
 };
@@ -81,6 +83,8 @@ struct prompt {
     char *text;   /* after truncation and template, as it is tokenised; owned */
     int32_t *ids; /* owned; NULL without a tokenizer */
     int64_t n_ids;
+    int64_t n_uncut; /* n_ids before anything was cut out of the middle */
+    int64_t n_plain; /* n_uncut without the prompt method; 0: there was none */
     bool truncated;
     uint64_t hash;   /* XXH3-64 of the int32 ids */
     int32_t stop[8]; /* ids that end the answer */
@@ -93,10 +97,16 @@ struct prompt {
     bool cut_at_newline; /* the answer is cut at its first newline and stripped (paper: samsum with
                             StreamingLLM and InfLLM) */
 };
-/* tok may be NULL: then only text is made, without truncation. */
-int policy_prompt(enum run_mode mode, const char *method, const struct run_model *m,
-                  const struct model_config *cfg, const struct tok *tok, const struct task_traits *traits,
-                  const struct example *ex, struct prompt *p);
+/* What a prompt method does to a prompt before it is tokenised. method NULL: nothing. */
+struct rewriter {
+    const struct prompt_method *method;
+    struct prompt_compressor *compressor;
+    const void *params;
+};
+/* tok may be NULL: then only text is made, without truncation. rw may be NULL. */
+int policy_prompt(enum run_mode mode, const char *method, const struct rewriter *rw,
+                  const struct run_model *m, const struct model_config *cfg, const struct tok *tok,
+                  const struct task_traits *traits, const struct example *ex, struct prompt *p);
 void prompt_free(struct prompt *p);
 
 /* Tokenizer of a model path: a folder with tokenizer.json, or the tables inside a GGUF file. */

@@ -1,0 +1,34 @@
+/* How far a setting's next-token distributions are from those of the full cache, along the full cache's own
+ * greedy answer: both are asked at the same positions behind the same tokens. Internal to src/run. */
+#ifndef KVS_RUN_FIDELITY_H
+#define KVS_RUN_FIDELITY_H
+
+#include "run/engine.h"
+
+/* The full cache's answer to one example with its logits. */
+struct fidelity_reference {
+    int32_t example;
+    int32_t *token; /* [n] */
+    float *row;     /* [n,V] */
+    int n, cap;
+};
+
+/* Makes the engine note every row of logits of lanes whose `user` is a reference. */
+void fidelity_listen(struct engine *e);
+/* Makes the engine compare: a lane whose `user` is a struct fidelity_rows gets one row per token. */
+void fidelity_compare(struct engine *e);
+void fidelity_off(struct engine *e);
+
+/* Rows of one forced lane. */
+struct fidelity_rows {
+    const struct fidelity_reference *ref;
+    struct record_fidelity *row; /* [ref->n], owned */
+    int n;
+};
+
+/* Of one position: p from `full`, q from `other` (f32 logits [V]); kl in nats, sum p log(p/q). */
+struct record_fidelity fidelity_row(const float *full, const float *other, int64_t n_vocab, int32_t gold,
+                                    int32_t step);
+void fidelity_free(struct fidelity_reference *ref);
+
+#endif
