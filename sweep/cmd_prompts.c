@@ -45,6 +45,8 @@ struct target {
     struct plan_model model;
     struct tok *tok;
     const struct kv_spec *spec;
+    struct plan_prompt *prompt; /* of a prompt method */
+    struct rewriter rw;
 };
 
 static int print_one(const struct config *c, const struct config_task *task, const struct target *t,
@@ -52,7 +54,7 @@ static int print_one(const struct config *c, const struct config_task *task, con
 {
     const struct example *ex = task_example(open, i);
     struct prompt p;
-    TRY(policy_prompt(c->mode, t->spec->method->name, t->tok ? &t->model.run : NULL,
+    TRY(policy_prompt(c->mode, t->spec->method->name, &t->rw, t->tok ? &t->model.run : NULL,
                       t->tok ? &t->model.config : NULL, t->tok, task_traits(open), ex, &p));
     struct str s = {0};
     str_add(&s, "{\"task\": ");
@@ -123,10 +125,32 @@ static int open_config(struct app *app, const struct prompts_args *a, struct con
     return rc;
 }
 
+static int open_rewriter(const struct config *c, struct target *t)
+{
+    TRY(plan_prompt_open(&t->prompt, c, t->spec, false));
+    if (!t->prompt)
+        return 0;
+    const struct prompt_options o = {c->device, c->isa, c->threads, false};
+    t->rw.method = prompt_method_find(t->spec->method->name);
+    t->rw.params = t->spec->params;
+    return t->rw.method->open(&t->rw.compressor, &t->prompt->files, &o);
+}
+
+static void close_target(struct target *t)
+{
+    if (t->rw.method)
+        t->rw.method->close(t->rw.compressor);
+    plan_prompt_close(t->prompt);
+    tok_close(t->tok);
+    plan_model_close(&t->model);
+    config_model_close(&t->cfg);
+}
+
 static int run(struct app *app, const struct prompts_args *a, struct config *c, struct target *t)
 {
     TRY(open_config(app, a, c));
     TRY(open_target(app, c, a->model, t));
+    TRY(open_rewriter(c, t));
     bool any = false;
     for (int i = 0; i < c->n_task; i++) {
         const struct config_task *task = &c->task[i];
@@ -161,9 +185,7 @@ int cmd_prompts(struct app *app, int argc, char **argv)
     t.spec = &spec;
     if (rc == 0)
         rc = run(app, &a, &c, &t);
-    tok_close(t.tok);
-    plan_model_close(&t.model);
-    config_model_close(&t.cfg);
+    close_target(&t);
     kv_spec_free(&spec);
     config_close(&c);
     app_config_free(&a.config);

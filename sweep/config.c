@@ -347,7 +347,7 @@ static int load(struct config *c, struct node **root, const struct config_source
 
 int config_open(struct config *c, const struct config_source *s)
 {
-    *c = (struct config){0};
+    *c = (struct config){.source = {.config_dir = s->config_dir, .vars = s->vars}};
     struct node *root = NULL;
     int rc = load(c, &root, s);
     if (rc == 0)

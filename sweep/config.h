@@ -36,9 +36,20 @@ struct config_override {
 
 enum { CONFIG_AUTO = -1 };
 
+/* Text in place of a configuration file, and where names are looked up. */
+struct config_source {
+    const char *path; /* file, or the name of one of configs/sweeps */
+    const char *text; /* NULL: read the file */
+    char *const *set; /* "key=value" each */
+    int n_set;
+    const char *config_dir; /* the program's own configs/ */
+    const struct vars *vars;
+};
+
 struct config {
-    char *path; /* of the YAML file, or "--task" when there is none */
-    char *yaml; /* its text; --set values follow as comments */
+    struct config_source source; /* borrowed: only config_dir and vars, for names that are looked up later */
+    char *path;                  /* of the YAML file, or "--task" when there is none */
+    char *yaml;                  /* its text; --set values follow as comments */
     struct config_model *model;
     struct config_method *method;
     struct config_task *task;
@@ -54,15 +65,6 @@ struct config {
     char *output, *isa, *device;
 };
 
-/* Text in place of a configuration file. */
-struct config_source {
-    const char *path; /* file, or the name of one of configs/sweeps */
-    const char *text; /* NULL: read the file */
-    char *const *set; /* "key=value" each */
-    int n_set;
-    const char *config_dir; /* the program's own configs/ */
-    const struct vars *vars;
-};
 /* ERR_INPUT in one line with file, line, column, key, value and what is allowed. */
 int config_open(struct config *c, const struct config_source *s);
 void config_close(struct config *c);

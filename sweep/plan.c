@@ -288,7 +288,14 @@ struct run_unit plan_run_unit(const struct plan *p, int64_t unit)
 {
     const struct plan_unit *u = &p->unit[unit];
     bool fidelity = plan_sampled(p->task[u->task].n_example, p->config->fidelity, u->example);
-    return (struct run_unit){u->setting, u->task, u->example,
-                             u->hi,      u->lo,   &plan_variant(p, u->setting, u->task)->spec,
-                             u->over,    fidelity};
+    const struct plan_variant *v = plan_variant(p, u->setting, u->task);
+    return (struct run_unit){.setting = u->setting,
+                             .task = u->task,
+                             .example = u->example,
+                             .hi = u->hi,
+                             .lo = u->lo,
+                             .spec = &v->spec,
+                             .files = v->prompt ? &v->prompt->files : NULL,
+                             .over = u->over,
+                             .fidelity = fidelity};
 }

@@ -6,6 +6,7 @@
 #include "hdf5io/sink.h"
 #include "run/run.h"
 #include "sweep/config.h"
+#include "sweep/plan_prompt.h"
 
 /* Most sequences that are decoded together. */
 enum { PLAN_BATCH = 16 };
@@ -23,6 +24,7 @@ struct plan_model {
 /* A method as one task, or several alike, run it. */
 struct plan_variant {
     struct kv_spec spec; /* owned */
+    struct plan_prompt *prompt; /* what the method does to prompts; NULL: nothing. Owned */
     struct run_overrides over;
     struct plan_size {
         uint64_t bytes,

@@ -100,6 +100,8 @@ static int measure(const struct plan *p, const struct plan_setting *s, const str
     const struct kv_shape *shape = &p->model[s->model].shape;
     int rc = v->spec.method->check ? v->spec.method->check(v->spec.params, shape) : 0;
     if (rc == 0)
+        rc = plan_prompt_open(&v->prompt, p->config, &v->spec, p->sketch);
+    if (rc == 0)
         rc = size_at(&v->spec, shape, 8192, &v->at_8k);
     if (rc == 0)
         rc = size_at(&v->spec, shape, 32768, &v->at_32k);
@@ -109,6 +111,12 @@ static int measure(const struct plan *p, const struct plan_setting *s, const str
 static bool alike(const struct plan_variant *a, const struct plan_variant *b)
 {
     return !strcmp(a->spec.text, b->spec.text) && a->over.rope_theta_factor == b->over.rope_theta_factor;
+}
+
+static void free_variant(struct plan_variant *v)
+{
+    plan_prompt_close(v->prompt);
+    kv_spec_free(&v->spec);
 }
 
 /* Finds the variant of a task among those there are, or adds it. */
@@ -127,7 +135,7 @@ static int add_variant(const struct plan *p, struct plan_setting *s, const struc
     if (rc == 0)
         rc = measure(p, s, method, &v);
     if (rc < 0) {
-        kv_spec_free(&v.spec);
+        free_variant(&v);
         return rc;
     }
     s->of_task[task] = s->n_variant;
@@ -156,8 +164,8 @@ int plan_setting_add(struct plan *p, int model, const struct config_method *meth
 void plan_setting_free(struct plan_setting *s)
 {
     for (int i = 0; i < s->n_variant; i++)
-        kv_spec_free(&s->variant[i].spec);
-    kv_spec_free(&s->all.spec);
+        free_variant(&s->variant[i]);
+    free_variant(&s->all);
     free(s->variant);
     free(s->of_task);
     free(s->id);

@@ -63,11 +63,15 @@ void plan_unit_id(const struct plan *p, struct plan_unit *u)
     char theta[32];
     str_double(theta, u->over.rope_theta_factor);
     const struct plan_task *task = &p->task[u->task];
+    const struct plan_variant *v = plan_variant(p, u->setting, u->task);
+    char *method =
+        v->prompt ? mem_printf("%s:%s", v->spec.method->name, v->prompt->params) : mem_strdup(v->spec.text);
     struct str s = {0};
     str_printf(
         &s, "kvsweep unit 1\nmodel %s %s\ntemplate %s\nmax_len %lld\ndtype %s\ncache_dtype %s\nmethod %s\n",
         m->run.id, m->hash, m->run.template, (long long)m->run.max_len, dtype_name(m->run.dtype),
-        dtype_name(m->run.cache_dtype), plan_variant(p, u->setting, u->task)->spec.text);
+        dtype_name(m->run.cache_dtype), method);
+    free(method);
     str_printf(&s, "rope_theta_factor %s\nmode %s\ntask %s %s:%s\nsource %s\n", theta,
                p->config->mode == MODE_PAPER ? "paper" : "fair", task->cfg->id, task->cfg->type->name,
                task->params, task_source_sha256(t));
@@ -103,9 +107,11 @@ static char *gold_json(const struct example *ex)
 }
 
 /* What a method is given, without its name: "bits=2,group=32". */
-static const char *params_of(const struct kv_spec *spec)
+static const char *params_of(const struct plan_setting *s)
 {
-    const char *colon = strchr(spec->text, ':');
+    if (s->all.prompt)
+        return s->all.prompt->params;
+    const char *colon = strchr(s->spec->text, ':');
     return colon ? colon + 1 : "";
 }
 
@@ -120,7 +126,7 @@ static void sink_settings(const struct plan *p, struct sink_plan *s)
                                         .model_hash = m->hash,
                                         .family = m->config.family,
                                         .method = set->spec->method->name,
-                                        .params = params_of(set->spec),
+                                        .params = params_of(set),
                                         .overrides = set->overrides,
                                         .dtype = dtype_name(m->run.dtype),
                                         .cache_dtype = dtype_name(m->run.cache_dtype),

@@ -21,9 +21,24 @@ static struct style style_of(const char *method)
     return (struct style){.own_loop = own, .cuts = !own && strcmp(method, "llmlingua2") != 0};
 }
 
-static char *example_text(const struct example *ex)
+/* The prompt's text. A prompt method rewrites the context; the needle's whole text in paper mode, as the
+ * reference does (spec: its needle pipeline compresses instruction and question too). In fair mode
+ * instruction and question stay as every method gets them. The context is rewritten before anything is cut:
+ * what a compressor leaves out makes room under the common limit. */
+static int example_text(enum run_mode mode, const struct rewriter *rw, const struct example *ex, char **text)
 {
-    return mem_printf("%s%s%s", ex->before, ex->context, ex->after);
+    *text = mem_printf("%s%s%s", ex->before, ex->context, ex->after);
+    if (!rw || !rw->method)
+        return 0;
+    bool whole = mode == MODE_PAPER && ex->compress_all;
+    char *plain = *text, *context = NULL;
+    const struct prompt_parts in = whole ? (struct prompt_parts){"", plain, ""}
+                                         : (struct prompt_parts){ex->before, ex->context, ex->after};
+    int rc = rw->method->rewrite(rw->compressor, rw->params, &in, &context);
+    *text = rc == 0 ? mem_printf("%s%s%s", in.before, context, in.after) : NULL;
+    free(context);
+    free(plain);
+    return rc;
 }
 
 static bool is_blank(char c)
@@ -113,6 +128,7 @@ static int cut_ids(const struct tok *tok, struct prompt *p, int64_t limit)
 static int cut_text(const struct tok *tok, struct prompt *p, int64_t limit)
 {
     TRY(encode(tok, p, true));
+    p->n_uncut = p->n_ids;
     if (p->n_ids <= limit)
         return 0;
     int64_t half = limit / 2;
@@ -139,6 +155,7 @@ static int fair_prompt(const struct run_model *m, const struct model_config *cfg
         return 0;
     int64_t len = m->max_len > 0 ? m->max_len : cfg ? cfg->max_len : INT32_MAX;
     TRY(encode_one_bos(tok, p));
+    p->n_uncut = p->n_ids;
     if (traits->kind == TASK_LONGBENCH)
         TRY(cut_ids(tok, p, len - traits->max_new > 16 ? len - traits->max_new : 16));
     add_stop_ids(p, tok);
@@ -188,21 +205,38 @@ static int paper_prompt(const char *method, const struct run_model *m, const str
     /* The Mistral template carries its BOS; only these two pipelines then tokenise without another. */
     bool special = !(st.own_loop && templated && !strcmp(tpl->name, "mistral_instruct"));
     TRY(encode(tok, p, special));
+    if (!p->truncated)
+        p->n_uncut = p->n_ids;
     return paper_stops(tok, traits, tpl, st, p);
 }
 
-int policy_prompt(enum run_mode mode, const char *method, const struct run_model *m,
-                  const struct model_config *cfg, const struct tok *tok, const struct task_traits *traits,
-                  const struct example *ex, struct prompt *p)
+/* Tokens of the same prompt without its prompt method. */
+static int count_plain(enum run_mode mode, const char *method, const struct run_model *m,
+                       const struct model_config *cfg, const struct tok *tok,
+                       const struct task_traits *traits, const struct example *ex, int64_t *n)
+{
+    struct prompt plain;
+    TRY(policy_prompt(mode, method, NULL, m, cfg, tok, traits, ex, &plain));
+    *n = plain.n_uncut;
+    prompt_free(&plain);
+    return 0;
+}
+
+int policy_prompt(enum run_mode mode, const char *method, const struct rewriter *rw,
+                  const struct run_model *m, const struct model_config *cfg, const struct tok *tok,
+                  const struct task_traits *traits, const struct example *ex, struct prompt *p)
 {
     *p = (struct prompt){.newline = -1};
     const char *name = m && m->template ? m->template : "none";
     const struct chat_template *tpl = tok_template(name);
     if (!tpl)
         return err_set(ERR_INPUT, "model %s: unknown template '%s'", m->id, name);
-    p->text = example_text(ex);
-    int rc = mode == MODE_FAIR ? fair_prompt(m, cfg, tok, traits, tpl, p)
+    int rc = example_text(mode, rw, ex, &p->text);
+    if (rc == 0)
+        rc = mode == MODE_FAIR ? fair_prompt(m, cfg, tok, traits, tpl, p)
                                : paper_prompt(method, m, tok, traits, tpl, p);
+    if (rc == 0 && tok && rw && rw->method)
+        rc = count_plain(mode, method, m, cfg, tok, traits, ex, &p->n_plain);
     if (rc == 0 && tok && p->n_ids == 0)
         rc = err_set(ERR_INPUT, "example %s gives an empty prompt", ex->id);
     if (rc < 0) {

@@ -37,11 +37,46 @@ static void unload(struct runner *r)
     r->limits_known = false;
 }
 
+static void close_compressor(struct runner *r)
+{
+    if (r->compressor)
+        r->prompt->close(r->compressor);
+    free(r->prompt_paths);
+    r->compressor = NULL;
+    r->prompt_paths = NULL;
+}
+
+int runner_rewriter(struct runner *r, const struct run_unit *u, struct rewriter *rw)
+{
+    *rw = (struct rewriter){.params = u->spec->params};
+    const struct prompt_method *m = u->files ? prompt_method_find(u->spec->method->name) : NULL;
+    if (!m)
+        return 0;
+    char *paths = mem_printf("%s %s %s", m->name, u->files->encoder, u->files->ranks ? u->files->ranks : "");
+    if (!r->compressor || strcmp(paths, r->prompt_paths) != 0) {
+        close_compressor(r);
+        const struct prompt_options o = {r->opt.device, r->opt.isa, r->opt.threads, r->opt.share};
+        int rc = m->open(&r->compressor, u->files, &o);
+        if (rc < 0) {
+            free(paths);
+            return err_prefix(rc, "method %s", m->name);
+        }
+        r->prompt = m;
+        r->prompt_paths = paths;
+    } else {
+        free(paths);
+    }
+    rw->method = m;
+    rw->compressor = r->compressor;
+    return 0;
+}
+
 void runner_close(struct runner *r)
 {
     if (!r)
         return;
     unload(r);
+    close_compressor(r);
     if (r->ops)
         ops_close(r->ops);
     kv_spec_free(&r->full);

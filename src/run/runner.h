@@ -17,8 +17,15 @@ struct runner {
     struct model *model;
     struct tok *tok;
     struct engine engine;
+    struct prompt_compressor *compressor; /* of the last prompt method asked for; NULL: none yet */
+    const struct prompt_method *prompt;
+    char *prompt_paths;       /* it was opened with, owned */
     struct run_limits limits; /* of the loaded model */
     bool limits_known;
 };
+
+/* What the unit's prompt method does to prompts: its files are opened once and kept while others use the
+ * same. */
+int runner_rewriter(struct runner *r, const struct run_unit *u, struct rewriter *rw);
 
 #endif
