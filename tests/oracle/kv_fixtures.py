@@ -1,6 +1,6 @@
 """Write the fixtures read by the C test (see README.md for the format).
 
-  kv_fixtures.py [-o ../fixtures/kv] [--infllm]
+  kv_fixtures.py [-o ../fixtures/kv]
 
 Everything derives from fixed seeds.  Two streams of 340 tokens (GQA and MHA) and a small
 stream of edge cases; a stream's values are exactly representable in fp16 and are stored as
@@ -182,7 +182,6 @@ def flush_steps(n_prompt, steps):
 def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("-o", default=os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "fixtures", "kv"))
-    ap.add_argument("--infllm", action="store_true", help="write those of InfLLM too")
     args = ap.parse_args()
     out = args.o
     os.makedirs(out, exist_ok=True)
@@ -258,26 +257,34 @@ def main():
                             columns=["stream n_init", "stream n_local", "inf n_init", "inf n_local", "inf topk", "inf max_cached_block"]),
          {"in": np.array(rows_in, "<f8"), "out": np.array(rows_out, "<i4")})
 
-    # InfLLM: chosen blocks, representatives, selected rows
-    for name in ("gqa", "mha") if args.infllm else ():
+    # InfLLM: chosen blocks, representatives, selected rows (200 prompt tokens, 140 steps).  The chunk is a
+    # multiple of every execution block, as upstream's 8192 is of 512.
+    T, L, chunk = 340, 200, 128
+    for name in ("gqa", "mha"):
         q, k, v = (x[:T].float() for x in streams[name])
-        arrays, params = {}, [(4, 64, 2, 16, 32, 4), (8, 40, 3, 8, 40, 2), (4, 64, 40, 16, 32, 4)]
-        for i, (n_init, n_local, topk, block, exc, rk) in enumerate(params):
-            picks = []
+        arrays, params = {}, [(4, 64, 2, 16, 32, 4, 0), (8, 40, 3, 8, 32, 2, 0), (4, 64, 40, 16, 32, 4, 0),
+                              (0, 50, 1, 32, 16, 5, 8), (3, 64, 0, 16, 64, 4, 0), (5, 128, 2, 16, 128, 1, 0)]
+        for i, (n_init, n_local, topk, block, exc, rk, fac) in enumerate(params):
+            picks, counts = [], []
+
+            def on_state(ed, l):
+                picks.extend([[ed, j] + c + [-1] * (topk - len(c)) for j, c in enumerate(l.chosen)])
+                counts.append([ed, l.init_k.shape[1], len(l.blocks), l.rem_first])
+
             o, layer = infllm_oracle.run(
-                q, k, v, L, chunk=128, n_init=n_init, n_local=n_local, topk=topk, block_size=block,
-                exc_block_size=exc, repr_topk=rk,
-                on_state=lambda ed, l: picks.extend([[ed, j] + c + [-1] * (topk - len(c)) for j, c in enumerate(l.chosen)]))
+                q, k, v, L, chunk=chunk, n_init=n_init, n_local=n_local, topk=topk, block_size=block,
+                exc_block_size=exc, repr_topk=rk, linear_factor=fac or None, on_state=on_state)
             tag = f"c{i}"
-            rows = [0, 31, 64, 100, 127, 128, 200, L - 1, L, T - 1]
+            rows = [100, 163, L - 1, T - 1]
             arrays[f"{tag}.rows"] = np.array(rows, "<i4")
             arrays[f"{tag}.out"] = o[rows].numpy()
             arrays[f"{tag}.chosen"] = np.array(picks, "<i4")      # [tokens fed, exec block in call, block numbers or -1]
+            arrays[f"{tag}.counts"] = np.array(counts, "<i4")
             arrays[f"{tag}.block_first"] = np.array([b[0] for b in layer.blocks], "<i4")
             arrays[f"{tag}.repr_ids"] = torch.stack(layer.repr_ids).sort(-1).values.to(torch.int32).numpy()
-        info = dict(method="infllm", stream=name, rope_base=10000.0, n_tokens=T, n_prompt=L, chunk=128,
+        info = dict(method="infllm", stream=name, rope_base=10000.0, n_tokens=T, n_prompt=L, chunk=chunk,
                     params=[list(p) for p in params])
-        arrays = {"param": np.array([T, L, 128], "<i4"), "case": np.array(params, "<i4")} | arrays
+        arrays = {"param": np.array([T, L, chunk], "<i4"), "case": np.array(params, "<i4")} | arrays
         save(f"infllm_{name}.bin", info, arrays)
 
     total = 0
