@@ -52,12 +52,17 @@ static int n_core(void)
     return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
 }
 
-/* Bytes and true ratio of a prompt of so many tokens; dashes where a budget cannot hold it. */
+/* Bytes and true ratio of a prompt of so many tokens, with those of the device where the host has a share;
+ * dashes where a budget cannot hold it. */
 static void add_size(struct str *s, const struct plan_size *size)
 {
-    char bytes[32] = "–";
+    char bytes[96] = "–", device[32];
     if (size->bytes)
         str_bytes(bytes, (double)size->bytes);
+    if (size->device != size->bytes) {
+        str_bytes(device, (double)size->device);
+        snprintf(bytes + strlen(bytes), 48, " (device %s)", device);
+    }
     str_printf(s, size->bytes ? "\t%s\t%.2f" : "\t%s\t–", bytes, size->ratio);
 }
 
@@ -123,25 +128,39 @@ static void print_tasks(const struct plan *p)
     str_free(&s);
 }
 
+/* Tasks without their data: how many published rows that leaves out of the units. */
+static void print_absent_rows(const struct plan *p)
+{
+    const char *first = NULL;
+    int64_t n_row = 0, n_task = 0;
+    for (int i = 0; i < p->n_task; i++) {
+        const struct plan_task *t = &p->task[i];
+        if (!t->absent)
+            continue;
+        first = first ? first : t->cfg->id;
+        n_row += t->n_example;
+        n_task++;
+    }
+    if (!n_task)
+        return;
+    printf("task %s", first);
+    if (n_task > 1)
+        printf(" and %lld more", (long long)n_task - 1);
+    printf(": the data is absent; with its %lld published rows a setting it would be %lld units\n",
+           (long long)n_row, (long long)(p->n_unit + n_row * p->n_setting));
+}
+
 /* What was not there, and what was taken in its place. */
 static void print_absent(const struct plan *p)
 {
-    int64_t n = 0;
     for (int i = 0; i < p->n_model; i++)
         if (p->model[i].assumed)
             printf("model %s: %s is absent; bytes follow the shape in its model file\n", p->model[i].run.id,
                    p->model[i].run.path);
-    for (int i = 0; i < p->n_task; i++) {
-        const struct plan_task *t = &p->task[i];
-        if (t->stand_in)
-            printf("task %s: its haystack is absent; a synthetic one stands in\n", t->cfg->id);
-        n += t->absent ? t->n_example : 0;
-        if (t->absent)
-            printf("task %s: its data is absent; %d published rows a setting are not in the units below\n",
-                   t->cfg->id, t->n_example);
-    }
-    if (n)
-        printf("with all data: %lld units\n", (long long)(p->n_unit + n * p->n_setting));
+    for (int i = 0; i < p->n_task; i++)
+        if (p->task[i].stand_in)
+            printf("task %s: its haystack is absent; a synthetic one stands in\n", p->task[i].cfg->id);
+    print_absent_rows(p);
 }
 
 static void print_text(const struct plan *p)
