@@ -2,6 +2,7 @@
 
 #include "base/err.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 
 #include <math.h>
@@ -186,6 +187,18 @@ static int demand(const struct config *c)
     return 0;
 }
 
+/* Said once, however many settings it concerns. */
+static void tell_notices(const struct plan *p)
+{
+    for (int i = 0; i < p->n_setting; i++) {
+        const struct plan_prompt *prompt = p->setting[i].all.prompt;
+        if (prompt && prompt->notice) {
+            log_warn("method %s: %s", p->setting[i].spec->method->name, prompt->notice);
+            return;
+        }
+    }
+}
+
 static int build(struct plan *p)
 {
     const struct config *c = p->config;
@@ -200,6 +213,7 @@ static int build(struct plan *p)
     for (int i = 0; i < c->n_model; i++)
         for (int k = 0; k < c->n_method; k++)
             TRY(plan_setting_add(p, i, &c->method[k]));
+    tell_notices(p);
     TRY(open_tasks(p));
     TRY(plan_setting_budgets(p));
     plan_bundles(p);

@@ -2,7 +2,6 @@
 
 #include "base/err.h"
 #include "base/file.h"
-#include "base/log.h"
 #include "base/mem.h"
 
 #include <stdlib.h>
@@ -45,17 +44,21 @@ static int find_encoder(struct plan_prompt *p, const struct config *c, const cha
 static int find_ranks(struct plan_prompt *p, const struct config *c, const char *name)
 {
     bool fetch;
-    if (!name || !strcmp(name, "none"))
+    if (!name || !strcmp(name, "none")) {
+        p->notice = mem_strdup(
+            "ranks=none: thresholds count the encoder's own tokens, so other words are kept than in "
+            "the reference");
         return 0;
+    }
     TRY(resolve(c, name, &p->ranks, &fetch));
     if (!there(p->ranks)) {
         if (strchr(name, '/'))
             return err_set(ERR_INPUT, "ranks=%s: no such file; ranks=none counts the encoder's own tokens",
                            name);
-        log_warn("%s is missing (ranks=%s%s%s): thresholds count the encoder's own tokens, so other words "
-                 "are kept than "
-                 "in the reference",
-                 p->ranks, name, fetch ? "; get it with: kvsweep fetch " : "", fetch ? name : "");
+        p->notice = mem_printf(
+            "%s is missing (ranks=%s%s%s): thresholds count the encoder's own tokens, so other words "
+            "are kept than in the reference",
+            p->ranks, name, fetch ? "; get it with: kvsweep fetch " : "", fetch ? name : "");
         free(p->ranks);
         p->ranks = NULL;
     }
@@ -115,5 +118,6 @@ void plan_prompt_close(struct plan_prompt *p)
     free(p->encoder);
     free(p->ranks);
     free(p->params);
+    free(p->notice);
     free(p);
 }

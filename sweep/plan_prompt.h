@@ -11,11 +11,12 @@ struct plan_prompt {
     char
         *params; /* of the method, without paths: "rate=4,force=…;encoder HASH tokenizer HASH ranks HASH". Two
                     compressed prompts are comparable where it is equal: what unit ids and /settings hold */
-    bool absent; /* plan_sketch: the encoder is not there */
+    char *notice; /* what to tell people about it; NULL: nothing */
+    bool absent;  /* plan_sketch: the encoder is not there */
 };
 /* For a method that has no prompt side, *out stays NULL. ERR_INPUT: a missing file, an encoder of the wrong
  * kind; no weights are read. `sketch`: a missing encoder will do. A ranks file that only its model file names
- * may be missing: the method then counts its own tokens, which a warning and "ranks none" say. */
+ * may be missing: the method then counts its own tokens, which `notice` and "ranks none" say. */
 int plan_prompt_open(struct plan_prompt **out, const struct config *c, const struct kv_spec *spec,
                      bool sketch);
 void plan_prompt_close(struct plan_prompt *p); /* accepts NULL */

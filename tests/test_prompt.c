@@ -17,7 +17,6 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "kv/kv.h"
-#include "kv/llmlingua2.h"
 #include "model/encoder.h"
 #include "prompt/llmlingua2.h"
 #include "prompt/prompt.h"
@@ -206,16 +205,6 @@ static void test_wrong_kinds(void **state)
 
 /* ---- compression ---- */
 
-static struct llmlingua2_params *params_of(struct kv_spec *s, double rate, const char *force)
-{
-    OK(kv_spec_parse(s, "llmlingua2"));
-    struct llmlingua2_params *p = s->params;
-    p->rate = rate;
-    free(p->force);
-    p->force = mem_strdup(force);
-    return p;
-}
-
 static struct prompt_compressor *open_compressor(bool ranks)
 {
     struct prompt_compressor *c;
@@ -230,16 +219,20 @@ static struct prompt_compressor *open_compressor(bool ranks)
 
 static void check_run(struct prompt_compressor *c, const json_t *one, const json_t *run, int *words)
 {
-    const char *force = json_string_value(json_object_get(run, "force"));
     const char *text = json_string_value(json_object_get(one, "text")),
                *want = json_string_value(json_object_get(run, "text")),
-               *kept = json_string_value(json_object_get(run, "kept"));
-    struct kv_spec spec;
+               *kept = json_string_value(json_object_get(run, "kept")), *force[16];
+    const json_t *list = json_object_get(run, "force");
+    struct ll2_options o = {.rate = json_number_value(json_object_get(run, "rate")),
+                            .force_tokens = force,
+                            .n_force = (int)json_array_size(list),
+                            .drop_consecutive = json_is_true(json_object_get(run, "drop")),
+                            .force_reserve_digit = json_is_true(json_object_get(run, "digits"))};
     struct str labels = {0};
     char *got;
-    double rate = json_number_value(json_object_get(run, "rate"));
-    struct llmlingua2_params *p = params_of(&spec, rate, force ? force : "newline . ! ? comma");
-    OK(ll2_rewrite(c, p, text, &got, &labels));
+    for (int i = 0; i < o.n_force; i++)
+        force[i] = json_string_value(json_array_get(list, (size_t)i));
+    OK(ll2_run(c, &o, text, &got, &labels));
     *words += (int)labels.n;
     if (strcmp(got, want) != 0 || strcmp(str_c(&labels), kept) != 0) {
         size_t at = 0;
@@ -247,12 +240,11 @@ static void check_run(struct prompt_compressor *c, const json_t *one, const json
             at++;
         at = at > 40 ? at - 40 : 0;
         fail_msg("%s, rate %g: %zu words (package: %zu)\n got: …%.160s\nwant: …%.160s",
-                 json_string_value(json_object_get(one, "name")), rate, labels.n, strlen(kept), got + at,
+                 json_string_value(json_object_get(one, "name")), o.rate, labels.n, strlen(kept), got + at,
                  want + at);
     }
     free(got);
     str_free(&labels);
-    kv_spec_free(&spec);
 }
 
 /* Every kept word and every byte of the text. */
@@ -276,21 +268,31 @@ static void test_compression(void **state)
     json_decref(cases);
 }
 
-static void test_rate_one_and_own_counts(void **state)
+/* As a setting asks for it, without ranks. */
+static char *rewritten(struct prompt_compressor *c, const char *method, const char *text)
+{
+    struct kv_spec spec;
+    char *got;
+    OK(kv_spec_parse(&spec, method));
+    OK(prompt_method_find("llmlingua2")
+           ->rewrite(c, spec.params, &(struct prompt_parts){"A", text, "B"}, &got));
+    kv_spec_free(&spec);
+    return got;
+}
+
+static void test_settings(void **state)
 {
     (void)state;
     struct prompt_compressor *c = open_compressor(false);
-    struct kv_spec spec;
-    char *got;
     static const char text[] = "We met, briefly.\nThen 3.5 of us left!  And more, and more.";
-    OK(ll2_rewrite(c, params_of(&spec, 1, "newline . ! ? comma"), text, &got, NULL));
-    assert_string_equal(got, "We met, briefly.\n Then 3. 5 of us left! And more, and more.");
-    free(got);
-    kv_spec_free(&spec);
-    OK(ll2_rewrite(c, params_of(&spec, 4, "newline . ! ? comma"), text, &got, NULL));
-    assert_true(strlen(got) < strlen(text));
-    free(got);
-    kv_spec_free(&spec);
+    char *one = rewritten(c, "llmlingua2:rate=1", text), *four = rewritten(c, "llmlingua2:ratio=4", text),
+         *digits = rewritten(c, "llmlingua2:rate=20,force=,digits=keep", text);
+    assert_string_equal(one, "We met, briefly.\n Then 3. 5 of us left! And more, and more.");
+    assert_true(strlen(four) < strlen(text));
+    assert_true(strchr(digits, '3') && strchr(digits, '5') && strlen(digits) < 12);
+    free(one);
+    free(four);
+    free(digits);
     prompt_method_find("llmlingua2")->close(c);
 }
 
@@ -333,7 +335,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_logits_ref),       cmocka_unit_test(test_logits_cpu),
         cmocka_unit_test(test_encoder_refusals), cmocka_unit_test(test_wrong_kinds),
         cmocka_unit_test(test_percentile),       cmocka_unit_test(test_identity),
-        cmocka_unit_test(test_compression),      cmocka_unit_test(test_rate_one_and_own_counts),
+        cmocka_unit_test(test_compression),      cmocka_unit_test(test_settings),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -19,6 +19,10 @@ static const struct param params[] = {
      "encoder's own counts are taken, which keeps other words"},
     {"force", PARAM_TEXT, offsetof(struct llmlingua2_params, force), 0, 0, 0, NULL, "newline . ! ? comma",
      "tokens kept wherever they stand, separated by blanks; newline and comma stand for these characters"},
+    {"digits", PARAM_CHOICE, offsetof(struct llmlingua2_params, digits), 0, 0, 1, "free|keep", NULL,
+     "keep: pieces with a digit are kept wherever they stand"},
+    {"repeats", PARAM_CHOICE, offsetof(struct llmlingua2_params, drop), 1, 0, 1, "keep|drop", NULL,
+     "drop: a forced token goes when nothing is kept between it and the same one before"},
     {0},
 };
 

@@ -317,17 +317,17 @@ static int compress_chunks(struct prompt_compressor *c, const struct ll2_task *t
     return 0;
 }
 
-int ll2_rewrite(struct prompt_compressor *c, const void *params, const char *text, char **result,
-                struct str *labels)
+int ll2_run(struct prompt_compressor *c, const struct ll2_options *o, const char *text, char **result,
+            struct str *labels)
 {
-    const struct llmlingua2_params *p = params;
     struct ll2_force force;
     struct chunks chunks = {0};
     struct str out = {0};
     *result = NULL;
-    TRY(ll2_force_open(&force, c->tok, p->force));
-    double rate = 1.0 / p->rate;
-    const struct ll2_task task = {c->tok, c->ranks, &force, 1.0 - rate > 0 ? 1.0 - rate : 0};
+    TRY(ll2_force_open(&force, c->tok, o->force_tokens, o->n_force));
+    double reduce = 1.0 - 1.0 / o->rate;
+    const struct ll2_task task = {
+        c->tok, c->ranks, &force, reduce > 0 ? reduce : 0, o->force_reserve_digit, o->drop_consecutive};
     char *marked = ll2_mark(&force, text);
     int rc = cut_chunks(c->tok, &force, marked, &chunks);
     if (rc == 0 && chunks.n && task.reduce > 0)
@@ -346,10 +346,25 @@ int ll2_rewrite(struct prompt_compressor *c, const void *params, const char *tex
     return rc;
 }
 
+static const char *force_word(const char *w)
+{
+    return !strcmp(w, "newline") ? "\n" : !strcmp(w, "comma") ? "," : w;
+}
+
 static int rewrite(struct prompt_compressor *c, const void *params, const struct prompt_parts *in,
                    char **context)
 {
-    return ll2_rewrite(c, params, in->context, context, NULL);
+    const struct llmlingua2_params *p = params;
+    char *list = mem_strdup(p->force), *save = NULL;
+    const char **force = NULL;
+    int n = 0, cap = 0;
+    for (char *w = strtok_r(list, " ", &save); w; w = strtok_r(NULL, " ", &save))
+        *MEM_PUSH(force, n, cap) = force_word(w);
+    const struct ll2_options o = {p->rate, force, n, p->drop != 0, p->digits != 0};
+    int rc = ll2_run(c, &o, in->context, context, NULL);
+    free(force);
+    free(list);
+    return rc;
 }
 
 static void counts(const struct prompt_compressor *c, int64_t *texts, int64_t *rows)

@@ -18,9 +18,8 @@ struct ll2_force {
     char **mark; /* [n] "[NEWi]", or NULL where it is one piece; owned */
     int n;
 };
-/* `list`: tokens separated by blanks, "newline" and "comma" for these characters. ERR_INPUT when a mark is
- * needed that the tokenizer does not have. */
-int ll2_force_open(struct ll2_force *f, const struct tok *t, const char *list);
+/* ERR_INPUT when a mark is needed that the tokenizer does not have. */
+int ll2_force_open(struct ll2_force *f, const struct tok *t, const char *const *text, int n);
 void ll2_force_close(struct ll2_force *f);
 /* Text with the forced tokens replaced by their marks (or back), one after the other; owned. */
 char *ll2_mark(const struct ll2_force *f, const char *text);
@@ -40,15 +39,24 @@ struct ll2_task {
     const struct tok *ranks; /* counts tokens of words; NULL: pieces are counted */
     const struct ll2_force *force;
     double reduce; /* 1 - 1/rate */
+    bool digits;   /* pieces with a digit are kept */
+    bool drop;     /* a forced token is dropped when nothing is kept between it and the same one before */
 };
 /* Appends the kept words of a chunk to `out`; `labels` (may be NULL) gets '1' or '0' for every word. */
 int ll2_compress(const struct ll2_task *task, const struct ll2_chunk *chunk, struct str *out,
                  struct str *labels);
 
+/* The package's options under their own names (rate: 1 over its own). */
+struct ll2_options {
+    double rate;
+    const char *const *force_tokens;
+    int n_force;
+    bool drop_consecutive, force_reserve_digit;
+};
 struct prompt_compressor;
 /* `labels` as in ll2_compress, over all chunks. *result is owned. */
-int ll2_rewrite(struct prompt_compressor *c, const void *params, const char *text, char **result,
-                struct str *labels);
+int ll2_run(struct prompt_compressor *c, const struct ll2_options *o, const char *text, char **result,
+            struct str *labels);
 
 /* np.percentile (NumPy 2, linear) of n > 0 values, which are sorted in place; `single`: an array of float32.
  */

@@ -7,17 +7,13 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utf8proc.h>
 
 #define BLANK       "\xe2\x96\x81" /* U+2581 */
 #define N_BLANK     3
 #define PUNCTUATION "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~" /* Python's string.punctuation */
 
 /* ---- forced tokens ---- */
-
-static char *force_text(const char *word)
-{
-    return mem_strdup(!strcmp(word, "newline") ? "\n" : !strcmp(word, "comma") ? "," : word);
-}
 
 /* The mark of token i, where it needs one. */
 static int force_mark(const struct tok *t, const char *text, int i, char **mark)
@@ -37,18 +33,16 @@ static int force_mark(const struct tok *t, const char *text, int i, char **mark)
     return 0;
 }
 
-int ll2_force_open(struct ll2_force *f, const struct tok *t, const char *list)
+int ll2_force_open(struct ll2_force *f, const struct tok *t, const char *const *text, int n)
 {
-    *f = (struct ll2_force){0};
-    char *copy = mem_strdup(list), *save = NULL;
-    int cap = 0, rc = 0;
-    for (char *w = strtok_r(copy, " ", &save); w && rc == 0; w = strtok_r(NULL, " ", &save)) {
-        *MEM_PUSH(f->text, f->n, cap) = force_text(w);
-        f->mark = mem_grow(f->mark, (size_t)cap, sizeof *f->mark);
-        f->mark[f->n - 1] = NULL;
-        rc = force_mark(t, f->text[f->n - 1], f->n - 1, &f->mark[f->n - 1]);
-    }
-    free(copy);
+    *f = (struct ll2_force){.n = n};
+    f->text = mem_alloc((size_t)n + 1, sizeof *f->text);
+    f->mark = mem_alloc((size_t)n + 1, sizeof *f->mark);
+    int rc = 0;
+    for (int i = 0; i < n; i++)
+        f->text[i] = mem_strdup(text[i]);
+    for (int i = 0; i < n && rc == 0; i++)
+        rc = force_mark(t, f->text[i], i, &f->mark[i]);
     if (rc < 0)
         ll2_force_close(f);
     return rc;
@@ -167,8 +161,20 @@ static bool begins_word(const struct ll2_force *f, const char *piece)
            !strncmp(piece, BLANK, N_BLANK);
 }
 
-static void new_word(struct ll2_words *w, const struct ll2_force *f, const char *piece, float keep)
+/* Python's \d: a decimal digit of any script. */
+static bool has_digit(const char *s)
 {
+    uint32_t cp;
+    int k;
+    for (size_t n = strlen(s); n && (k = utf8_get(s, n, &cp)) > 0; s += k, n -= (size_t)k)
+        if (utf8proc_category((utf8proc_int32_t)cp) == UTF8PROC_CATEGORY_ND)
+            return true;
+    return false;
+}
+
+static void new_word(const struct ll2_task *task, struct ll2_words *w, const char *piece, float keep)
+{
+    const struct ll2_force *f = task->force;
     struct word *one = MEM_PUSH(w->v, w->n, w->cap);
     const char *pure = without_blanks(piece);
     *one = (struct word){.sum = keep, .n = 1};
@@ -178,7 +184,20 @@ static void new_word(struct ll2_words *w, const struct ll2_force *f, const char 
     }
     char *text = ll2_unmark(f, piece);
     str_add(&one->text, text);
+    if (task->digits && has_digit(text)) {
+        one->sum = 1.0f;
+        one->exact = true;
+    }
     free(text);
+}
+
+static void continue_word(const struct ll2_task *task, struct word *w, const char *piece, float keep)
+{
+    bool digit = task->digits && has_digit(piece);
+    str_add(&w->text, without_blanks(piece));
+    w->sum += digit ? 1.0f : keep;
+    w->exact = w->exact && digit;
+    w->n++;
 }
 
 /* The roles that the package drops from the output. */
@@ -198,14 +217,10 @@ static void make_words(const struct ll2_task *task, const struct ll2_chunk *chun
             continue;
         /* The package fails where the first piece continues a word; here it begins one. */
         if (begins_word(task->force, piece) || !w->n) {
-            new_word(w, task->force, piece, chunk->keep[i]);
+            new_word(task, w, piece, chunk->keep[i]);
             continue;
         }
-        struct word *last = &w->v[w->n - 1];
-        str_add(&last->text, without_blanks(piece));
-        last->sum += chunk->keep[i];
-        last->n++;
-        last->exact = false;
+        continue_word(task, &w->v[w->n - 1], piece, chunk->keep[i]);
     }
     for (int i = 0; i < w->n; i++) {
         w->v[i].prob = (double)(w->v[i].sum / (float)w->v[i].n);
@@ -310,13 +325,14 @@ int ll2_compress(const struct ll2_task *task, const struct ll2_chunk *chunk, str
     size_t n = 0;
     int rc = 0;
     if (w.n) {
-        drop_consecutive(&w, (int)(100 * task->reduce));
+        if (task->drop)
+            drop_consecutive(&w, (int)(100 * task->reduce));
         rc = token_threshold(task, &w, (int)(100 * task->reduce + 1), &th);
     }
     for (int i = 0; i < w.n && rc == 0; i++) {
         const struct word *one = &w.v[i];
         bool keep = one->prob > th || (th == 1 && one->prob == 1);
-        if (keep && one->forced && n && !strcmp(kept[n - 1], str_c(&one->text)))
+        if (keep && task->drop && one->forced && n && !strcmp(kept[n - 1], str_c(&one->text)))
             keep = false;
         if (keep)
             kept[n++] = str_c(&one->text);

@@ -138,12 +138,12 @@ class Watch:
         return th
 
 
-def compress(c, text, rate, force=FORCE):
+def compress(c, text, rate, force=FORCE, drop=True, digits=False):
     r = c.compress_prompt_llmlingua2(text, rate=float(1 / rate), force_tokens=list(force), chunk_end_tokens=[".", "\n"], return_word_label=True,
-                                     drop_consecutive=True, word_sep="\x1f", label_sep="\x1e")
+                                     drop_consecutive=drop, force_reserve_digit=digits, word_sep="\x1f", label_sep="\x1e")
     labelled = r["fn_labeled_original_prompt"]
     kept = [w.split("\x1e")[1] for w in labelled.split("\x1f")] if labelled and rate > 1 else []
-    return {"rate": rate, "text": r["compressed_prompt"], "kept": "".join(kept)}
+    return {"rate": rate, "text": r["compressed_prompt"], "kept": "".join(kept), "force": list(force), "drop": drop, "digits": digits}
 
 
 def own_texts():
@@ -210,15 +210,15 @@ def main():
     for name, text in texts:
         try:
             runs = []
-            wanted = [(r, FORCE, None) for r in RATES]
+            wanted = [(r, FORCE) for r in RATES]
             if not real:
-                wanted += [(1, FORCE, None), (3, ["\n", "."], "newline ."), (5, [], "")]
-            for rate, force, spec in wanted:
+                wanted += [(1, FORCE), (3, ["\n", "."]), (5, []), (4, FORCE, False, True), (3, ["the report", "x", "\n"], True, True)]
+            for options in wanted:
                 watch.near = 0
-                run = compress(c, text, rate, force)
+                run = compress(c, text, *options)
                 dropped += watch.near > 0
                 if not watch.near:
-                    runs.append(run if spec is None else {**run, "force": spec})
+                    runs.append(run)
         except (IndexError, ValueError) as e:  # np.percentile of nothing: the package has no answer here
             print(f"{name}: the package fails: {e!r}")
             continue
