@@ -324,7 +324,7 @@ static void pieces_do_not_matter(void **state)
             const bool codes = strstr(mixed[k], "kivi") || strstr(mixed[k], "flexgen");
             if (codes && !strstr(mixed[k], "group=16"))
                 g.shape.head_dim = 32, g.rope.n_rot = 32;
-            const int64_t n_prompt = codes && shares_pass(mixed[k], 520, &g.shape) ? 140 : 520;
+            const int64_t n_prompt = codes ? 140 : 520; /* more than one window, more than one piece */
             feed_init(&f, &g, n_prompt + 30, 11);
             size_t bytes = (size_t)f.n * f.q_row * sizeof(float);
             run_alone(&g, mixed[k], &f, n_prompt, 512);
