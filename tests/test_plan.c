@@ -103,6 +103,54 @@ static void ids_follow_content(void **state)
         shared(TEXT, TEXT "overrides: [{when: {task: 'longbench/*'}, set: {rope_theta_factor: 2}}]\n"), 48);
 }
 
+#define RULES "overrides: [{when: {method: streaming, task: passkey}, set: {cap: 10}}]\n"
+
+/* Rules that set a method's parameters change its units only, and mean the same as the parameters themselves.
+ */
+static void rules_set_parameters(void **state)
+{
+    (void)state;
+    struct planned p;
+    assert_int_equal(shared(TEXT, TEXT RULES), 24);
+    assert_int_equal(
+        shared(MODEL "methods: [\"streaming:ratio=4,cap=10\"]\ntasks: [{name: passkey, lengths: [8]}]\n",
+               MODEL "methods: [\"streaming:ratio=4\"]\ntasks: [{name: passkey, lengths: [8]}]\n" RULES),
+        30);
+    assert_int_equal(open_plan(&p, TEXT RULES), 0);
+    const struct plan_setting *s = &p.plan.setting[2];
+    assert_string_equal(s->overrides, "passkey:cap=10");
+    assert_non_null(strstr(s->spec->text, "cap=0"));
+    assert_non_null(strstr(plan_variant(&p.plan, 2, 0)->spec.text, "cap=10"));
+    assert_int_equal(plan_variant(&p.plan, 2, 0)->at_8k.bytes, plan_variant(&p.plan, 2, 0)->at_32k.bytes);
+    assert_int_equal(p.plan.setting[0].all.at_8k.bytes, kv_full_bytes(&p.plan.model[0].shape, 8192));
+    close_plan(&p);
+    assert_int_equal(open_plan(&p, TEXT "overrides: [{set: {cap: 10}}]\n"), ERR_INPUT);
+    assert_non_null(strstr(err_text(), "unknown parameter 'cap'"));
+}
+
+/* A model that is absent, and data that is absent: sketched, marked, and never planned for a run. */
+static void sketches(void **state)
+{
+    (void)state;
+    struct config_source s = {
+        .path = "t.yaml",
+        .vars = &vars,
+        .text = "models: [{id: x, path: /nowhere/x, shape: {num_hidden_layers: 2, num_attention_heads: 4,"
+                " hidden_size: 64, intermediate_size: 9, vocab_size: 11, max_position_embeddings: 13}}]\n"
+                "methods: [full]\ntasks: [{name: longbench/lcc, data: /nowhere/lcc}, {name: passkey, "
+                "lengths: [8], haystack: /nowhere}]\n"};
+    struct planned p = {0};
+    assert_int_equal(config_open(&p.config, &s), 0);
+    assert_int_equal(plan_open(&p.plan, &p.config), ERR_INPUT);
+    assert_non_null(strstr(err_text(), "/nowhere/x is missing"));
+    assert_int_equal(plan_sketch(&p.plan, &p.config), 0);
+    assert_true(p.plan.model[0].assumed && p.plan.task[0].absent && p.plan.task[1].stand_in);
+    assert_int_equal(p.plan.task[0].n_example, 500);
+    assert_int_equal(p.plan.n_unit, 30);
+    assert_int_equal(p.plan.setting[0].all.at_8k.bytes, 8192 * 2 * 2 * 64 * 2);
+    close_plan(&p);
+}
+
 static void settings_may_be_added(void **state)
 {
     (void)state;
@@ -196,6 +244,10 @@ static void refuse(void **state)
          "t.yaml: models: none given; list ids of configs/models or {id, path, template}"},
         {MODEL "tasks: [passkey]\n", "t.yaml: methods: none given; e.g. methods: [full, \"kivi:bits=2\"]"},
         {MODEL "methods: [full]\n", "t.yaml: tasks: none given; e.g. tasks: [passkey]"},
+        {MODEL "methods: [\"streaming:budget=100\"]\ntasks: [{name: passkey, lengths: [8], max_new: 8}]\n",
+         "setting tiny/streaming:budget=100 cannot run any example, not even the shortest: method "
+         "streaming:budget=100: a budget of 100 B cannot hold a prompt of 17 tokens and 8 new ones; the "
+         "smallest possible is 512 B (budget=512)"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct planned p;
@@ -298,6 +350,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ids_are_stable),
         cmocka_unit_test(ids_follow_content),
+        cmocka_unit_test(rules_set_parameters),
+        cmocka_unit_test(sketches),
         cmocka_unit_test(settings_may_be_added),
         cmocka_unit_test(bundles_cover_units),
         cmocka_unit_test(more_than_a_batch_of_settings),

@@ -7,3 +7,8 @@ kvsweep export r.h5 --csv | wc -l
 kvsweep export r.h5 --jsonl | wc -l
 kvsweep verify r.h5
 kvsweep run -q "$TESTS/farm/farm.yaml" --set mode=paper --set dtype=f32 -o r.h5
+# budgets in bytes: the caches stay within them; what cannot is an error of its unit
+kvsweep run -q "$TESTS/farm/farm.yaml" --set 'methods=["streaming:budget=48KiB","kivi:budget=70KiB"]' --set 'passkey.iterations=1' \
+    --set passkey.lengths=8+60 -o b.h5
+kvsweep export b.h5 --jsonl | grep -o '"\(setting\|status\|n_prompt\|kv_bytes_alone\|n_local\|kept_bits\|error\)": [^,}]*' | tr '\n' ' ' |
+    sed 's/"setting"/\n&/g' | sort | uniq -c
