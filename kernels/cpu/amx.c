@@ -136,6 +136,14 @@ static void scores64(float *S, const uint16_t *K, const uint16_t *q, int64_t m)
     __asm__ volatile("" ::: "memory");
 }
 
+void cpu_scores_amx(float *S, const uint16_t *q, const uint16_t *K, int64_t dp, int64_t m)
+{
+    if (dp == 64)
+        scores64(S, q, K, m);
+    else
+        mm(S, 32, q, dp, K, 32, m, dp, 32, false);
+}
+
 /* 32 query rows at a time, so that their scores and weights stay in the first-level cache. */
 void cpu_block_amx(struct attend_block *b, int64_t n)
 {

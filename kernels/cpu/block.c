@@ -54,8 +54,11 @@ INLINE void mm(float *C, const float *a, int64_t ars, int64_t acs, const float *
 static vf softmax_lanes(struct attend_block *b, int64_t n, int64_t r)
 {
     vf old = vf_load(b->max + r), m = old;
+    const uint8_t *keep = b->keep[r / b->Tq];
     for (int64_t j = 0; j < n; j++) {
         float *s = b->S + j * b->R + r;
+        if (keep && !keep[j])
+            vf_store(s, vf_set(CPU_HIDDEN));
         vf v = vf_load(s);
         if (b->lo) {
             v = vf_where(b->row_t + r, b->lo[j], b->hi[j], v, CPU_HIDDEN);
@@ -109,4 +112,20 @@ void ISA(block_out)(float *out, int64_t ld, const float *O, int64_t R, int64_t r
     for (int64_t t = 0; t < rows; t++)
         for (int64_t i = c; i < d; i++)
             out[t * ld + i] = O[i * R + t] * inv[t];
+}
+
+void ISA(mass_rows)(const struct mass_block *b)
+{
+    for (int64_t t0 = 0; t0 < MASS_ROWS; t0 += MM_ROWS) {
+        mm(b->S, (const float *)b->q + t0 * b->d, b->d, 1, b->K, MM_ROWS, b->d, BLOCK_KEYS, false);
+        for (int64_t i = 0; i < MM_ROWS; i++) {
+            float *s = b->S + i * BLOCK_KEYS;
+            int64_t t = b->t0 + t0 + i;
+            for (int64_t j = 0; b->lo && j < BLOCK_KEYS; j++)
+                s[j] = t >= b->lo[j] && t < b->hi[j] ? s[j] : CPU_HIDDEN;
+            vf lse = vf_set(b->lse[t0 + i]);
+            for (int64_t j = 0; j < BLOCK_KEYS; j += VL)
+                vf_store(b->sum + j, vf_add(vf_load(b->sum + j), vf_exp(vf_sub(vf_load(s + j), lse))));
+        }
+    }
 }

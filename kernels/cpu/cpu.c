@@ -11,7 +11,6 @@
 #include "base/mem.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/onednn.h"
-#include "kernels/score.h"
 
 #define SMALL 16384 /* elements below which starting threads costs more than the work */
 
@@ -230,6 +229,8 @@ static void cpu_close(struct ops *o)
     host_drop(&c->host, &c->scratch);
     host_drop(&c->host, &c->items);
     host_drop(&c->host, &c->partial);
+    host_drop(&c->host, &c->lse);
+    host_drop(&c->host, &c->mass_q);
     free(c);
 }
 
@@ -289,11 +290,11 @@ int ops_open_cpu(struct ops **o, const struct ops_options *opt)
         .rope = cpu_rope,
         .attend = cpu_attend,
         .quant = cpu_quant,
-        .select = score_select,
-        .gather = score_gather,
-        .mean = score_mean,
-        .dots = score_dots,
-        .norms = score_norms,
+        .select = cpu_select,
+        .gather = cpu_gather,
+        .mean = cpu_mean,
+        .dots = cpu_dots,
+        .norms = cpu_norms,
         .pick = cpu_pick,
         .layernorm = cpu_layernorm,
         .gelu = cpu_gelu,

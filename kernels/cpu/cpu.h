@@ -6,12 +6,14 @@
 
 #include "kernels/host.h"
 
-#define CPU_MAX_D   1024 /* head dimension */
-#define PANEL       64   /* columns of a weight panel */
-#define PANEL_ROWS  6    /* most rows of one panel product */
-#define BLOCK_KEYS  128  /* keys of one attention block */
-#define SPLIT_KEYS  1024 /* keys of one decode item */
-#define DECODE_ROWS 8    /* below so many rows, attention reads the cache once per row */
+#define CPU_MAX_D    1024 /* head dimension */
+#define PANEL        64   /* columns of a weight panel */
+#define PANEL_ROWS   6    /* most rows of one panel product */
+#define BLOCK_KEYS   128  /* keys of one attention block */
+#define SPLIT_KEYS   1024 /* keys of one decode item */
+#define DECODE_ROWS  8    /* below so many rows, attention reads the cache once per row */
+#define ATTEND_HEADS 8    /* most query heads of one block */
+#define MASS_ROWS    64   /* query rows of one step of the masses */
 
 /* Rows of x times one panel of packed weights (layout: matmul.c). */
 struct panel_args {
@@ -34,7 +36,20 @@ struct attend_block {
     uint16_t *q16, *P16;  /* bf16 pairs: [d/2,R,2], [BLOCK_KEYS/2,R,2] */
     uint16_t *K16, *V16;  /* bf16 [BLOCK_KEYS,dp], transposed values [dp,BLOCK_KEYS]; dp: d up to 32 */
     int64_t dp;
-    const int32_t *lo, *hi; /* [keys] row_t that see the key: lo <= t < hi; NULL: all do */
+    const int32_t *lo, *hi;            /* [keys] row_t that see the key: lo <= t < hi; NULL: all do */
+    int64_t Tq;                        /* lanes of one head */
+    const uint8_t *keep[ATTEND_HEADS]; /* per head [keys]: 0 hides the key; NULL: all are shown */
+};
+
+/* MASS_ROWS query rows t0.. of one head against a block of BLOCK_KEYS keys: adds each key's share. */
+struct mass_block {
+    int64_t d, t0;
+    const void *q;          /* f32 [MASS_ROWS,d]; bf16 [MASS_ROWS,dp], scaled */
+    const void *K;          /* f32 [d,BLOCK_KEYS]; bf16 pairs [BLOCK_KEYS/32,dp/2,32,2], dp: d up to 32 */
+    const float *lse;       /* [MASS_ROWS] */
+    float *S;               /* [MASS_ROWS,BLOCK_KEYS]; bf16 [MASS_ROWS,32] */
+    const int32_t *lo, *hi; /* [BLOCK_KEYS] rows that see the key: lo <= t < hi; NULL: all do */
+    float *sum;             /* [BLOCK_KEYS], added to */
 };
 
 /* Scores or sums of g query heads over rows of one kv head. */
@@ -79,6 +94,10 @@ struct cpu_isa {
     void (*scores)(const struct decode_args *a);
     void (*values)(const struct decode_args *a);
     float (*softmax)(float *s, int64_t n, float *sum); /* in place; returns the maximum */
+    void (*mass_rows)(const struct mass_block *b);
+    void (*mass_add)(float *mass, const float *w, float f, int64_t n, bool f16);
+    float (*dot)(const void *x, enum dtype t, const float *y, int64_t n);
+    void (*sum_rows)(float *sum, const void *x, enum dtype t, int64_t n); /* sum += x */
 };
 extern const struct cpu_isa isa_portable, isa_avx2, isa_avx512;
 
@@ -89,11 +108,18 @@ void cpu_block_amx(struct attend_block *b, int64_t n);  /* AMX; between cpu_amx_
 bool cpu_amx_ok(void);                                  /* asks the kernel for the tile registers */
 void cpu_amx_start(void);                               /* per thread */
 void cpu_amx_stop(void);
+void cpu_mass16(const struct mass_block *b,
+                void (*scores)(float *S, const uint16_t *q, const uint16_t *K, int64_t dp, int64_t m));
+/* S [m,32] of m rows (whole 16) [m,dp] over 32 keys [dp/2,32,2] */
+void cpu_scores_bf16(float *S, const uint16_t *q, const uint16_t *K, int64_t dp, int64_t m);
+void cpu_scores_amx(float *S, const uint16_t *q, const uint16_t *K, int64_t dp, int64_t m);
 void cpu_softmax16(struct attend_block *b, int64_t n, int64_t r, int64_t rows, float *S, uint16_t *P16,
                    int64_t ld);
 void cpu_pack_q16(uint16_t *dst, int64_t dp, const float *q, int64_t ld, int64_t n, int64_t d, float scale);
 /* In these, q16 is [R/32,dp/2,32,2] and O [R/32,dp,32]: groups of 32 query rows. From f32 or bf16 rows, ld
  * elements apart. */
+void cpu_pack_keys16(uint16_t *dst, int64_t dp, const void *src, int64_t ld, int64_t n, int64_t d,
+                     enum dtype t); /* 16 rows (n real) as cpu_pack_q16 packs them, from f32 or bf16 */
 void cpu_pack_k16(uint16_t *dst, int64_t dp, const void *src, int64_t ld, int64_t n, int64_t d, enum dtype t);
 void cpu_pack_v16(uint16_t *dst, int64_t dp, const void *src, int64_t ld, int64_t n, int64_t d, enum dtype t);
 void cpu_amx_product(float *y, int64_t ldy, const uint16_t *x, int64_t ldx, const uint16_t *w, int64_t k,
@@ -122,6 +148,7 @@ struct cpu {
     struct host_buf x;       /* activations of one product in the dtype of the weights */
     struct host_buf scratch; /* per thread, equal parts */
     struct host_buf items, partial;
+    struct host_buf lse, mass_q; /* of masses: rows' sums, queries */
     struct rope_cache rope[ROPE_CACHES];
     int rope_next;
 };
@@ -133,6 +160,11 @@ size_t cpu_pack_bytes(struct ops *o, int64_t n_out, int64_t n_in, enum dtype dty
 void cpu_pack(struct ops *o, struct weight *w, const struct tensor *src);
 void cpu_matmul(struct ops *o, struct tensor out, struct tensor x, const struct weight *w, const float *bias);
 void cpu_attend(struct ops *o, const struct attend_args *a, int n);
+void cpu_select(struct ops *o, const struct select_args *a, int n);
+void cpu_gather(struct ops *o, const struct gather_args *a, int n);
+void cpu_mean(struct ops *o, struct tensor out, struct tensor x);
+void cpu_dots(struct ops *o, float *out, struct tensor rows, const float *x);
+void cpu_norms(struct ops *o, float *out, int64_t ld, struct tensor x, float factor);
 void cpu_rope(struct ops *o, const struct rope_args *a, int n);
 void cpu_rope_free(struct cpu *c);
 

@@ -80,7 +80,7 @@ struct row {
 INLINE struct row row_at(const struct decode_args *a, int64_t r, const enum kind kind)
 {
     const struct kv_run *run = a->run;
-    int64_t at = r + a->at;
+    int64_t at = run->index ? run->index[r + a->at] : r + a->at;
     if (kind >= K_CODES) {
         at = at * a->n_head + a->h;
         int64_t g = at * (a->d / run->group);
@@ -88,7 +88,6 @@ INLINE struct row row_at(const struct decode_args *a, int64_t r, const enum kind
                             .scale = run->scale + g,
                             .min = run->min + g};
     }
-    at = run->index ? run->index[at] : at;
     return (struct row){.data = (const char *)run->data +
                                 (at * a->n_head + a->h) * a->d * (kind == K_F32 ? 4 : 2)};
 }
@@ -141,13 +140,16 @@ INLINE vf load_kv(struct row *r, int64_t c, const struct kv_run *run, const bool
 #define STEP_ROWS 4
 
 /* Rows of one head lie n_head * d apart, which the processor's own prefetching follows badly. */
-INLINE void fetch_ahead(const struct decode_args *a, const struct row *r, const enum kind kind)
+INLINE void fetch_ahead(const struct decode_args *a, const struct row *row, int64_t r, const enum kind kind)
 {
     const int64_t size = kind == K_F32 ? 4 : 2;
-    const char *p = (const char *)r->data + 32 * a->n_head * a->d * size;
-    if (kind < K_CODES)
-        for (int64_t i = 0; i < a->d * size; i += 64)
-            __builtin_prefetch(p + i);
+    const char *p = (const char *)row->data + 32 * a->n_head * a->d * size;
+    if (kind >= K_CODES)
+        return;
+    if (a->run->index) /* rows chosen by lists have no order to follow */
+        p = row_at(a, r + 32 < a->n ? r + 32 : a->n - 1, kind).data;
+    for (int64_t i = 0; i < a->d * size; i += 64)
+        __builtin_prefetch(p + i);
 }
 
 /* Scores of nh heads from head h0. */
@@ -163,7 +165,7 @@ INLINE void scores_heads(const struct decode_args *a, int64_t h0, const int nh, 
 #pragma GCC unroll 4
             for (int i = 0; i < STEP_ROWS; i++) { /* rows beyond n: the last one again */
                 row[i] = row_at(a, r0 + step + i < a->n ? r0 + step + i : a->n - 1, kind);
-                fetch_ahead(a, &row[i], kind);
+                fetch_ahead(a, &row[i], r0 + step + i, kind);
 #pragma GCC unroll 4
                 for (int h = 0; h < nh; h++)
                     acc[h][i] = vf_set(0.0f);
@@ -203,7 +205,7 @@ INLINE void values_part(const struct decode_args *a, int64_t h0, const int nh, i
     for (int64_t r = 0; r < a->n; r++) {
         struct row row = row_at(a, r, kind);
         if (c0 == 0)
-            fetch_ahead(a, &row, kind);
+            fetch_ahead(a, &row, r, kind);
 #pragma GCC unroll 4
         for (int v = 0; v < nv; v++) {
             vf x = load_kv(&row, c0 + v * VL, a->run, v == 0, kind, bits);
@@ -482,17 +484,17 @@ void ISA(kv_rows)(float *dst, const struct kv_run *run, int64_t at, int64_t n, i
         return;
     }
     for (int64_t r = 0; r < n; r++, dst += d) {
+        int64_t row = run->index ? run->index[at + r] : at + r;
         if (run->layout == QUANT_TOKEN) {
             bool fast = vector_groups(run, d);
             if (fast && run->bits == 2)
-                token_row_fast(dst, run, (at + r) * n_head + h, d, 2);
+                token_row_fast(dst, run, row * n_head + h, d, 2);
             else if (fast && run->bits == 4)
-                token_row_fast(dst, run, (at + r) * n_head + h, d, 4);
+                token_row_fast(dst, run, row * n_head + h, d, 4);
             else
-                token_row(dst, run, (at + r) * n_head + h, d);
+                token_row(dst, run, row * n_head + h, d);
             continue;
         }
-        int64_t row = run->index ? run->index[at + r] : at + r;
         size_t step = dtype_bytes(run->dtype);
         const char *src = (const char *)run->data + (size_t)((row * n_head + h) * d) * step;
         ISA(row_to_f32)(dst, src, run->dtype, d);

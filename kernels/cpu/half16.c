@@ -55,6 +55,26 @@ void cpu_pack_q16(uint16_t *dst, int64_t dp, const float *q, int64_t ld, int64_t
     }
 }
 
+void cpu_pack_keys16(uint16_t *dst, int64_t dp, const void *src, int64_t ld, int64_t n, int64_t d,
+                     enum dtype t)
+{
+    if (t == DT_F32) {
+        cpu_pack_q16(dst, dp, src, ld, n, d, 1.0f);
+        return;
+    }
+    for (int64_t c = 0; c < dp; c += 32) {
+        __m512i v[16];
+        for (int64_t i = 0; i < 16; i++) {
+            int64_t m = i < n ? d - c : 0;
+            __mmask32 mask = m >= 32 ? 0xffffffffU : m > 0 ? (1U << m) - 1U : 0U;
+            v[i] = _mm512_maskz_loadu_epi16(mask, (const uint16_t *)src + i * ld + c);
+        }
+        vf_transpose(v);
+        for (int64_t i = 0; i < 16; i++)
+            _mm512_storeu_si512(dst + (c / 2 + i) * 64, v[i]);
+    }
+}
+
 INLINE void pack_k(uint16_t *dst, int64_t dp, const void *src, int64_t ld, int64_t n, int64_t d,
                    const bool bf16)
 {
@@ -124,6 +144,15 @@ static inline __m512i weight_bits(__m512 low, __m512 high)
     return _mm512_mask_mov_epi16(a, 0xaaaaaaaaU, _mm512_add_epi32(_mm512_castps_si512(high), half));
 }
 
+/* Scores of keys that the lanes' head does not see. */
+INLINE void hide_keys(const uint8_t *keep, int64_t n, float *S, int64_t ld)
+{
+    for (int64_t j = 0; keep && j < n; j++) {
+        __mmask16 shown = keep[j] ? 0xffffU : 0;
+        vf_store(S + j * ld, _mm512_mask_loadu_ps(vf_set(CPU_HIDDEN), shown, S + j * ld));
+    }
+}
+
 /* VECS vectors of query rows from row r: maxima, weights of all keys of the block as bf16 pairs, sums; the
  * output is rescaled where a maximum grew. S and P16 hold these rows only: [keys, ld], [keys/2, ld, 2]. */
 INLINE void softmax_rows(struct attend_block *b, int64_t n, int64_t r, float *S, uint16_t *P16, int64_t ld,
@@ -132,6 +161,7 @@ INLINE void softmax_rows(struct attend_block *b, int64_t n, int64_t r, float *S,
     __m512 old[2], m[2], sum[2];
 #pragma GCC unroll 2
     for (int v = 0; v < vecs; v++) {
+        hide_keys(b->keep[(r + 16 * v) / b->Tq], n, S + 16 * v, ld);
         m[v] = old[v] = vf_load(b->max + r + 16 * v);
         sum[v] = vf_set(0.0f);
     }
@@ -243,5 +273,49 @@ void cpu_block_bf16(struct attend_block *b, int64_t n)
         mm(b->S, 32, b->K16, b->dp, b->q16 + r * b->dp, 32, n, (b->d + 1) / 2, rows, false);
         cpu_softmax16(b, n, r, rows, b->S, b->P16, 32);
         mm(b->O + r * b->dp, 32, b->V16, BLOCK_KEYS, b->P16, 32, b->d, (n + 1) / 2, rows, true);
+    }
+}
+
+void cpu_scores_bf16(float *S, const uint16_t *q, const uint16_t *K, int64_t dp, int64_t m)
+{
+    mm(S, 32, q, dp, K, 32, m, dp / 2, 32, false);
+}
+
+/* sum += what each of 32 keys gets from MASS_ROWS rows. */
+INLINE void mass_keys(const struct mass_block *b, int64_t j, const bool masked)
+{
+    vf sum[2] = {vf_load(b->sum + j), vf_load(b->sum + j + 16)};
+    __m512i lo[2], hi[2];
+#pragma GCC unroll 2
+    for (int v = 0; masked && v < 2; v++) {
+        lo[v] = _mm512_loadu_si512(b->lo + j + 16 * v);
+        hi[v] = _mm512_loadu_si512(b->hi + j + 16 * v);
+    }
+    for (int64_t i = 0; i < MASS_ROWS; i++) {
+        vf lse = vf_set(b->lse[i]);
+        __m512i t = _mm512_set1_epi32((int32_t)(b->t0 + i));
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++) {
+            vf p = exp2_fast(vf_sub(vf_load(b->S + i * 32 + 16 * v), lse));
+            __mmask16 see = 0xffffU;
+            if (masked)
+                see = _mm512_cmple_epi32_mask(lo[v], t) & _mm512_cmplt_epi32_mask(t, hi[v]);
+            sum[v] = _mm512_mask_add_ps(sum[v], see, sum[v], p);
+        }
+    }
+    vf_store(b->sum + j, sum[0]);
+    vf_store(b->sum + j + 16, sum[1]);
+}
+
+void cpu_mass16(const struct mass_block *b,
+                void (*scores)(float *S, const uint16_t *q, const uint16_t *K, int64_t dp, int64_t m))
+{
+    int64_t dp = round_up(b->d, 32);
+    for (int64_t j = 0; j < BLOCK_KEYS; j += 32) {
+        scores(b->S, b->q, (const uint16_t *)b->K + j * dp, dp, MASS_ROWS);
+        if (b->lo)
+            mass_keys(b, j, true);
+        else
+            mass_keys(b, j, false);
     }
 }

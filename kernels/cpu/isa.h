@@ -1,4 +1,5 @@
-/* Names of one instruction set's loops: loops.c, panel.c, block.c and decode.c are compiled once per set. */
+/* Names of one instruction set's loops: loops.c, panel.c, block.c, decode.c and sums.c are compiled once
+ * per set. */
 #ifndef KVS_KERNELS_CPU_ISA_H
 #define KVS_KERNELS_CPU_ISA_H
 
@@ -17,5 +18,9 @@ void ISA(block_out)(float *out, int64_t ld, const float *O, int64_t R, int64_t r
 void ISA(decode_scores)(const struct decode_args *a);
 void ISA(decode_values)(const struct decode_args *a);
 float ISA(decode_softmax)(float *s, int64_t n, float *sum);
+void ISA(mass_rows)(const struct mass_block *b);
+void ISA(mass_add)(float *mass, const float *w, float f, int64_t n, bool f16);
+float ISA(dot)(const void *x, enum dtype t, const float *y, int64_t n);
+void ISA(sum_rows)(float *sum, const void *x, enum dtype t, int64_t n);
 
 #endif

@@ -272,8 +272,8 @@ static void quant_channel(const struct quant_args *a, int64_t tg, int64_t h, int
         mx = t ? vf_max(x[t], mx) : x[t];
     }
     vf range = round16(vf_sub(mx, mn));
-    vf s = a->inverse ? round16(vf_mul(round16(vf_div(vf_set(1.0f), range)), top))
-                      : round16(vf_div(range, top));
+    vf s =
+        a->inverse ? round16(vf_mul(round16(vf_div(vf_set(1.0f), range)), top)) : round16(vf_div(range, top));
     vf_store_f16(scale, s);
     vf_store_f16(min, mn);
     for (int64_t t = 0; t < G; t++) {
@@ -310,11 +310,11 @@ const struct cpu_isa ISA(isa) = {
     .scale = scale,
     .round_bf16 = round_bf16,
     .rmsnorm = rmsnorm,
-    .add = add,
-    .swiglu = swiglu,
     .layernorm = layernorm,
-    .rope = rope,
+    .add = add,
     .gelu = gelu,
+    .swiglu = swiglu,
+    .rope = rope,
     .logits = logits,
     .quant_rows = quant_rows,
     .panel = ISA(panel_product),
@@ -324,4 +324,8 @@ const struct cpu_isa ISA(isa) = {
     .scores = ISA(decode_scores),
     .values = ISA(decode_values),
     .softmax = ISA(decode_softmax),
+    .mass_rows = ISA(mass_rows),
+    .mass_add = ISA(mass_add),
+    .dot = ISA(dot),
+    .sum_rows = ISA(sum_rows),
 };
