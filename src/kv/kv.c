@@ -12,9 +12,9 @@
 /* Rotated keys and values in the cache dtype: a frozen prompt that others may share, then own rows. */
 struct kv_plain {
     struct kv_dense *prefix; /* NULL: none */
-    struct kv_mem mem[3];    /* of k, v (empty if the own rows lie behind the prefix in its memory) and mass */
-    struct tensor k, v;      /* own rows [capacity,Hk,d] */
-    int64_t n;               /* own rows in use */
+    struct kv_mem mem[3]; /* of k, v (empty if the own rows lie behind the prefix in its memory) and mass */
+    struct tensor k, v;   /* own rows [capacity,Hk,d] */
+    int64_t n;            /* own rows in use */
 };
 
 const struct kv_method kv_method_full = {

@@ -35,6 +35,15 @@ int seq_open(struct seq *s, struct model *m, const struct kv_shape *shape, const
     return finish(s, rc);
 }
 
+int seq_open_prompt(struct seq *s, struct model *m, const struct kv_shape *shape, const struct kv_spec *full,
+                    int64_t n, bool watched)
+{
+    int rc = seq_open(s, m, shape, full, n, n);
+    for (int32_t i = 0; i < shape->n_layer && rc == 0 && watched; i++)
+        rc = kv_watch(&s->layer[i]);
+    return finish(s, rc);
+}
+
 void seq_close(struct seq *s)
 {
     for (int32_t i = 0; s->layer && i < s->shape.n_layer; i++)
@@ -59,8 +68,11 @@ int seq_freeze(struct seq *s, struct seq_prompt *p)
 
 void seq_prompt_close(struct seq_prompt *p)
 {
-    for (int32_t i = 0; p->dense && i < p->n_layer; i++)
+    for (int32_t i = 0; p->dense && i < p->n_layer; i++) {
+        if (p->dense[i])
+            kv_dense_settle(p->dense[i], p->ops);
         kv_dense_unref(p->dense[i], p->ops);
+    }
     free(p->dense);
     *p = (struct seq_prompt){0};
 }

@@ -19,6 +19,7 @@ struct job {
     struct kv_spec spec; /* the unit's, solved for this sequence; owned */
     uint64_t key;        /* prefill key */
     bool in_group;       /* its prompt pass is done (or failed) */
+    int group;           /* first job of those that share it */
     bool holder;         /* counts the bytes shared by its group */
     int rc;              /* first error of this unit */
     char *error;         /* its text, owned */
@@ -63,8 +64,7 @@ static int job_init(struct runner *r, const struct task *task, const struct run_
             ERR_TOO_LONG, "prompt of %lld tokens and %d new ones exceed the %lld positions of model %s",
             (long long)j->prompt.n_ids, task_traits(task)->max_new, (long long)j->shape.max_len, r->m.id);
     TRY(kv_spec_solve(&j->spec, u->spec, &j->shape, j->prompt.n_ids, n_max));
-    if (j->spec.method->prefill_key)
-        j->key = j->spec.method->prefill_key(j->spec.params, j->prompt.n_ids, &j->shape);
+    j->key = kv_prefill_key(&j->spec, j->prompt.n_ids, &j->shape);
     return 0;
 }
 
@@ -79,37 +79,32 @@ static int own_pass(struct runner *r, struct job *j, struct lane *l)
     return engine_choose(&r->engine, &l, 1, logits);
 }
 
-/* The plain pass, frozen; `first` are the lanes that start from it and choose from its last row. */
-static int plain_pass(struct runner *r, const struct job *j, struct lane *const *first, int n,
+/* The plain pass, frozen, for `n` lanes that start from it and choose from its last row. */
+static int plain_pass(struct runner *r, const struct job *j, struct lane *const *first, int n, bool watched,
                       struct seq_prompt *out)
 {
-    struct seq s = {0};
     struct tensor logits;
     const struct prompt *p = &j->prompt;
-    int rc;
-    TRY_GOTO(seq_open(&s, r->model, &j->shape, &r->full, p->n_ids, p->n_ids), done);
-    TRY_GOTO(engine_prefill(&r->engine, &s, p->ids, p->n_ids, false, &logits), done);
-    TRY_GOTO(engine_choose(&r->engine, first, n, logits), done);
-    rc = seq_freeze(&s, out);
-done:
-    seq_close(&s);
-    return rc;
+    TRY(engine_plain(&r->engine, &r->full, &j->shape, p->ids, p->n_ids, watched, out, &logits));
+    return engine_choose(&r->engine, first, n, logits);
 }
 
 static int shared_pass(struct runner *r, struct job *job, struct lane *lane, int n, int lead)
 {
     struct lane **first = mem_alloc((size_t)n, sizeof *first);
     int *who = mem_alloc((size_t)n, sizeof *who), m = 0;
+    bool watched = false;
     for (int i = lead; i < n; i++) {
         if (job[i].rc == 0 && !job[i].in_group && same_pass(&job[lead], &job[i])) {
             job[i].in_group = true;
+            job[i].group = lead;
+            watched = watched || kv_wants_mass(&job[i].spec);
             who[m] = i;
             first[m++] = &lane[i];
         }
     }
     struct seq_prompt p = {0};
-    int rc = plain_pass(r, &job[lead], first, m, &p);
-    bool held = false;
+    int rc = plain_pass(r, &job[lead], first, m, watched, &p);
     for (int k = 0; k < m && !is_fatal(rc); k++) {
         struct job *j = &job[who[k]];
         struct lane *l = first[k];
@@ -118,11 +113,6 @@ static int shared_pass(struct runner *r, struct job *job, struct lane *lane, int
             one = seq_fork(&l->seq, r->model, &j->shape, &j->spec, &p, j->prompt.n_ids + l->max_new);
             l->open = true;
         }
-        struct kv_ledger ledger = {0};
-        if (one == 0)
-            seq_bytes(&l->seq, &ledger);
-        j->holder = one == 0 && ledger.shared > 0 && !held;
-        held = held || j->holder;
         if (is_fatal(one))
             rc = one;
         else if (one < 0)
@@ -152,6 +142,21 @@ static int all_passes(struct runner *r, struct job *job, struct lane *lane, int 
             return rc;
     }
     return 0;
+}
+
+/* Of the sequences that hold a shared prompt to the end, the first one counts its bytes. */
+static void mark_holders(struct job *job, const struct lane *lane, int n)
+{
+    for (int i = 0; i < n; i++) {
+        struct kv_ledger led = {0};
+        if (!lane[i].open || job[i].rc < 0)
+            continue;
+        seq_bytes(&lane[i].seq, &led);
+        job[i].holder = led.shared > 0;
+        for (int k = 0; k < i; k++)
+            if (job[k].holder && job[k].group == job[i].group)
+                job[i].holder = false;
+    }
 }
 
 static void put_bytes(const struct job *j, const struct lane *l, struct record *rec)
@@ -412,6 +417,8 @@ int runner_bundle(struct runner *r, const struct task *task, const struct run_un
     r->ops->peak(r->ops, true);
     int rc = free_play(r, task, &c, job, lane);
     uint64_t peak = r->ops->peak(r->ops, false);
+    if (rc == 0)
+        mark_holders(job, lane, n);
     for (; made < n && rc == 0; made++) {
         rc = put_record(r, task, &job[made], &lane[made], &out[made]);
         out[made].peak_bytes = peak;

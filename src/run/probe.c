@@ -78,14 +78,16 @@ int probe_logits(struct runner *r, struct probe_logits *p)
         TRY(m->check(p->spec->params, &shape));
     TRY(kv_spec_solve(&spec, p->spec, &shape, p->n_ids, n_max));
     model_set_tap(r->model, p->tap, p->ctx);
-    if (m->prefill_key && m->prefill_key(spec.params, p->n_ids, &shape) != 0) {
+    if (kv_prefill_key(&spec, p->n_ids, &shape) != 0) {
         TRY_GOTO(seq_open(&s, r->model, &shape, &spec, p->n_ids, n_max), done);
         TRY_GOTO(feed(r, p, &s, true, &logits), done);
     } else {
-        TRY_GOTO(seq_open(&plain, r->model, &shape, &r->full, p->n_ids, p->n_ids), done);
+        TRY_GOTO(seq_open_prompt(&plain, r->model, &shape, &r->full, p->n_ids, kv_wants_mass(&spec)), done);
         TRY_GOTO(feed(r, p, &plain, false, &logits), done);
         TRY_GOTO(seq_freeze(&plain, &prompt), done);
         TRY_GOTO(seq_fork(&s, r->model, &shape, &spec, &prompt, n_max), done);
+        seq_close(&plain);
+        seq_prompt_close(&prompt);
     }
     rc = run_tokens(r, p, &s, logits);
 done:
@@ -159,9 +161,8 @@ static int open_copies(struct runner *r, const struct kv_spec *spec, const struc
                        struct probe_time *t)
 {
     struct tensor logits;
-    struct seq plain = {0};
     struct seq_prompt prompt = {0};
-    bool own = spec->method->prefill_key && spec->method->prefill_key(spec->params, n_ctx, shape) != 0;
+    bool own = kv_prefill_key(spec, n_ctx, shape) != 0;
     int rc = 0;
     double t0 = clock_now();
     for (int i = 0; own && i < n_seq; i++) {
@@ -172,15 +173,13 @@ static int open_copies(struct runner *r, const struct kv_spec *spec, const struc
     }
     if (own)
         return 0;
-    TRY_GOTO(seq_open(&plain, r->model, shape, &r->full, n_ctx, n_ctx), done);
-    TRY_GOTO(engine_prefill(&r->engine, &plain, ids, n_ctx, false, &logits), done);
+    TRY_GOTO(engine_plain(&r->engine, &r->full, shape, ids, n_ctx, kv_wants_mass(spec), &prompt, &logits),
+             done);
     TRY_GOTO(r->ops->sync(r->ops), done);
     t->s_prefill = clock_now() - t0;
-    TRY_GOTO(seq_freeze(&plain, &prompt), done);
     for (int i = 0; i < n_seq; i++)
         TRY_GOTO(seq_fork(&s[i], r->model, shape, spec, &prompt, n_max), done);
 done:
-    seq_close(&plain);
     seq_prompt_close(&prompt);
     return rc;
 }

@@ -1,0 +1,121 @@
+/* Key norms (arXiv 2406.11430; KnormPress of NVIDIA/kvpress): at the end of the prompt each KV head keeps the
+ * keys with the smallest L2 norm and drops the others for good; ties go to the older key. Generated tokens
+ * are all kept. The prompt pass is the plain one. */
+#include "base/err.h"
+#include "base/mem.h"
+#include "kv/kept.h"
+
+#include <stdlib.h>
+
+struct knorm_params {
+    double keep;
+};
+
+static const struct param knorm_table[] = {
+    {"keep", PARAM_REAL, offsetof(struct knorm_params, keep), 0.5, 0.001, 1, NULL, NULL,
+     "fraction of the prompt's tokens that is kept"},
+    {0},
+};
+
+static int knorm_from_ratio(void *params, double ratio)
+{
+    if (!(ratio >= 1 && ratio <= 1000))
+        return err_set(ERR_INPUT, "method knorm: ratio=%g is not allowed; use a number from 1 to 1000",
+                       ratio);
+    ((struct knorm_params *)params)->keep = 1 / ratio;
+    return 0;
+}
+
+static double knorm_nominal(const void *params)
+{
+    return 1 / ((const struct knorm_params *)params)->keep;
+}
+
+static int64_t knorm_size(const struct kv_cache *c)
+{
+    int64_t n = (int64_t)(((const struct knorm_params *)c->params)->keep * (double)c->n_prompt);
+    return n < 1 && c->n_prompt ? 1 : n;
+}
+
+static int knorm_open(struct kv_cache *c)
+{
+    struct kept *s = c->state = mem_alloc(1, sizeof *s);
+    return kept_open(c, s, knorm_size(c) + c->n_max - c->n_prompt);
+}
+
+static void knorm_close(struct kv_cache *c)
+{
+    if (c->state)
+        kept_close(c, c->state);
+    free(c->state);
+}
+
+static int knorm_from_dense(struct kv_cache *c, struct kv_dense *dense)
+{
+    struct kept *s = c->state;
+    struct kv_mem score;
+    const int64_t hk = c->shape->n_kv_head, m = knorm_size(c);
+    TRY(kv_mem_open(c, &score, (size_t)(hk * dense->n) * sizeof(float), MEM_WORKSPACE));
+    struct select_args a = kept_choice(c, s, score.data, dense->n, hk, dense->n, m, 0);
+    c->ops->norms(c->ops, score.data, dense->n, tensor_rows(&dense->k, 0, dense->n), -1);
+    c->ops->select(c->ops, &a, 1);
+    kept_take(c, s, dense, m);
+    int rc = c->ops->sync(c->ops); /* nothing uses the workspace any more */
+    kv_mem_close(c, &score);
+    return rc;
+}
+
+static int knorm_step(struct kv_cache *const *c, struct kv_rows *rows, int n)
+{
+    struct rope_args *rope = mem_alloc(3 * (size_t)n, sizeof *rope);
+    struct attend_args *a = mem_alloc((size_t)n, sizeof *a);
+    int rc = 0;
+    for (int i = 0; i < n && rc == 0; i++) {
+        rc = kv_after_prompt(c[i]);
+        rope[3 * i] = kv_rotate(rows[i].q, rows[i].q, c[i]->shape->rope, rows[i].pos);
+        kv_attend_init(&a[i], c[i], &rows[i]);
+        if (rc == 0)
+            kept_append(c[i], c[i]->state, &rows[i], rope + 3 * i + 1, &a[i].set[0]);
+        c[i]->n += rows[i].q.n[0];
+    }
+    if (rc == 0) {
+        c[0]->ops->rope(c[0]->ops, rope, 3 * n);
+        c[0]->ops->attend(c[0]->ops, a, n);
+    }
+    free(rope);
+    free(a);
+    return rc;
+}
+
+static void knorm_bytes(const struct kv_cache *c, struct kv_ledger *l)
+{
+    kept_count(c->state, l);
+}
+
+static void knorm_budgets(const struct kv_cache *c, struct kv_budgets *b)
+{
+    b->value[KV_TOPK] = (double)knorm_size(c);
+    b->value[KV_KEPT_TOKENS] = (double)((const struct kept *)c->state)->n;
+}
+
+static int knorm_dump(const struct kv_cache *c, struct kv_dump out[KV_DUMP_MAX], int *n)
+{
+    return kept_dump(c, c->state, NULL, NULL, 0, out, n);
+}
+
+const struct kv_method kv_method_knorm = {
+    .name = "knorm",
+    .source = "arXiv 2406.11430; KnormPress of NVIDIA/kvpress",
+    .summary = "the prompt's keys with the smallest norms, per KV head; every generated token",
+    .params = knorm_table,
+    .params_bytes = sizeof(struct knorm_params),
+    .from_ratio = knorm_from_ratio,
+    .nominal_ratio = knorm_nominal,
+    .open = knorm_open,
+    .from_dense = knorm_from_dense,
+    .step = knorm_step,
+    .bytes = knorm_bytes,
+    .budgets = knorm_budgets,
+    .dump = knorm_dump,
+    .close = knorm_close,
+};
