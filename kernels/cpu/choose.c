@@ -31,30 +31,37 @@ static void rank_row(const struct select_args *a, int64_t row, uint32_t *rank)
 }
 
 /* One digit: the value v of (rank >> shift) under which the kth largest of n lies; *k becomes its place among
- * those with that digit, which stay in `rank`. Returns their number. */
-static int64_t narrow(uint32_t *rank, int64_t n, int shift, uint32_t mask, int64_t *k)
+ * those with that digit, which go to `left` (may be `rank`). Returns their number. Two tables: neighbours
+ * often have the same digit. */
+static int64_t narrow(uint32_t *left, const uint32_t *rank, int64_t n, int shift, uint32_t mask, int64_t *k)
 {
-    uint32_t count[2048] = {0}, v = mask;
-    int64_t left = 0;
-    for (int64_t j = 0; j < n; j++)
-        count[rank[j] >> shift & mask]++;
-    while (count[v] < *k)
-        *k -= count[v--];
-    for (int64_t j = 0; j < n; j++) {
-        rank[left] = rank[j];
-        left += (rank[j] >> shift & mask) == v;
+    uint32_t count[2][2048] = {{0}, {0}}, v = mask, few;
+    int64_t m = 0, j = 0;
+    for (; j + 2 <= n; j += 2) {
+        count[0][rank[j] >> shift & mask]++;
+        count[1][rank[j + 1] >> shift & mask]++;
     }
-    return left;
+    if (j < n)
+        count[0][rank[j] >> shift & mask]++;
+    while ((few = count[0][v] + count[1][v]) < *k) {
+        *k -= few;
+        v--;
+    }
+    for (j = 0; j < n; j++) {
+        left[m] = rank[j];
+        m += (rank[j] >> shift & mask) == v;
+    }
+    return m;
 }
 
-/* The kth largest rank (k from 1); *ties: how many of that rank are among the k largest. */
-static uint32_t threshold(uint32_t *rank, int64_t n, int64_t k, int64_t *ties)
+/* The kth largest rank (k from 1); *ties: how many of that rank are among the k largest. work [n+1]. */
+static uint32_t threshold(const uint32_t *rank, uint32_t *work, int64_t n, int64_t k, int64_t *ties)
 {
-    n = narrow(rank, n, 21, 2047, &k);
-    n = narrow(rank, n, 10, 2047, &k);
-    narrow(rank, n, 0, 1023, &k);
+    n = narrow(work, rank, n, 21, 2047, &k);
+    n = narrow(work, work, n, 10, 2047, &k);
+    narrow(work, work, n, 0, 1023, &k);
     *ties = k;
-    return rank[0];
+    return work[0];
 }
 
 /* chosen[j]: rank above `limit`, or one of the first `ties` of that rank. */
@@ -76,9 +83,8 @@ static void select_row(const struct select_args *a, int64_t row, uint32_t *rank,
     uint32_t *work = rank + a->n, limit = UINT32_MAX;
     int64_t ties = 0, all = a->n + a->tail, m = 0;
     rank_row(a, row, rank);
-    memcpy(work, rank, (size_t)a->n * sizeof *rank);
     if (a->k > 0)
-        limit = threshold(work, a->n, a->k, &ties);
+        limit = threshold(rank, work, a->n, a->k, &ties);
     mark(rank, a->n, limit, ties, chosen);
     memset(chosen + a->n, 1, (size_t)a->tail);
     for (int64_t j = 0; a->index && j < all; j++)
@@ -97,14 +103,14 @@ void cpu_select(struct ops *o, const struct select_args *args, int n)
     for (int i = 0; i < n; i++) {
         const struct select_args *a = &args[i];
         assert(a->k <= a->n && a->group >= 1 && a->n < UINT32_MAX);
-        size_t bytes = (size_t)round_up(a->n * 9 + a->tail, 64);
+        size_t bytes = (size_t)round_up(a->n * 9 + a->tail + 4, 64);
         char *scratch = cpu_scratch(c, bytes);
         if (!scratch)
             return;
 #pragma omp parallel for num_threads(o->threads) if (a->rows * a->n > SMALL)
         for (int64_t row = 0; row < a->rows; row++) {
             char *mine = scratch + (size_t)omp_get_thread_num() * bytes;
-            select_row(a, row, (uint32_t *)(void *)mine, (uint8_t *)mine + a->n * 8);
+            select_row(a, row, (uint32_t *)(void *)mine, (uint8_t *)mine + a->n * 8 + 4);
         }
     }
 }

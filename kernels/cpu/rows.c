@@ -76,19 +76,30 @@ static void list_keys(const struct item *it, struct room *w)
         w->list[m] = (int32_t)j;
         m += any[j] != 0;
     }
-    w->listed = m < it->n;
-    w->n = m;
+    w->listed = 4 * m < 3 * it->n; /* reading in order is faster than leaving out a few */
+    w->n = w->listed ? m : it->n;
 }
 
-/* Scores of listed keys that are hidden from one of the heads become -inf. */
+/* x where keep is not 0, else -inf, without a branch: lists have no pattern. */
+static inline float shown(float x, uint8_t keep)
+{
+    uint32_t mask = 0U - (uint32_t)(keep != 0);
+    return f32_from_bits((f32_bits(x) & mask) | (0xff800000U & ~mask));
+}
+
+/* Scores of keys that are hidden from one of the heads become -inf. */
 static void hide_keys(const struct item *it, struct room *w)
 {
     const struct attend_set *s = &it->a->set[it->set];
-    for (int64_t h = 0; s->keep && h < w->d.g; h++) {
+    if (!s->keep || (w->listed && s->keep_rows == it->a->n_kv_head))
+        return;
+    for (int64_t h = 0; h < w->d.g; h++) {
         const uint8_t *keep = keep_row(s, it->h * w->d.g + h) + it->start;
         float *x = w->s + h * w->d.lds;
-        for (int64_t j = 0; j < w->n; j++)
-            x[j] = keep[w->listed ? w->list[j] : j] ? x[j] : -INFINITY;
+        for (int64_t j = 0; !w->listed && j < w->n; j++)
+            x[j] = shown(x[j], keep[j]);
+        for (int64_t j = 0; w->listed && j < w->n; j++)
+            x[j] = shown(x[j], keep[w->list[j]]);
     }
 }
 
