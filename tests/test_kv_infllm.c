@@ -62,7 +62,8 @@ static void check_repr(struct oracle *o, const struct rig *g, const struct feed 
                 int64_t token = ((const int32_t *)ids->data)[row * o->repr + k];
                 sum += (double)f->k[(token * Hk + row % H / (H / Hk)) * d + ch];
             }
-            assert_near((double)((const float *)keys->data)[row * d + ch], sum / (double)o->repr, 1e-6);
+            sum /= (double)o->repr;
+            assert_near((double)((const float *)keys->data)[row * d + ch], sum, 1e-6 * fmax(1, fabs(sum)));
         }
 }
 
@@ -95,8 +96,9 @@ static void oracle_case(struct oracle *o, const char *name)
     o->repr = z[5];
     o->piece = o->call = 0;
     stream_open(&g, &f, name, n, DT_F32);
-    for (int k = 0; z[6] && k < g.shape.head_dim / 2; k++)
-        g.inv_freq[k] /= (float)z[6];
+    const double base = *(const double *)fix_get(&o->file, KIND_F64, "rope_base", 0).data;
+    for (int k = 0; k < g.shape.head_dim / 2; k++)
+        g.inv_freq[k] = (float)pow(base, -2.0 * k / g.shape.head_dim) / (z[6] ? (float)z[6] : 1);
     char *text = mem_printf("infllm:init=%d,local=%d,topk=%d,block=%d,piece=%d,repr=%d", z[0], z[1], z[2],
                             z[3], z[4], z[5]);
     assert_int_equal(kv_spec_parse(&spec, text), 0);
@@ -109,9 +111,12 @@ static void oracle_case(struct oracle *o, const char *name)
     }
     if (o->topk)
         assert_int_equal((n - z[1] - z[0]) / z[3], repr.n[0]);
+    /* Upstream counts positions from the first key it holds, here they are the true ones: float angles differ
+     * by some 1e-7 of the position. */
+    const double bound = 3e-5 * fmax(1, (double)n / 300);
     for (int64_t r = 0; r < rows.n[0]; r++)
         compare_rows(f.out + (size_t)int_at(&rows, r) * f.q_row,
-                     (const float *)out.data + (size_t)r * f.q_row, f.q_row, 3e-5, text, o->i,
+                     (const float *)out.data + (size_t)r * f.q_row, f.q_row, bound, text, o->i,
                      int_at(&rows, r));
     kv_close(&c);
     kv_spec_free(&spec);
@@ -126,7 +131,7 @@ static void oracle_stream(const char *name)
     char *path = mem_printf("infllm_%s", name);
     fix_open(&o.file, path);
     struct array cases = fix_get(&o.file, KIND_I32, "case", 0);
-    assert_true(cases.n[0] >= 6);
+    assert_true(cases.n[0] >= 1);
     for (o.i = 0; o.i < cases.n[0]; o.i++)
         oracle_case(&o, name);
     free(path);
@@ -365,10 +370,25 @@ static void bytes_by_hand(void **state)
     rig_free(&g);
 }
 
+static const char *dumped = NULL; /* stream of a real model: oracle/infllm_check.py --replay */
+
+static void oracle_dumped(void **state)
+{
+    (void)state;
+    oracle_stream(dumped);
+}
+
+/* test_kv_infllm [TABLE [DIR NAME]]: with a directory, only the stream of that name in it. */
 int main(int argc, char **argv)
 {
     if (argc > 1)
         rig_table = argv[1];
+    if (argc > 3) {
+        const struct CMUnitTest one[] = {cmocka_unit_test(oracle_dumped)};
+        fix_dir = argv[2];
+        dumped = argv[3];
+        return cmocka_run_group_tests(one, NULL, NULL);
+    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(oracle_gqa),
         cmocka_unit_test(oracle_mha),

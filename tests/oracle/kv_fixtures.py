@@ -284,7 +284,8 @@ def main():
             arrays[f"{tag}.repr_ids"] = torch.stack(layer.repr_ids).sort(-1).values.to(torch.int32).numpy()
         info = dict(method="infllm", stream=name, rope_base=10000.0, n_tokens=T, n_prompt=L, chunk=chunk,
                     params=[list(p) for p in params])
-        arrays = {"param": np.array([T, L, chunk], "<i4"), "case": np.array(params, "<i4")} | arrays
+        arrays = {"param": np.array([T, L, chunk], "<i4"), "case": np.array(params, "<i4"),
+                  "rope_base": np.array([10000.0])} | arrays
         save(f"infllm_{name}.bin", info, arrays)
 
     total = 0
