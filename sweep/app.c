@@ -158,3 +158,12 @@ int app_write(const char *path, const struct str *text)
         return err_set(ERR_IO, "cannot write the output: %s", strerror(errno));
     return 0;
 }
+
+int app_no_prompt_method(const struct kv_spec *spec)
+{
+    return prompt_method_find(spec->method->name)
+               ? err_set(ERR_INPUT,
+                         "method %s rewrites prompts and leaves the cache alone; here it is 'full'",
+                         spec->method->name)
+               : 0;
+}

@@ -40,6 +40,9 @@ struct config_source app_source(const struct app *app);
 /* A model by id of configs/models, or a path to a GGUF file or model folder (template "none"). */
 int app_model(struct app *app, const char *name, struct config_model *m);
 
+/* Refuses methods that rewrite prompts, for commands that feed token ids to a cache. */
+int app_no_prompt_method(const struct kv_spec *spec);
+
 /* Rows of equal columns for people: cells separated by tabs, lines by newlines; every column padded. Columns
  * in `right` (0-based, a string of digits) are set flush right. */
 void app_table(FILE *out, const char *cells, const char *right);

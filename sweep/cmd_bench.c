@@ -377,6 +377,8 @@ int cmd_bench(struct app *app, int argc, char **argv)
     TRY(app_model(app, a.model, &cm));
     int rc = kv_spec_parse(&b.spec, a.method);
     if (rc == 0)
+        rc = app_no_prompt_method(&b.spec);
+    if (rc == 0)
         rc = with_model(&b, &cm);
     runner_close(b.r);
     kv_spec_free(&b.spec);

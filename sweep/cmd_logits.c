@@ -334,6 +334,7 @@ int cmd_logits(struct app *app, int argc, char **argv)
                                 .dtype = dtype,
                                 .cache_dtype = cache};
     TRY_GOTO(kv_spec_parse(&spec, a.method), done);
+    TRY_GOTO(app_no_prompt_method(&spec), done);
     TRY_GOTO(runner_open(&r, &o), done);
     TRY_GOTO(runner_load(r, &m), done);
     rc = compute(r, &a, &spec, cache);

@@ -129,7 +129,8 @@ int param_parse(const struct param *table, void *dst, const char *text, const ch
     return rc;
 }
 
-static void add_value(const struct param *p, const void *src, struct str *out)
+/* `brief`: of a path only the last part. */
+static void add_value(const struct param *p, const void *src, struct str *out, bool brief)
 {
     const void *m = cmember(p, src);
     if (p->type == PARAM_REAL) {
@@ -137,7 +138,8 @@ static void add_value(const struct param *p, const void *src, struct str *out)
         str_double(buf, *(const double *)m);
         str_add(out, buf);
     } else if (p->type == PARAM_TEXT) {
-        str_add(out, *(char *const *)m);
+        const char *text = *(char *const *)m, *slash = brief ? strrchr(text, '/') : NULL;
+        str_add(out, slash && slash[1] ? slash + 1 : text);
     } else if (p->type == PARAM_INT) {
         str_printf(out, "%lld", (long long)*(const int64_t *)m);
     } else {
@@ -165,7 +167,7 @@ static void text_of(const struct param *table, const void *src, struct str *out,
         if (!all && is_default(p, src))
             continue;
         str_printf(out, "%s%s=", first ? "" : ",", p->name);
-        add_value(p, src, out);
+        add_value(p, src, out, !all);
         first = false;
     }
 }

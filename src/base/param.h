@@ -31,7 +31,7 @@ int param_set(const struct param *table, void *dst, const char *key, const char 
 int param_parse(const struct param *table, void *dst, const char *text, const char *where);
 /* Canonical text: every key in table order, "bits=2,group=32"; equal structs give equal text. */
 void param_text(const struct param *table, const void *src, struct str *out);
-/* The same with only the keys that differ from their defaults, for people. */
+/* The same with only the keys that differ from their defaults, of paths the last part, for people. */
 void param_text_short(const struct param *table, const void *src, struct str *out);
 void param_free(const struct param *table, void *dst);
 
