@@ -205,6 +205,7 @@ static void test_select_case(struct ops *o, struct ops *ref, int64_t rows, int64
         a.keep = want_keep ? buf_data(&keep[i]) : NULL;
         a.keep_ld = ld;
         a.zero_rest = zero;
+        a.bar_rest = zero && n % 2;
         both[i]->select(both[i], &a, 1);
     }
     char text[100];

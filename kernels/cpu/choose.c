@@ -90,9 +90,10 @@ static void select_row(const struct select_args *a, int64_t row, uint32_t *rank,
     for (int64_t j = 0; a->index && j < all; j++)
         if (chosen[j])
             a->index[row * a->index_ld + m++] = (int32_t)j;
-    for (int64_t g = 0; a->zero_rest && g < a->group; g++)
+    const float rest = a->bar_rest ? -INFINITY : 0.0f;
+    for (int64_t g = 0; (a->zero_rest || a->bar_rest) && g < a->group; g++)
         for (int64_t j = 0; j < a->n; j++)
-            score[g * a->score_ld + j] = chosen[j] ? score[g * a->score_ld + j] : 0.0f;
+            score[g * a->score_ld + j] = chosen[j] ? score[g * a->score_ld + j] : rest;
     if (a->keep)
         memcpy(a->keep + row * a->keep_ld, chosen, (size_t)all);
 }
