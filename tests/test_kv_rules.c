@@ -84,6 +84,7 @@ struct kivi_case {
     const struct rig *g;
     const struct kv_dense *all; /* rotated keys and values of every token */
     int bits, group;
+    int64_t base; /* tokens that stay exact before the rule begins (when=decode) */
 };
 
 static void check_group(const struct group *want, const struct kv_dump *codes, int64_t at, int64_t stride,
@@ -126,16 +127,17 @@ static void check_kivi(const struct kivi_case *k, const struct kv_cache *c, cons
     dump_free(d, n);
 }
 
-/* Values as attention sees them: dequantised below `n_coded`, exact above. [n,Hk,d] */
+/* Values as attention sees them: dequantised in `n_coded` tokens from `base` on, else exact. [n,Hk,d] */
 static double *values_seen(const struct kivi_case *k, const struct tensor *t, bool keys, int64_t n_coded,
                            int64_t n)
 {
-    const int64_t row = t->n[1] * t->n[2];
+    const int64_t row = t->n[1] * t->n[2], from = k->base * row;
     double *out = mem_alloc((size_t)(n * row), sizeof *out);
     for (int64_t i = 0; i < n * row; i++)
         out[i] = element(t, i);
     for (int64_t g = 0; g < n_coded * row / k->group; g++) {
-        int64_t at = keys ? g / row * k->group * row + g % row : g * k->group, stride = keys ? row : 1;
+        int64_t at = from + (keys ? g / row * k->group * row + g % row : g * k->group);
+        int64_t stride = keys ? row : 1;
         struct group q = quantise(t, at, stride, k->group, k->bits);
         for (int i = 0; i < k->group; i++)
             out[at + i * stride] = q.scale * q.code[i] + q.min;
@@ -192,7 +194,7 @@ static void kivi_case(int bits, int group, int residual, enum dtype dtype)
     assert_int_equal(kv_open(&plain, &full, &g.shape, g.ops, 0, f.n, f.n), 0);
     rig_feed(&g, &plain, &f, f.n, 512);
     struct kv_dense *dense = kv_freeze(&plain);
-    struct kivi_case k = {&g, dense, bits, group};
+    struct kivi_case k = {&g, dense, bits, group, 0};
     for (int64_t T = 0; T <= 300; T++) {
         struct kv_dense prompt = *dense; /* its first T tokens */
         prompt.n = T;
@@ -238,10 +240,65 @@ static void kivi_other_sizes(void **state)
     kivi_case(4, 16, 48, DT_F32);
 }
 
+/* The rule of decode rows from the first prompt row on (prefill), or from the first generated one (decode).
+ */
+static void kivi_when(const char *text, bool decode, int bits, int group, int residual)
+{
+    struct rig g;
+    struct feed f;
+    struct kv_spec full, kivi;
+    struct kv_cache plain, c;
+    const int64_t n_prompt = decode ? 90 : 330;
+    rig_init(&g, 2, 1, 32, DT_F32);
+    feed_init(&f, &g, n_prompt + 150, 23);
+    assert_int_equal(kv_spec_parse(&full, "full"), 0);
+    assert_int_equal(kv_spec_parse(&kivi, text), 0);
+    assert_int_equal(kv_open(&plain, &full, &g.shape, g.ops, 0, f.n, f.n), 0);
+    rig_feed(&g, &plain, &f, f.n, 512);
+    struct kv_dense *dense = kv_freeze(&plain), ruled = *dense;
+    const int64_t base = decode ? n_prompt : 0;
+    ruled.k = tensor_rows(&dense->k, base, f.n - base);
+    ruled.v = tensor_rows(&dense->v, base, f.n - base);
+    struct kivi_case k = {&g, dense, bits, group, base}, state = {&g, &ruled, bits, group, 0};
+    assert_int_equal(rig_prompt(&g, &c, &kivi, &f, n_prompt, f.n, 100), 0);
+    rig_feed(&g, &c, &f, n_prompt + 100, 50);
+    rig_feed(&g, &c, &f, f.n, 1);
+    struct book b = {0};
+    for (int64_t p = base; p < f.n; p++) {
+        if (p % 5 == 0 || p % residual <= 1 || p % residual == residual - 1)
+            check_attention(&k, &f, p, &b);
+        book_step(&b, residual);
+    }
+    check_kivi(&state, &c, &b);
+    assert_true(b.n_kq > 0 && b.n_vq > 0);
+    kv_close(&c);
+    kv_dense_unref(dense, g.ops);
+    kv_close(&plain);
+    kv_spec_free(&full);
+    kv_spec_free(&kivi);
+    feed_free(&f);
+    rig_free(&g);
+}
+
+static void kivi_inside_the_prompt(void **state)
+{
+    (void)state;
+    kivi_when("kivi:when=prefill", false, 2, 32, 128);
+    kivi_when("kivi:bits=4,group=16,residual=48,when=prefill", false, 4, 16, 48);
+}
+
+static void kivi_only_while_decoding(void **state)
+{
+    (void)state;
+    kivi_when("kivi:when=decode", true, 2, 32, 128);
+    kivi_when("kivi:bits=4,group=16,residual=48,when=decode", true, 4, 16, 48);
+}
+
 /* ------------------------------------------------------------------ streaming */
 
 struct stream_case {
     int64_t n_prompt, n, n_init, n_local, piece;
+    bool after; /* plain prompt pass */
 };
 
 /* Angle between a query that stands `dist` after a key, pair i. */
@@ -268,7 +325,7 @@ static void closed_form(const struct rig *g, const struct feed *f, const struct 
     for (int64_t j = 0; j <= p; j++) {
         const float *k = f->k + (j * Hk + hk) * d, *v = f->v + (j * Hk + hk) * d;
         double w = 0;
-        if (p - j < s->n_local)
+        if (p - j < s->n_local || (s->after && p < s->n_prompt))
             w = exp(turned(g, q, k, p, j));
         else if (j < s->n_init)
             w = exp(turned(g, q, k, s->n_local + s->n_init - 1, j));
@@ -289,7 +346,8 @@ static void check_stream(const struct stream_case *s, uint64_t seed)
     double want[8];
     rig_init(&g, 2, 1, 8, DT_F32);
     feed_init(&f, &g, s->n, seed);
-    char *text = mem_printf("streaming:init=%d,local=%d", (int)s->n_init, (int)s->n_local);
+    char *text = mem_printf("streaming:init=%d,local=%d%s", (int)s->n_init, (int)s->n_local,
+                            s->after ? ",when=after" : "");
     assert_int_equal(kv_spec_parse(&spec, text), 0);
     assert_int_equal(rig_prompt(&g, &c, &spec, &f, s->n_prompt, s->n, s->piece), 0);
     rig_feed(&g, &c, &f, s->n, seed % 3 ? 1 : 5);
@@ -312,10 +370,13 @@ static void streaming_closed_form(void **state)
 {
     (void)state;
     static const struct stream_case corners[] = {
-        {100, 120, 0, 1, 64},   {100, 120, 0, 1, 1},    {100, 120, 5, 1, 64},  {100, 120, 1, 99, 64},
-        {100, 120, 1, 100, 64}, {100, 120, 3, 101, 64}, {100, 120, 40, 7, 16}, {100, 120, 200, 7, 16},
-        {100, 120, 119, 3, 9},  {100, 120, 120, 3, 9},  {1, 20, 2, 3, 1},      {100, 100, 2, 64, 64},
-        {20, 120, 30, 40, 8},   {20, 120, 30, 10, 8},   {100, 120, 4, 119, 7}, {100, 120, 4, 120, 7},
+        {100, 120, 0, 1, 64, false},   {100, 120, 0, 1, 1, false},    {100, 120, 5, 1, 64, false},
+        {100, 120, 1, 99, 64, false},  {100, 120, 1, 100, 64, false}, {100, 120, 3, 101, 64, false},
+        {100, 120, 40, 7, 16, false},  {100, 120, 200, 7, 16, false}, {100, 120, 119, 3, 9, false},
+        {100, 120, 120, 3, 9, false},  {1, 20, 2, 3, 1, false},       {100, 100, 2, 64, 64, false},
+        {20, 120, 30, 40, 8, false},   {20, 120, 30, 10, 8, false},   {100, 120, 4, 119, 7, false},
+        {100, 120, 4, 120, 7, false},  {100, 120, 4, 30, 16, true},   {100, 120, 4, 1, 16, true},
+        {100, 110, 105, 20, 16, true},
     };
     for (size_t i = 0; i < sizeof corners / sizeof corners[0]; i++)
         check_stream(&corners[i], i);
@@ -326,6 +387,7 @@ static void streaming_closed_form(void **state)
         s.n_init = rig_random(&seed) % (i % 4 ? 9 : s.n + 20);
         s.n_local = 1 + rig_random(&seed) % (i % 2 ? 12 : s.n + 20);
         s.piece = 1 + rig_random(&seed) % 40;
+        s.after = i % 3 == 0;
         check_stream(&s, (uint64_t)i);
     }
 }
@@ -390,9 +452,14 @@ int main(int argc, char **argv)
     if (argc > 1)
         rig_table = argv[1];
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(kivi_2_bit),        cmocka_unit_test(kivi_4_bit),
-        cmocka_unit_test(kivi_other_sizes),  cmocka_unit_test(streaming_closed_form),
-        cmocka_unit_test(streaming_budgets), cmocka_unit_test(streaming_keys),
+        cmocka_unit_test(kivi_2_bit),
+        cmocka_unit_test(kivi_4_bit),
+        cmocka_unit_test(kivi_inside_the_prompt),
+        cmocka_unit_test(kivi_only_while_decoding),
+        cmocka_unit_test(kivi_other_sizes),
+        cmocka_unit_test(streaming_closed_form),
+        cmocka_unit_test(streaming_budgets),
+        cmocka_unit_test(streaming_keys),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
