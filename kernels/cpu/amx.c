@@ -5,7 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/weight16.h"
 
 #define REQ_XCOMP_PERM 0x1023 /* arch_prctl: asks for a register state; 18: tile data */
 #define TILE_DATA      18
@@ -144,18 +144,127 @@ void cpu_scores_amx(float *S, const uint16_t *q, const uint16_t *K, int64_t dp, 
         mm(S, 32, q, dp, K, 32, m, dp, 32, false);
 }
 
-/* 32 query rows at a time, so that their scores and weights stay in the first-level cache. */
-void cpu_block_amx(struct attend_block *b, int64_t n)
+/* ------------------------------------------------------------------ blocks of keys */
+
+#define PART_KEYS 64 /* keys whose rows, values, scores and weights fit the first-level cache together */
+
+/* 32 query rows: maxima of their scores, sums of their weights. */
+struct lanes {
+    __m512 max[2], sum[2];
+};
+
+static inline void max_keys(struct lanes *l, const float *S, int64_t n)
+{
+    for (int64_t j = 0; j < n; j++)
+        for (int v = 0; v < 2; v++)
+            l->max[v] = vf_max(l->max[v], vf_load(S + j * 32 + 16 * v));
+}
+
+/* Scores [PART_KEYS,32] of 32 query rows of dimension 64 and their maxima: those of 16 keys while tiles work
+ * on the next. */
+static void scores64_max(float *S, const uint16_t *K, const uint16_t *q, struct lanes *l)
+{
+    _tile_loadd(4, q, 128);
+    _tile_loadd(5, q + 32, 128);
+    _tile_loadd(6, q + 16 * 64, 128);
+    _tile_loadd(7, q + 16 * 64 + 32, 128);
+    for (int64_t i = 0; i < PART_KEYS; i += 16, K += 16 * 64, S += 16 * 32) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_loadd(2, K, 128);
+        _tile_dpbf16ps(0, 2, 4);
+        _tile_dpbf16ps(1, 2, 5);
+        _tile_loadd(3, K + 32, 128);
+        _tile_dpbf16ps(0, 3, 6);
+        _tile_dpbf16ps(1, 3, 7);
+        _tile_stored(0, S, 128);
+        _tile_stored(1, S + 16, 128);
+        if (i > 0)
+            max_keys(l, S - 16 * 32, 16);
+    }
+    max_keys(l, S - 16 * 32, 16);
+}
+
+/* Weights of PART_KEYS keys as bf16 pairs. */
+static void part_weights(struct lanes *l, const float *S, uint16_t *P)
+{
+    for (int64_t j = 0; j < PART_KEYS; j += 2) {
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++) {
+            __m512 p0 = exp2_fast(vf_sub(vf_load(S + j * 32 + 16 * v), l->max[v]));
+            __m512 p1 = exp2_fast(vf_sub(vf_load(S + (j + 1) * 32 + 16 * v), l->max[v]));
+            l->sum[v] = vf_add(l->sum[v], vf_add(p0, p1));
+            _mm512_storeu_si512(P + (j / 2 * 32 + 16 * v) * 2, weight_bits(p0, p1));
+        }
+    }
+}
+
+/* New maxima of rows r.., and what was summed before under them. */
+static void raise_rows(struct attend_block *b, int64_t r, struct lanes *l)
+{
+    for (int64_t v = 0; v < 2; v++) {
+        __m512 old = vf_load(b->max + r + 16 * v);
+        l->sum[v] = vf_load(b->sum + r + 16 * v);
+        if (!raise_max(old, &l->max[v]))
+            continue;
+        __m512 f = exp2_fast(vf_sub(old, l->max[v]));
+        l->sum[v] = vf_mul(l->sum[v], f);
+        vf_store(b->max + r + 16 * v, l->max[v]);
+        float *O = b->O + r * b->dp + 16 * v;
+        for (int64_t c = 0; c < b->d; c++)
+            vf_store(O + c * 32, vf_mul(f, vf_load(O + c * 32)));
+    }
+}
+
+/* Scores and weights of 32 rows that see all PART_KEYS keys. */
+static void whole_part(struct attend_block *b, int64_t r)
+{
+    struct lanes l = {.max = {vf_load(b->max + r), vf_load(b->max + r + 16)}};
+    const uint16_t *q = b->q16 + r * b->dp;
+    if (b->dp == 64) {
+        scores64_max(b->S, b->K16, q, &l);
+    } else {
+        mm(b->S, 32, b->K16, b->dp, q, 32, PART_KEYS, b->dp, 32, false);
+        max_keys(&l, b->S, PART_KEYS);
+    }
+    raise_rows(b, r, &l);
+    part_weights(&l, b->S, b->P16);
+    vf_store(b->sum + r, l.sum[0]);
+    vf_store(b->sum + r + 16, l.sum[1]);
+}
+
+/* 32 query rows at a time. */
+static void part(struct attend_block *b, int64_t n, bool whole)
 {
     for (int64_t r = 0; r < b->R; r += 32) {
         int64_t rows = min_i64(32, b->R - r);
         const uint16_t *q = b->q16 + r * b->dp;
-        if (b->dp == 64 && rows == 32)
-            scores64(b->S, b->K16, q, round_up(n, 16));
-        else
+        if (whole && rows == 32) {
+            whole_part(b, r);
+        } else {
             mm(b->S, 32, b->K16, b->dp, q, 32, round_up(n, 16), b->dp, rows, false);
-        cpu_softmax16(b, n, r, rows, b->S, b->P16, 32);
+            cpu_softmax16(b, n, r, rows, b->S, b->P16, 32);
+        }
         mm(b->O + r * b->dp, 32, b->V16, BLOCK_KEYS, b->P16, 32, round_up(b->d, 16), round_up(n, 32), rows,
            true);
     }
+}
+
+void cpu_block_amx(struct attend_block *b, int64_t n)
+{
+    __asm__ volatile("" ::: "memory"); /* tile loads and stores are opaque to the compiler */
+    for (int64_t at = 0; at < n; at += PART_KEYS) {
+        struct attend_block p = *b;
+        bool whole = n - at >= PART_KEYS && !b->lo;
+        p.K16 += at * b->dp;
+        p.V16 += at;
+        p.lo = b->lo ? b->lo + at : NULL;
+        p.hi = b->hi ? b->hi + at : NULL;
+        for (int64_t h = 0; h < b->R / b->Tq; h++) {
+            p.keep[h] = b->keep[h] ? b->keep[h] + at : NULL;
+            whole = whole && !b->keep[h];
+        }
+        part(&p, min_i64(PART_KEYS, n - at), whole);
+    }
+    __asm__ volatile("" ::: "memory");
 }

@@ -40,32 +40,52 @@ static bool any_f32(const struct attend_args *a)
     return false;
 }
 
+static bool any_codes(const struct attend_args *a)
+{
+    bool found = false;
+    for (int s = 0; s < a->n_set; s++)
+        for (int i = 0; i < a->set[s].n_k; i++)
+            found = found || a->set[s].k[i].layout != QUANT_NONE;
+    return found;
+}
+
+/* One item: query blocks of one or more heads of a kv head that read the same keys. */
+struct span {
+    struct attend_block b[ATTEND_SPAN]; /* they share keys, values, scores and weights */
+    int32_t *row_t[ATTEND_SPAN];
+    int64_t t0[ATTEND_SPAN]; /* first tokens */
+    int64_t head0;
+    int32_t *lo, *hi, n; /* n blocks */
+};
+
 /* Arrays of one item inside a thread's scratch; with base NULL only counts the bytes. */
-static size_t block_lay(struct attend_block *b, int32_t **row_t, int32_t **lo, int32_t **hi, char *base,
-                        int64_t R, int64_t d)
+static size_t span_lay(struct span *p, char *base, int64_t R, int64_t d)
 {
     size_t at = 0;
     int64_t dp = round_up(d, 32);
 #define LAY(member, count, type)                                                                             \
     (member = (type *)(void *)(base + at),                                                                   \
      at += (size_t)round_up((int64_t)((size_t)(count) * sizeof(type)), 64))
-    *b = (struct attend_block){.R = R, .d = d, .dp = dp};
-    LAY(b->q, dp * R, float);
-    LAY(b->S, (BLOCK_KEYS + 8) * max_i64(R, 32), float);
-    LAY(b->O, dp * round_up(R, 32), float);
-    LAY(b->max, R, float);
-    LAY(b->sum, R, float);
-    LAY(*row_t, R, int32_t);
-    LAY(b->K, (BLOCK_KEYS + 8) * d, float);
-    LAY(b->V, (BLOCK_KEYS + 8) * d, float);
-    LAY(b->q16, dp * round_up(R, 32), uint16_t);
-    LAY(b->P16, BLOCK_KEYS * 32, uint16_t);
-    LAY(b->K16, BLOCK_KEYS * dp, uint16_t);
-    LAY(b->V16, BLOCK_KEYS * dp, uint16_t);
-    LAY(*lo, BLOCK_KEYS, int32_t);
-    LAY(*hi, BLOCK_KEYS, int32_t);
+    struct attend_block b = {.R = R, .d = d, .dp = dp};
+    LAY(b.S, (BLOCK_KEYS + 8) * max_i64(R, 32), float);
+    LAY(b.K, (BLOCK_KEYS + 8) * d, float);
+    LAY(b.V, (BLOCK_KEYS + 8) * d, float);
+    LAY(b.P16, BLOCK_KEYS * 32, uint16_t);
+    LAY(b.K16, BLOCK_KEYS * dp, uint16_t);
+    LAY(b.V16, BLOCK_KEYS * dp, uint16_t);
+    LAY(p->lo, BLOCK_KEYS, int32_t);
+    LAY(p->hi, BLOCK_KEYS, int32_t);
+    for (int32_t i = 0; i < p->n; i++) {
+        LAY(b.q, dp * R, float);
+        LAY(b.O, dp * round_up(R, 32), float);
+        LAY(b.max, R, float);
+        LAY(b.sum, R, float);
+        LAY(b.q16, dp * round_up(R, 32), uint16_t);
+        LAY(p->row_t[i], R, int32_t);
+        b.row_t = p->row_t[i];
+        p->b[i] = b;
+    }
 #undef LAY
-    b->row_t = *row_t;
     return at;
 }
 
@@ -158,37 +178,54 @@ static void load_block(const struct chunk *k, const struct attend_set *s, struct
     cpu_pack_v16(b->V16, b->dp, v16 ? v16 : b->V, v16 ? ld : k->d, n, k->d, v16 ? DT_BF16 : DT_F32);
 }
 
-static void chunk_set(const struct chunk *k, const struct attend_set *s, struct attend_block *b, int32_t h,
-                      int64_t head0, int64_t t0, int32_t *lo, int32_t *hi)
+/* Consecutive keys of a run that some of the rows t0..t1 see, as rows first..end; all with an index. */
+static int64_t reach(const struct chunk *k, const struct attend_set *s, const struct kv_run *run, int64_t t0,
+                     int64_t t1, int64_t *end)
+{
+    int64_t q = k->a->q_pos - run->pos;
+    *end = run->index ? run->n : min_i64(run->n, q + t1 - s->dist_min + 1);
+    return run->index ? 0 : max_i64(0, q + t0 - s->dist_max + 1);
+}
+
+/* Rows r.. (n of them) of a run against one query block, which sees at most those up to its own last token.
+ */
+static void span_block(const struct chunk *k, const struct attend_set *s, struct span *p, int32_t i,
+                       int32_t h, const struct kv_run *run, int64_t r, int64_t n, int64_t done, bool *loaded)
+{
+    struct attend_block *b = &p->b[i];
+    int64_t end, own;
+    reach(k, s, run, p->t0[i], min_i64(p->t0[i] + k->Tq, k->T) - 1, &end);
+    own = min_i64(n, end - r);
+    int see = own > 0 ? visible(k, s, run, r, own, p->t0[i], p->lo, p->hi) : 0;
+    if (see == 0 || !keep_block(k, s, b, p->head0, done + r, own))
+        return;
+    b->lo = see == 1 ? p->lo : NULL;
+    b->hi = p->hi;
+    if (!*loaded)
+        load_block(k, s, b, h, run, r, n, done + r);
+    *loaded = true;
+    if (!k->half)
+        k->c->isa->block(b, own);
+    else if (k->c->amx)
+        cpu_block_amx(b, own);
+    else
+        cpu_block_bf16(b, own);
+}
+
+static void span_set(const struct chunk *k, const struct attend_set *s, struct span *p, int32_t h)
 {
     int64_t done = 0; /* keys of earlier runs */
     for (int32_t i = 0; i < s->n_k; done += s->k[i].n, i++) {
         const struct kv_run *run = &s->k[i];
-        int64_t first = 0, end = run->n;
-        if (!run->index) { /* consecutive keys: those that some row sees */
-            int64_t t1 = min_i64(t0 + k->Tq, k->T) - 1, q = k->a->q_pos - run->pos;
-            first = max_i64(first, q + t0 - s->dist_max + 1);
-            end = min_i64(end, q + t1 - s->dist_min + 1);
-        }
-        for (int64_t r = first; r < end; r += BLOCK_KEYS) {
-            int64_t n = min_i64(BLOCK_KEYS, end - r);
-            int see = visible(k, s, run, r, n, t0, lo, hi);
-            if (see == 0 || !keep_block(k, s, b, head0, done + r, n))
-                continue;
-            b->lo = see == 1 ? lo : NULL;
-            b->hi = hi;
-            load_block(k, s, b, h, run, r, n, done + r);
-            if (!k->half)
-                k->c->isa->block(b, n);
-            else if (k->c->amx)
-                cpu_block_amx(b, n);
-            else
-                cpu_block_bf16(b, n);
+        int64_t end, r = reach(k, s, run, p->t0[0], min_i64(p->t0[p->n - 1] + k->Tq, k->T) - 1, &end);
+        for (; r < end; r += BLOCK_KEYS) {
+            bool loaded = false;
+            for (int32_t j = 0; j < p->n; j++)
+                span_block(k, s, p, j, h, run, r, min_i64(BLOCK_KEYS, end - r), done, &loaded);
         }
     }
 }
 
-/* heads query heads of kv head h, tokens t0.. */
 /* What masses need of the item's rows; base-2 logarithms where scores are in units of log2. */
 static void keep_lse(const struct chunk *k, const struct attend_block *b, int64_t head0, int64_t t0)
 {
@@ -200,31 +237,46 @@ static void keep_lse(const struct chunk *k, const struct attend_block *b, int64_
     }
 }
 
-static void chunk_item(const struct chunk *k, char *scratch, int32_t h, int64_t part, int64_t t0)
+static void start_block(const struct chunk *k, struct span *p, int32_t i, int64_t t0)
 {
-    struct attend_block b;
-    int32_t *row_t, *lo, *hi;
-    int64_t first = h * k->g + part * k->heads, heads = min_i64(k->heads, k->g - part * k->heads);
-    block_lay(&b, &row_t, &lo, &hi, scratch, heads * k->Tq, k->d);
-    b.Tq = k->Tq;
-    memset(b.O, 0, (size_t)(b.dp * round_up(b.R, 32)) * sizeof *b.O);
-    for (int64_t r = 0; r < b.R; r++) {
-        row_t[r] = (int32_t)(t0 + r % k->Tq);
-        b.max[r] = CPU_HIDDEN / 10.0f; /* a row that sees nothing: all weights 0 */
-        b.sum[r] = 0.0f;
+    struct attend_block *b = &p->b[i];
+    b->Tq = k->Tq;
+    p->t0[i] = t0;
+    memset(b->O, 0, (size_t)(b->dp * round_up(b->R, 32)) * sizeof *b->O);
+    for (int64_t r = 0; r < b->R; r++) {
+        p->row_t[i][r] = (int32_t)(t0 + r % k->Tq);
+        b->max[r] = CPU_HIDDEN / 10.0f; /* a row that sees nothing: all weights 0 */
+        b->sum[r] = 0.0f;
     }
-    for (int s = 0; s < k->a->n_set; s++) {
-        load_queries(k, &b, &k->a->set[s].q, first, heads, t0);
-        chunk_set(k, &k->a->set[s], &b, h, first, t0, lo, hi);
-    }
-    keep_lse(k, &b, first, t0);
-    for (int64_t r = 0; r < b.R; r += 16) { /* 16 tokens of one head */
-        int64_t t = t0 + r % k->Tq, head = first + r / k->Tq;
-        const float *O = k->half ? b.O + r / 32 * 32 * b.dp + r % 32 : b.O + r;
+}
+
+static void finish_block(const struct chunk *k, const struct attend_block *b, int64_t head0, int64_t t0)
+{
+    keep_lse(k, b, head0, t0);
+    for (int64_t r = 0; r < b->R; r += 16) { /* 16 tokens of one head */
+        int64_t t = t0 + r % k->Tq, head = head0 + r / k->Tq;
+        const float *O = k->half ? b->O + r / 32 * 32 * b->dp + r % 32 : b->O + r;
         if (t < k->T)
             k->c->isa->block_out((float *)k->a->out.data + (t * k->H + head) * k->d, k->H * k->d, O,
-                                 k->half ? 32 : b.R, min_i64(16, k->T - t), k->d, b.sum + r);
+                                 k->half ? 32 : b->R, min_i64(16, k->T - t), k->d, b->sum + r);
     }
+}
+
+/* Query blocks first.. of one part of the query heads of kv head h. */
+static void chunk_item(const struct chunk *k, char *scratch, int32_t h, int64_t part, int64_t first)
+{
+    struct span p = {.head0 = h * k->g + part * k->heads, .n = (int32_t)min_i64(k->span, k->blocks - first)};
+    int64_t heads = min_i64(k->heads, k->g - part * k->heads);
+    span_lay(&p, scratch, heads * k->Tq, k->d);
+    for (int32_t i = 0; i < p.n; i++)
+        start_block(k, &p, i, (first + i) * k->Tq);
+    for (int s = 0; s < k->a->n_set; s++) {
+        for (int32_t i = 0; i < p.n; i++)
+            load_queries(k, &p.b[i], &k->a->set[s].q, p.head0, heads, p.t0[i]);
+        span_set(k, &k->a->set[s], &p, h);
+    }
+    for (int32_t i = 0; i < p.n; i++)
+        finish_block(k, &p.b[i], p.head0, p.t0[i]);
 }
 
 /* Scratch of the masses' rows; false (latched) if there is none. */
@@ -251,6 +303,10 @@ static void cut_chunk(struct chunk *k)
     while (k->Tq > 16 && k->Tq / 2 >= k->T)
         k->Tq /= 2;
     k->blocks = (k->T + k->Tq - 1) / k->Tq;
+    /* Blocks that read keys together convert them once; but there should be items for many threads. */
+    int64_t least = any_codes(k->a) ? 6 : 12;
+    for (k->span = 1; k->span < ATTEND_SPAN && k->blocks * k->Hk * k->parts >= 2 * k->span * least;)
+        k->span *= 2;
     k->half = k->c->bf16 && k->T >= 16 && !any_f32(k->a);
 }
 
@@ -259,9 +315,9 @@ static void attend_chunk(struct cpu *c, const struct attend_args *a)
     struct chunk k = {
         .c = c, .a = a, .T = a->out.n[0], .H = a->out.n[1], .d = a->out.n[2], .Hk = a->n_kv_head};
     cut_chunk(&k);
-    struct attend_block b;
-    int32_t *row_t, *lo, *hi;
-    size_t bytes = block_lay(&b, &row_t, &lo, &hi, NULL, k.heads * k.Tq, k.d);
+    struct span p = {.n = (int32_t)k.span};
+    size_t bytes = span_lay(&p, NULL, k.heads * k.Tq, k.d);
+    int64_t items = (k.blocks + k.span - 1) / k.span;
     char *scratch = cpu_scratch(c, bytes);
     if (!scratch || !lse_room(&k))
         return;
@@ -271,11 +327,11 @@ static void attend_chunk(struct cpu *c, const struct attend_args *a)
         if (amx)
             cpu_amx_start();
 #pragma omp for schedule(dynamic) collapse(3)
-        for (int64_t q = 0; q < k.blocks; q++) /* late blocks see most keys: they come first */
+        for (int64_t q = 0; q < items; q++) /* late blocks see most keys: they come first */
             for (int32_t h = 0; h < a->n_kv_head; h++)
                 for (int64_t part = 0; part < k.parts; part++)
                     chunk_item(&k, scratch + (size_t)omp_get_thread_num() * bytes, h, part,
-                               (k.blocks - 1 - q) * k.Tq);
+                               (items - 1 - q) * k.span);
         if (amx)
             cpu_amx_stop();
     }

@@ -4,6 +4,8 @@
 
 #include "kernels/cpu/cpu.h"
 
+#define ATTEND_SPAN 4 /* most query blocks of one item */
+
 /* One call on a chunk of rows. */
 struct chunk {
     struct cpu *c;
@@ -11,7 +13,8 @@ struct chunk {
     int64_t T, H, d, Hk, g; /* g query heads per kv head */
     int64_t heads;          /* of one item */
     int64_t parts;          /* items per kv head and query block */
-    int64_t Tq, blocks;     /* tokens of one item; number of query blocks */
+    int64_t Tq, blocks;     /* tokens of one query block; number of query blocks */
+    int64_t span;           /* query blocks of one item */
     bool half;              /* bf16 products; logarithms to base 2 */
     int64_t Tp;             /* T rounded up to MASS_ROWS */
     float *lse;             /* [H,Tp] log of the sum of exp of a row's scores, -CPU_HIDDEN where none is

@@ -2,7 +2,7 @@
  * variant shares. Compiled for AVX-512 with BF16 only. */
 #include <math.h>
 
-#include "kernels/cpu/isa.h"
+#include "kernels/cpu/weight16.h"
 
 static inline __m512i bf16_bits(__m512 v) /* 16 bf16 in the low halves of 32-bit lanes */
 {
@@ -122,26 +122,6 @@ void cpu_pack_v16(uint16_t *dst, int64_t dp, const void *src, int64_t ld, int64_
         pack_v(dst, dp, src, ld, n, d, true);
     else
         pack_v(dst, dp, src, ld, n, d, false);
-}
-
-/* 2^x for weights that are rounded to bf16 anyway: relative error 1e-4. Keeps NaN. scalef takes the whole
- * part. */
-static inline __m512 exp2_fast(__m512 x)
-{
-    __m512 f = _mm512_reduce_ps(x, 1); /* x - floor(x) */
-    __m512 p = vf_set(7.802452004e-02f);
-    p = vf_fma(p, f, vf_set(2.260671591e-01f));
-    p = vf_fma(p, f, vf_set(6.958335392e-01f));
-    p = vf_fma(p, f, vf_set(9.999252186e-01f));
-    return _mm512_scalef_ps(p, x);
-}
-
-/* Bits of two weights as a bf16 pair, rounded half up: neither is negative. */
-static inline __m512i weight_bits(__m512 low, __m512 high)
-{
-    const __m512i half = _mm512_set1_epi32(0x8000);
-    __m512i a = _mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(low), half), 16);
-    return _mm512_mask_mov_epi16(a, 0xaaaaaaaaU, _mm512_add_epi32(_mm512_castps_si512(high), half));
 }
 
 /* Scores of keys that the lanes' head does not see. */
