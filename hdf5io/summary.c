@@ -87,7 +87,7 @@ struct interval summary_diff(const struct summary *s, int a, int b, int task)
 static void count_units(struct summary *s, int setting)
 {
     struct summary_setting *o = &s->setting[setting];
-    double bytes = 0, full = 0, kept = 0;
+    double bytes = 0, full = 0, kept = 0, device = 0;
     int64_t n_bytes = 0, n_kept = 0;
     for (int64_t row = 0; row < s->r->n_example; row++) {
         const struct record *x = summary_unit(s, setting, row);
@@ -100,6 +100,8 @@ static void count_units(struct summary *s, int setting)
         if (x->kv_bytes_alone) {
             bytes += (double)x->kv_bytes_alone;
             full += (double)x->kv_bytes_full;
+            for (int k = 0; k < x->n_ledger; k++)
+                device += x->ledger[k].place == PLACE_DEVICE ? (double)x->ledger[k].bytes : 0;
             n_bytes++;
         }
         for (int k = 0; k < x->n_budget; k++)
@@ -107,6 +109,7 @@ static void count_units(struct summary *s, int setting)
                 kept += x->budget[k].value, n_kept++;
     }
     o->kv_bytes = n_bytes ? bytes / (double)n_bytes : NAN;
+    o->device_bytes = n_bytes ? device / (double)n_bytes : NAN;
     o->kv_bytes_full = n_bytes ? full / (double)n_bytes : NAN;
     o->ratio = bytes > 0 ? full / bytes : NAN;
     o->kept_tokens = n_kept ? kept / (double)n_kept : NAN;

@@ -15,6 +15,7 @@ struct summary_setting {
     int64_t n_done, n_bad;
     int64_t n_status[ST_N];
     double kv_bytes, kv_bytes_full; /* mean per unit, as if alone */
+    double device_bytes;            /* the part of kv_bytes that lies on the device */
     double ratio;                   /* sum of full bytes / sum of bytes */
     double kept_tokens;             /* mean of that budget; NaN without it */
     /* medians over /timing rows; NaN without any */

@@ -95,6 +95,24 @@ static void bytes(struct pen *p, double v)
     cell(p, buf);
 }
 
+/* Where a part of a cache waits in host memory, people see what the device holds too. */
+static void cache_bytes(struct pen *p, const struct summary_setting *o)
+{
+    if (p->form == TABLE_CSV) {
+        bytes(p, o->kv_bytes);
+        bytes(p, o->device_bytes);
+        bytes(p, o->kv_bytes_full);
+    } else if (o->device_bytes > 0 && o->device_bytes < o->kv_bytes) {
+        char all[32], device[32], both[80];
+        str_bytes(all, o->kv_bytes);
+        str_bytes(device, o->device_bytes);
+        snprintf(both, sizeof both, "%s (device %s)", all, device);
+        cell(p, both);
+    } else {
+        bytes(p, o->kv_bytes);
+    }
+}
+
 /* Seconds beside the share of the limit that was reached. */
 static void timed(struct pen *p, double s, double limit)
 {
@@ -127,10 +145,11 @@ static void settings_head(struct pen *p)
                                          "prefill (of limit)",
                                          "decode per token (of limit)"};
     static const char *const plain[] = {
-        "setting",          "model",         "method",         "params",        "score",      "score_lo",
-        "score_hi",         "diff",          "diff_lo",        "diff_hi",       "n_ok",       "n_bad",
-        "kv_bytes",         "kv_bytes_full", "true_ratio",     "nominal_ratio", "peak_bytes", "s_prefill",
-        "prefill_of_limit", "s_token",       "decode_of_limit"};
+        "setting",    "model",          "method",     "params",          "score",
+        "score_lo",   "score_hi",       "diff",       "diff_lo",         "diff_hi",
+        "n_ok",       "n_bad",          "kv_bytes",   "kv_bytes_device", "kv_bytes_full",
+        "true_ratio", "nominal_ratio",  "peak_bytes", "s_prefill",       "prefill_of_limit",
+        "s_token",    "decode_of_limit"};
     row_begin(p, true);
     if (p->form == TABLE_CSV)
         for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
@@ -174,9 +193,7 @@ static void settings_row(struct pen *p, const struct summary *s, int i)
                  (long long)o->n_bad);
         cell(p, buf);
     }
-    bytes(p, o->kv_bytes);
-    if (p->form == TABLE_CSV)
-        bytes(p, o->kv_bytes_full);
+    cache_bytes(p, o);
     number(p, o->ratio, "%.2f×", "%.6g");
     number(p, st->nominal_ratio, "%.2f×", "%.6g");
     bytes(p, o->peak_bytes);
