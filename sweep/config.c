@@ -290,10 +290,11 @@ static int apply_set(struct node *root, const char *set, const struct vars *vars
     return rc < 0 ? rc : 0;
 }
 
-/* The file itself, or configs/sweeps/NAME.yaml; owned. */
+/* The file itself, or configs/sweeps/NAME.yaml for a bare NAME (a program of that name may lie here); owned.
+ */
 static char *find_config(const struct config_source *s)
 {
-    if (file_exists(s->path) || strchr(s->path, '/'))
+    if (strchr(s->path, '/') || (file_exists(s->path) && strchr(s->path, '.')))
         return mem_strdup(s->path);
     char *tries[] = {mem_printf("configs/sweeps/%s.yaml", s->path),
                      s->config_dir ? mem_printf("%s/sweeps/%s.yaml", s->config_dir, s->path) : NULL};
