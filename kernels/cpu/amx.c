@@ -242,7 +242,10 @@ static void part(struct attend_block *b, int64_t n, bool whole)
         if (whole && rows == 32) {
             whole_part(b, r);
         } else {
-            mm(b->S, 32, b->K16, b->dp, q, 32, round_up(n, 16), b->dp, rows, false);
+            if (b->dp == 64 && rows == 32)
+                scores64(b->S, b->K16, q, round_up(n, 16));
+            else
+                mm(b->S, 32, b->K16, b->dp, q, 32, round_up(n, 16), b->dp, rows, false);
             cpu_softmax16(b, n, r, rows, b->S, b->P16, 32);
         }
         mm(b->O + r * b->dp, 32, b->V16, BLOCK_KEYS, b->P16, 32, round_up(b->d, 16), round_up(n, 32), rows,

@@ -443,8 +443,14 @@ INLINE void token_row_fast(float *dst, const struct kv_run *run, int64_t at, int
                     .scale = run->scale + g0,
                     .min = run->min + g0};
     bool rounded = run->f16_values || run->inverse;
-    for (int64_t c = 0; c < d; c += VL)
+    for (int64_t c = 0; c < d && bits < 8; c += VL)
         vf_store(dst + c, load_kv(&r, c, run, false, rounded ? K_TABLE : K_CODES, bits));
+    for (int64_t c = 0; c < d && bits == 8; c += VL) { /* too many values for a table */
+        int64_t g = group_of(run, c);
+        vf code = load_codes((const uint8_t *)r.data + c, 8);
+        vf_store(dst + c,
+                 dequant(code, vf_set_f16(r.scale + g), vf_set_f16(r.min + g), rounded, run->inverse));
+    }
 }
 
 /* Rows of one token group; lanes are tokens. */
@@ -452,14 +458,16 @@ static void channel_rows(float *dst, const struct kv_run *run, int64_t at, int64
                          int32_t n_head, int64_t d)
 {
     int64_t G = run->group, first = (at / G * n_head + h) * d, skip = at % G;
-    bool fast = (run->bits == 2 || run->bits == 4) && G % VL == 0;
+    bool fast = (run->bits == 2 || run->bits == 4 || run->bits == 8) && G % VL == 0;
     float value[QUANT_MAX_GROUP];
     for (int64_t c = 0; c < d; c++) {
         const uint8_t *codes = (const uint8_t *)run->data + (first + c) * G * run->bits / 8;
         vf s = vf_set_f16(run->scale + first + c), m = vf_set_f16(run->min + first + c);
         for (int64_t t = 0; fast && t < G; t += VL) {
             const uint8_t *p = codes + t * run->bits / 8;
-            vf code = run->bits == 2 ? load_codes(p, 2) : load_codes(p, 4);
+            vf code = run->bits == 2   ? load_codes(p, 2)
+                      : run->bits == 4 ? load_codes(p, 4)
+                                       : load_codes(p, 8);
             vf_store(value + t, dequant(code, s, m, run->f16_values || run->inverse, run->inverse));
         }
         for (int64_t t = 0; !fast && t < G; t++)
@@ -491,6 +499,8 @@ void ISA(kv_rows)(float *dst, const struct kv_run *run, int64_t at, int64_t n, i
                 token_row_fast(dst, run, row * n_head + h, d, 2);
             else if (fast && run->bits == 4)
                 token_row_fast(dst, run, row * n_head + h, d, 4);
+            else if (fast && run->bits == 8)
+                token_row_fast(dst, run, row * n_head + h, d, 8);
             else
                 token_row(dst, run, row * n_head + h, d);
             continue;
