@@ -127,7 +127,10 @@ struct attend_set {
     int64_t mass_ld;
 };
 /* out[t,h] = sum_j softmax_j(scale * q[t,h].k_j) v_j over the visible keys of all sets; head h reads kv head
- * h / (H/Hk). `out` does not depend on whether masses are wanted. */
+ * h / (H/Hk). `out` does not depend on whether masses are wanted. Where `out` may use bf16 products (CPUs: 16
+ * rows or more, no f32 cache), masses use the same: a logit is then off by at most e = scale * 2^-8 * sum_c
+ * |q_c k_c|, a probability by a factor of at most exp(2e) and 2e-4 of itself; otherwise both are f32. Masses in
+ * fp16 of 8 rows or more are computed in plain loops. */
 struct attend_args {
     struct attend_set set[2];
     int32_t n_set, n_kv_head;
