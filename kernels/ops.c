@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/err.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "kernels/host.h"
@@ -343,20 +344,62 @@ void host_pick_insert(int32_t *id, float *logit, int32_t K, int32_t n, float x)
 
 /* ------------------------------------------------------------------ tables by name */
 
+#define CUDA_MODULE "libkvs_cuda.so"
+
+/* Where the module is looked for: the loader's own places, beside the program, and where it is installed. */
+static void *open_module(void)
+{
+    char path[1024];
+    void *lib = dlopen(CUDA_MODULE, RTLD_NOW | RTLD_LOCAL);
+    ssize_t n =
+        lib ? 0 : readlink("/proc/self/exe", path, sizeof path - sizeof "/../lib/kvsweep/" CUDA_MODULE);
+    if (lib || n <= 0)
+        return lib;
+    path[n] = 0;
+    char *end = strrchr(path, '/');
+    static const char *const tail[] = {"/" CUDA_MODULE, "/kernels/cuda/" CUDA_MODULE,
+                                       "/../lib/kvsweep/" CUDA_MODULE};
+    for (size_t i = 0; i < sizeof tail / sizeof *tail; i++) {
+        strcpy(end, tail[i]);
+        if (access(path, F_OK) == 0) /* there: what dlerror() says then is about this file */
+            return dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    }
+    return NULL;
+}
+
+static int module_error(int code, const char *text)
+{
+    return err_set(code, "%s", text);
+}
+
 /* The CUDA table lives in a module, so that hosts without CUDA libraries can run the same program. */
 static int ops_open_cuda(struct ops **o, const struct ops_options *opt)
 {
-    void *lib = dlopen("libkvs_cuda.so", RTLD_NOW | RTLD_LOCAL);
+    void *lib = open_module();
     if (!lib)
         return err_set(ERR_DEVICE, "cuda: %s", dlerror());
-    int (*start)(struct ops **, const struct ops_options *);
-    void *symbol = dlsym(lib, "ops_open_cuda");
+    int (*start)(struct ops **, const struct ops_options *, size_t, int (*)(int, const char *));
+    void *symbol = dlsym(lib, "kvs_cuda_open");
     if (!symbol) {
         dlclose(lib);
-        return err_set(ERR_DEVICE, "cuda: libkvs_cuda.so has no ops_open_cuda");
+        return err_set(ERR_DEVICE, "cuda: " CUDA_MODULE " is not this program's module (no kvs_cuda_open)");
     }
     memcpy(&start, &symbol, sizeof start);
-    return start(o, opt); /* the module stays loaded until the process ends */
+    return start(o, opt, sizeof **o, module_error); /* the module stays loaded until the process ends */
+}
+
+static int ops_open_auto(struct ops **o, const struct ops_options *opt)
+{
+    if (ops_open_cuda(o, opt) == 0)
+        return 0;
+    log_debug("%s: the processor computes", err_text());
+    return ops_open_cpu(o, opt);
+}
+
+void ops_set_act(struct ops *o, enum dtype act)
+{
+    if (strcmp(o->name, "cuda") == 0)
+        o->act = act;
 }
 
 const char *const *ops_names(void)
@@ -379,7 +422,7 @@ int ops_open(struct ops **o, const char *name, const struct ops_options *opt)
     if (strcmp(name, "cuda") == 0)
         return ops_open_cuda(o, opt);
     if (strcmp(name, "auto") == 0)
-        return ops_open_cuda(o, opt) == 0 ? 0 : ops_open_cpu(o, opt);
+        return ops_open_auto(o, opt);
     const char *near = str_nearest(name, ops_names());
     return err_set(ERR_INPUT, "unknown kernel table '%s'%s%s%s (allowed: ref, cpu, cuda, auto)", name,
                    near ? ", did you mean '" : "", near ? near : "", near ? "'?" : "");

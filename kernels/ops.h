@@ -198,6 +198,7 @@ struct ops_options {
     const char *isa; /* CPU: "auto" (AMX too), "avx512", "avx2", "portable": the widest that may be used */
     int device;      /* CUDA ordinal */
     enum dtype act;  /* wished activation dtype; CPUs always use f32 */
+    bool wait;       /* CUDA: wait after every kernel, so that a fault names its kernel (slow) */
 };
 
 struct ops {
@@ -264,6 +265,9 @@ struct ops {
  * names, ERR_DEVICE if it cannot start. */
 int ops_open(struct ops **o, const char *name, const struct ops_options *opt);
 void ops_close(struct ops *o);
+/* Another activation dtype (those of a model to come): tables that always use f32 stay as they are. Nothing that
+ * was sized by the old one may be alive. */
+void ops_set_act(struct ops *o, enum dtype act);
 /* For tests: the nth alloc from now on (1: the next) returns NULL, once; 0 takes it back. */
 void ops_fail_alloc(struct ops *o, int64_t nth);
 const char *const *ops_names(void); /* NULL-terminated */

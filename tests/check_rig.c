@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/err.h"
 #include "check_rig.h"
 
 int n_passed, n_failed;
@@ -39,6 +40,15 @@ float rng_float(void)
     return (float)(s * 1.7320508);
 }
 
+struct ops *rig_pinned;
+bool rig_half;
+
+void rig_wait(void)
+{
+    if (rig_pinned)
+        check(rig_pinned->sync(rig_pinned) == 0, "sync", err_text());
+}
+
 #define GUARD 128
 void *buf_data(const struct buf *b)
 {
@@ -46,7 +56,9 @@ void *buf_data(const struct buf *b)
 }
 struct buf buf_new(struct ops *o, size_t bytes)
 {
-    struct buf b = {o, o->alloc(o, bytes + 2 * GUARD, MEM_WORKSPACE, PLACE_DEVICE), bytes};
+    o = rig_pinned ? rig_pinned : o;
+    struct buf b = {o, o->alloc(o, bytes + 2 * GUARD, MEM_WORKSPACE, rig_pinned ? PLACE_HOST : PLACE_DEVICE),
+                    bytes};
     if (!b.base)
         abort();
     memset(b.base, 0xa5, bytes + 2 * GUARD);
@@ -54,6 +66,7 @@ struct buf buf_new(struct ops *o, size_t bytes)
 }
 void buf_free(struct buf *b)
 {
+    rig_wait();
     for (size_t i = 0; i < GUARD; i++) {
         if (b->base[i] != 0xa5 || b->base[GUARD + b->bytes + i] != 0xa5) {
             check(false, "wrote outside of its output", "");
@@ -85,6 +98,7 @@ void digest_add(const void *p, size_t n)
 void compare(const char *what, const char *detail, enum dtype t, const struct buf *got,
              const struct buf *want, double tol)
 {
+    rig_wait();
     double worst = 0;
     int64_t at = 0, n = (int64_t)(got->bytes / dtype_bytes(t));
     for (int64_t i = 0; i < n; i++) {

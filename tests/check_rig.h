@@ -18,6 +18,13 @@ uint64_t rng(void);
 int64_t rng_int(int64_t lo, int64_t hi); /* both included */
 float rng_float(void);                   /* near a standard normal */
 
+/* A table on a card reads and writes pinned memory of the host, which the reference and the checks see too:
+ * then all buffers come from it. NULL: every table has its own. */
+extern struct ops *rig_pinned;
+/* Products round f32 activations to the weights' (the cache's) 16-bit dtype. */
+extern bool rig_half;
+void rig_wait(void); /* until that card is done */
+
 /* Memory of a table with bytes before and after that nobody may touch. */
 struct buf {
     struct ops *o;
@@ -67,5 +74,6 @@ void make_set(struct ops *ref, struct attend_set *s, struct owned_set *own, enum
 void free_set(struct owned_set *own);
 
 void test_score(struct ops *o, struct ops *ref); /* check_score.c */
+void test_act(struct ops *o, struct ops *ref);   /* check_act.c */
 
 #endif

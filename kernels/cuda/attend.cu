@@ -1,0 +1,107 @@
+// Attention: which kernel does which sequence, and the plain kernel, which does everything.
+#include "kernels/cuda/attend.h"
+
+#define THREADS 128
+
+// Shared memory of the plain kernel: q and the sums [d] each, weights of a chunk of keys [THREADS].
+struct plain {
+    const struct attend_args *a;
+    float *q, *sum, *p, *part;
+    int64_t t, head, h, d;
+    float max, total;
+};
+
+// One chunk of keys start.. of one set: a thread per key for the logits, a thread per channel for the values.
+DEVICE void plain_chunk(struct plain *w, const struct attend_set *s, int64_t start, int64_t n)
+{
+    int64_t j = start + threadIdx.x, row;
+    float x = -INFINITY; // hidden
+    if ((int64_t)threadIdx.x < n) {
+        const struct kv_run *k = run_of(s->k, j, &row);
+        if (attend_visible(s, k, row, j, w->head, w->a->q_pos + w->t)) {
+            x = 0.0f;
+            for (int64_t c = 0; c < w->d; c++)
+                x = fmaf(w->q[c], run_value(k, row, w->h, c, w->a->n_kv_head, w->d), x);
+            x *= w->a->scale;
+        }
+    }
+    float top = block_max(x == x ? x : INFINITY, w->part); // NaN must not be lost
+    if (top == -INFINITY)
+        return;
+    float max = fmaxf(top, w->max), shrink = expf(w->max - max), p = expf(x - max);
+    w->p[threadIdx.x] = p;
+    w->total = w->total * shrink + block_sum(p, w->part);
+    w->max = max;
+    for (int64_t c = threadIdx.x; c < w->d; c += blockDim.x) {
+        float sum = w->sum[c] * shrink;
+        for (int64_t i = 0; i < n; i++) {
+            if (w->p[i] == 0.0f)
+                continue;
+            const struct kv_run *v = run_of(s->v, start + i, &row);
+            sum = fmaf(w->p[i], run_value(v, row, w->h, c, w->a->n_kv_head, w->d), sum);
+        }
+        w->sum[c] = sum;
+    }
+    __syncthreads();
+}
+
+// Grid (rows * heads, sequences).
+KERNEL plain_kernel(const struct attend_args *args)
+{
+    __shared__ float part[32], p[THREADS];
+    BLOCK_SHARED(float, shared);
+    const struct attend_args *a = &args[blockIdx.y];
+    int64_t T = a->out.n[0], H = a->out.n[1], d = a->out.n[2];
+    if (blockIdx.x >= T * H)
+        return;
+    struct plain w = {a, shared, shared + d, p, part, blockIdx.x / H, blockIdx.x % H, 0, d, -INFINITY, 0.0f};
+    w.h = w.head / (H / a->n_kv_head);
+    for (int64_t c = threadIdx.x; c < d; c += blockDim.x)
+        w.sum[c] = 0.0f;
+    for (int i = 0; i < a->n_set; i++) {
+        const struct attend_set *s = &a->set[i];
+        int64_t n = 0;
+        for (int r = 0; r < s->n_k; r++)
+            n += s->k[r].n;
+        __syncthreads();
+        for (int64_t c = threadIdx.x; c < d; c += blockDim.x)
+            w.q[c] = load(s->q.data, s->q.dtype, (w.t * H + w.head) * d + c);
+        __syncthreads();
+        for (int64_t start = 0; start < n; start += THREADS)
+            plain_chunk(&w, s, start, n - start < THREADS ? n - start : THREADS);
+    }
+    for (int64_t c = threadIdx.x; c < d; c += blockDim.x)
+        store(a->out.data, a->out.dtype, blockIdx.x * d + c, w.total != 0.0f ? w.sum[c] / w.total : 0.0f);
+}
+
+static void plain_attend(struct cuda *c, const struct attend_args *a, int n)
+{
+    int64_t rows = 0, d = 0;
+    for (int i = 0; i < n; i++) {
+        int64_t r = a[i].out.n[0] * a[i].out.n[1];
+        rows = r > rows ? r : rows;
+        d = a[i].out.n[2] > d ? a[i].out.n[2] : d;
+    }
+    const struct attend_args *dev = (const struct attend_args *)cuda_args(c, a, (size_t)n * sizeof *a);
+    if (dev && rows)
+        LAUNCH(c, plain_kernel, dim3((unsigned)rows, (unsigned)n), THREADS, (size_t)d * 2 * sizeof(float),
+               dev);
+}
+
+void attend_run(struct ops *o, const struct attend_args *a, int n)
+{
+    struct cuda *c = cuda_of(o);
+    // Neighbours of one form go together; which form a sequence takes depends on itself alone.
+    for (int from = 0; from < n;) {
+        enum tile_form form = tile_form_of(&a[from]);
+        int to = from + 1;
+        while (to < n && to - from < ATTEND_MOST && tile_form_of(&a[to]) == form)
+            to++;
+        if (form == TILE_NONE)
+            plain_attend(c, a + from, to - from);
+        else
+            tile_attend(c, form, a + from, to - from);
+        from = to;
+    }
+    mass_run(c, a, n);
+}

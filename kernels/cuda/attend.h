@@ -1,0 +1,56 @@
+/* Attention in parts: the plain kernel (every feature), masses, and the tiled kernel on matrix units. */
+#ifndef KVS_KERNELS_CUDA_ATTEND_H
+#define KVS_KERNELS_CUDA_ATTEND_H
+
+#include "kernels/cuda/cuda.h"
+
+#define ATTEND_MOST 256 /* sequences of one launch */
+
+/* Which of the tiled kernel's forms can do this sequence; TILE_NONE: the plain kernel does it. */
+enum tile_form { TILE_NONE, TILE_F16, TILE_BF16 };
+enum tile_form tile_form_of(const struct attend_args *a);
+/* n sequences of one form (at most ATTEND_MOST). */
+void tile_attend(struct cuda *c, enum tile_form form, const struct attend_args *a, int n);
+/* The masses of n sequences (those that want some). */
+void mass_run(struct cuda *c, const struct attend_args *a, int n);
+
+static inline int64_t attend_keys(const struct attend_set *s)
+{
+    int64_t n = 0;
+    for (int i = 0; i < s->n_k; i++)
+        n += s->k[i].n;
+    return n;
+}
+
+/* The run that holds key j of a list of runs, and its row there. */
+DEVICE const struct kv_run *run_of(const struct kv_run *run, int64_t j, int64_t *row)
+{
+    while (j >= run->n) {
+        j -= run->n;
+        run++;
+    }
+    *row = j;
+    return run;
+}
+
+/* Is key j of the set (row r of run k) visible to head `head` at position pos? */
+DEVICE bool attend_visible(const struct attend_set *s, const struct kv_run *k, int64_t r, int64_t j,
+                           int64_t head, int64_t pos)
+{
+    int64_t dist = pos - (k->pos + (k->index ? k->index[r] : r));
+    if (dist < s->dist_min || dist >= s->dist_max)
+        return false;
+    return !s->keep || s->keep[head / (s->q.n[1] / s->keep_rows) * s->keep_ld + j];
+}
+
+/* The scaled logit of key row r of KV head h for query q [d]. */
+DEVICE float attend_logit(const struct attend_args *a, const struct kv_run *k, int64_t r, const float *q,
+                          int64_t h, int64_t d)
+{
+    float x = 0.0f;
+    for (int64_t c = 0; c < d; c++)
+        x = fmaf(q[c], run_value(k, r, h, c, a->n_kv_head, d), x);
+    return a->f16_mass ? half_round(half_round(x) * a->scale) : x * a->scale;
+}
+
+#endif

@@ -1,0 +1,232 @@
+// Scoring and choosing keys: select, gather, mean, dots, norms.
+#include "kernels/cuda/cuda.h"
+
+#define THREADS 256
+#define MOST    128
+
+/* ------------------------------------------------------------------ select */
+
+struct choice {
+    struct select_args a;
+    uint32_t *key; // [rows, n]: the mean scores as integers of the same order
+    uint8_t *mark; // [rows, n]: chosen
+};
+
+// Floats -> integers of the same order; both zeros are equal, as in comparisons of floats.
+DEVICE uint32_t order_of(float x)
+{
+    uint32_t u = x == 0.0f ? 0U : __float_as_uint(x);
+    return u & 0x80000000U ? ~u : u | 0x80000000U;
+}
+
+// Every thread gets the sum of all.
+DEVICE uint32_t block_count(uint32_t v, uint32_t *part)
+{
+    for (int step = 16; step > 0; step /= 2)
+        v += __shfl_xor_sync(FULL, v, step);
+    __syncthreads();
+    if (threadIdx.x % WARP == 0)
+        part[threadIdx.x / WARP] = v;
+    __syncthreads();
+    uint32_t sum = 0;
+    for (unsigned i = 0; i < blockDim.x / WARP; i++)
+        sum += part[i];
+    return sum;
+}
+
+// The k-th largest key of n, bit by bit from the top: the largest value that at least k keys reach.
+DEVICE uint32_t kth_largest(const uint32_t *key, int64_t n, int64_t k, uint32_t *part)
+{
+    uint32_t bar = 0;
+    for (int bit = 31; bit >= 0; bit--) {
+        uint32_t at_least = bar | 1U << bit, count = 0;
+        for (int64_t j = threadIdx.x; j < n; j += blockDim.x)
+            count += key[j] >= at_least;
+        if ((int64_t)block_count(count, part) >= k)
+            bar = at_least;
+    }
+    return bar;
+}
+
+// Threads own neighbouring entries, so that places among them can be counted: entries before the thread's
+// own.
+DEVICE uint32_t count_before(uint32_t mine, uint32_t *table)
+{
+    __syncthreads();
+    table[threadIdx.x] = mine;
+    __syncthreads();
+    uint32_t before = 0;
+    for (unsigned i = 0; i < threadIdx.x; i++)
+        before += table[i];
+    return before;
+}
+
+// Grid (rows, calls).
+KERNEL select_kernel(const struct choice *choices)
+{
+    __shared__ uint32_t part[32], table[THREADS];
+    const struct choice *s = &choices[blockIdx.y];
+    const struct select_args *a = &s->a;
+    int64_t row = blockIdx.x, n = a->n, all = n + a->tail;
+    if (row >= a->rows)
+        return;
+    float *score = a->score + row * a->group * a->score_ld;
+    uint32_t *key = s->key + row * n;
+    uint8_t *mark = s->mark + row * n;
+    for (int64_t j = threadIdx.x; j < n; j += blockDim.x) {
+        float sum = score[j];
+        for (int64_t g = 1; g < a->group; g++)
+            sum += score[g * a->score_ld + j];
+        key[j] = order_of(sum / (float)a->group);
+    }
+    __syncthreads();
+    uint32_t bar = a->k ? kth_largest(key, n, a->k, part) : 0, above = 0, ties = 0;
+    int64_t per = (n + THREADS - 1) / THREADS, from = (int64_t)threadIdx.x * per,
+            to = from + per < n ? from + per : n;
+    for (int64_t j = threadIdx.x; j < n; j += blockDim.x)
+        above += key[j] > bar;
+    above = block_count(above, part);
+    for (int64_t j = from; j < to; j++)
+        ties += key[j] == bar;
+    uint32_t tie = count_before(ties, table), chosen = 0;
+    for (int64_t j = from; j < to; j++) {
+        bool in = a->k && (key[j] > bar || (key[j] == bar && (int64_t)above + tie < a->k));
+        tie += key[j] == bar;
+        mark[j] = in;
+        chosen += in;
+    }
+    int64_t m = count_before(chosen, table);
+    for (int64_t j = from; j < to && a->index; j++)
+        if (mark[j])
+            a->index[row * a->index_ld + m++] = (int32_t)j;
+    __syncthreads();
+    for (int64_t j = threadIdx.x; j < all; j += blockDim.x) {
+        bool in = j >= n || mark[j];
+        if (a->index && j >= n)
+            a->index[row * a->index_ld + a->k + j - n] = (int32_t)j;
+        if (a->keep)
+            a->keep[row * a->keep_ld + j] = in;
+        for (int64_t g = 0; (a->zero_rest || a->bar_rest) && !in && g < a->group; g++)
+            score[g * a->score_ld + j] = a->bar_rest ? -INFINITY : 0.0f;
+    }
+}
+
+void choose_select(struct ops *o, const struct select_args *args, int n)
+{
+    struct cuda *c = cuda_of(o);
+    struct choice part[MOST];
+    for (int from = 0; from < n; from += MOST) {
+        int m = n - from < MOST ? n - from : MOST;
+        int64_t keys = 0, rows = 0;
+        for (int i = 0; i < m; i++)
+            keys += (args[from + i].rows * args[from + i].n + 3) / 4 * 4;
+        char *room = (char *)cuda_scratch(c, SCRATCH_SELECT, (size_t)keys * 5 + 64);
+        if (!room)
+            return;
+        int64_t at = 0;
+        for (int i = 0; i < m; i++) {
+            const struct select_args *a = &args[from + i];
+            part[i] = choice{*a, (uint32_t *)(void *)room + at, (uint8_t *)room + keys * 4 + at};
+            at += (a->rows * a->n + 3) / 4 * 4;
+            rows = a->rows > rows ? a->rows : rows;
+        }
+        const struct choice *dev = (const struct choice *)cuda_args(c, part, (size_t)m * sizeof *part);
+        if (dev && rows)
+            LAUNCH(c, select_kernel, dim3((unsigned)rows, (unsigned)m), THREADS, 0, dev);
+    }
+}
+
+/* ------------------------------------------------------------------ gather */
+
+// Grid (blocks of rows, heads); a thread owns columns of its head. In place, one block does all rows in
+// order: lists rise, so a row is written only after every row that lies there was read (AHEAD at a time).
+#define AHEAD 8
+KERNEL gather_kernel(struct gather_args a)
+{
+    int64_t H = a.dst.n[1], Hk = a.src.n[1], h = blockIdx.y, M = a.dst.n[0];
+    int64_t words = a.src.n[2] * (a.src.dtype == DT_F32 ? 2 : 1); // 16-bit words of a row
+    const int32_t *list = a.index + h / (H / a.rows) * a.index_ld;
+    const uint16_t *src = (const uint16_t *)a.src.data + h / (H / Hk) * words;
+    uint16_t *dst = (uint16_t *)a.dst.data + h * words;
+    for (int64_t m = (int64_t)blockIdx.x * AHEAD; m < M; m += (int64_t)gridDim.x * AHEAD) {
+        for (int64_t i = threadIdx.x; i < words; i += blockDim.x) {
+            uint16_t held[AHEAD];
+            for (int j = 0; j < AHEAD; j++)
+                held[j] = m + j < M ? src[list[m + j] * Hk * words + i] : (uint16_t)0;
+            for (int j = 0; j < AHEAD; j++)
+                if (m + j < M)
+                    dst[(m + j) * H * words + i] = held[j];
+        }
+    }
+}
+
+void choose_gather(struct ops *o, const struct gather_args *args, int n)
+{
+    for (int i = 0; i < n; i++) {
+        const struct gather_args *a = &args[i];
+        unsigned blocks = a->src.data == a->dst.data ? 1 : blocks_of(a->dst.n[0], AHEAD);
+        if (a->dst.n[0])
+            LAUNCH(cuda_of(o), gather_kernel, dim3(blocks, (unsigned)a->dst.n[1]), 128, 0, *a);
+    }
+}
+
+/* ------------------------------------------------------------------ mean, dots, norms */
+
+KERNEL mean_kernel(float *out, struct tensor x)
+{
+    int64_t T = x.n[0], D = x.n[1] * x.n[2], i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= D)
+        return;
+    float sum = 0.0f;
+    for (int64_t t = 0; t < T; t++)
+        sum += load(x.data, x.dtype, t * D + i);
+    out[i] = sum / (float)T;
+}
+
+void choose_mean(struct ops *o, struct tensor out, struct tensor x)
+{
+    int64_t D = x.n[1] * x.n[2];
+    if (D)
+        LAUNCH(cuda_of(o), mean_kernel, blocks_of(D, 64), 64, 0, (float *)out.data, x);
+}
+
+// One block per row.
+KERNEL dots_kernel(float *out, struct tensor rows, const float *x, int64_t D)
+{
+    __shared__ float part[32];
+    float sum = 0.0f;
+    for (int64_t i = threadIdx.x; i < D; i += blockDim.x)
+        sum = fmaf(load(rows.data, rows.dtype, blockIdx.x * D + i), x[i], sum);
+    sum = block_sum(sum, part);
+    if (threadIdx.x == 0)
+        out[blockIdx.x] = sum;
+}
+
+void choose_dots(struct ops *o, float *out, struct tensor rows, const float *x)
+{
+    if (rows.n[0])
+        LAUNCH(cuda_of(o), dots_kernel, (unsigned)rows.n[0], 128, 0, out, rows, x,
+               tensor_count(&rows) / rows.n[0]);
+}
+
+// One warp per row and head.
+KERNEL norms_kernel(float *out, int64_t ld, struct tensor x, float factor)
+{
+    int64_t i = (int64_t)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, d = x.n[2];
+    bool inside = i < x.n[0] * x.n[1];
+    float sum = 0.0f;
+    for (int64_t k = threadIdx.x % WARP; inside && k < d; k += WARP) {
+        float v = load(x.data, x.dtype, i * d + k);
+        sum = fmaf(v, v, sum);
+    }
+    sum = warp_sum(sum);
+    if (inside && threadIdx.x % WARP == 0)
+        out[i % x.n[1] * ld + i / x.n[1]] = factor * sqrtf(sum);
+}
+
+void choose_norms(struct ops *o, float *out, int64_t ld, struct tensor x, float factor)
+{
+    int64_t n = x.n[0] * x.n[1];
+    if (n)
+        LAUNCH(cuda_of(o), norms_kernel, blocks_of(n, 4), 128, 0, out, ld, x, factor);
+}

@@ -1,0 +1,362 @@
+// The CUDA table: opening a card, counted memory, copies in order with kernels, latched errors.
+#include "kernels/cuda/cuda.h"
+
+#include <new>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+namespace
+{
+const size_t ARG_BYTES = (size_t)4 << 20, ARG_MOST = (size_t)1 << 20;
+const size_t RESERVE = (size_t)512 << 20; // of the card, for the libraries' own memory
+} // namespace
+
+// The module carries its own: it links nothing of the program.
+extern "C" size_t dtype_bytes(enum dtype t)
+{
+    return t == DT_U8 ? 1 : t == DT_F16 || t == DT_BF16 ? 2 : 4;
+}
+
+void cuda_fail(struct cuda *c, int code, const char *fmt, ...)
+{
+    if (c->host.error)
+        return;
+    va_list ap;
+    va_start(ap, fmt);
+    c->host.error = code;
+    vsnprintf(c->host.error_text, sizeof c->host.error_text, fmt, ap);
+    va_end(ap);
+}
+
+bool cuda_ok(struct cuda *c, cudaError_t rc, const char *what)
+{
+    if (rc != cudaSuccess)
+        cuda_fail(c, rc == cudaErrorMemoryAllocation ? ERR_NOMEM : ERR_DEVICE, "%s: %s (%s)", what,
+                  cudaGetErrorString(rc), cudaGetErrorName(rc));
+    return rc == cudaSuccess;
+}
+
+void cuda_launched(struct cuda *c, const char *kernel)
+{
+    c->kernel = kernel;
+    char what[96];
+    cudaError_t rc = cudaGetLastError();
+    if (rc == cudaSuccess && c->wait)
+        rc = cudaStreamSynchronize(c->stream);
+    if (rc != cudaSuccess) {
+        snprintf(what, sizeof what, "kernel %s", kernel);
+        cuda_ok(c, rc, what);
+    }
+}
+
+/* ------------------------------------------------------------------ memory */
+
+static size_t device_used(const struct host *h)
+{
+    size_t sum = h->scratch;
+    for (int k = 0; k < MEM_KIND_N; k++)
+        sum += h->used[k][PLACE_DEVICE];
+    return sum;
+}
+
+static void note_peak(struct host *h)
+{
+    size_t now = device_used(h) - h->used[MEM_WEIGHTS][PLACE_DEVICE];
+    if (now > h->peak)
+        h->peak = now;
+}
+
+static void *table_alloc(struct ops *o, size_t bytes, enum mem_kind kind, enum mem_place place)
+{
+    struct cuda *c = cuda_of(o);
+    struct host *h = &c->host;
+    if (h->fail_at > 0 && --h->fail_at == 0)
+        return NULL;
+    size_t used = device_used(h);
+    if (bytes > SIZE_MAX / 2 || (place == PLACE_DEVICE && (used > h->limit || bytes > h->limit - used)))
+        return NULL;
+    void *p = pool_take(c->pool[place], bytes);
+    if (!p)
+        return NULL;
+    if (place == PLACE_DEVICE) {
+        cuda_ok(c, cudaMemsetAsync(p, 0, bytes, c->stream), "clearing memory");
+    } else {
+        cuda_ok(c, cudaStreamSynchronize(c->stream), "waiting for host memory"); // a copy may still read it
+        memset(p, 0, bytes);
+    }
+    pool_find(c->pool[place], p)->kind = (int32_t)kind;
+    h->used[kind][place] += bytes;
+    note_peak(h);
+    return p;
+}
+
+static void table_free(struct ops *o, void *p)
+{
+    struct cuda *c = cuda_of(o);
+    for (int place = 0; p && place < PLACE_N; place++) {
+        struct pool_block *b = pool_find(c->pool[place], p);
+        if (!b)
+            continue;
+        c->host.used[b->kind][place] -= b->bytes;
+        pool_give(c->pool[place], p);
+        return;
+    }
+}
+
+static size_t table_used(const struct ops *o, enum mem_kind kind, enum mem_place place)
+{
+    return cuda_of(o)->host.used[kind][place];
+}
+
+static size_t table_peak(struct ops *o, bool reset)
+{
+    struct host *h = &cuda_of(o)->host;
+    size_t p = h->peak;
+    if (reset) {
+        h->peak = 0;
+        note_peak(h);
+    }
+    return p;
+}
+
+static size_t table_limit(const struct ops *o)
+{
+    return cuda_of(o)->host.limit;
+}
+
+void *cuda_scratch(struct cuda *c, enum scratch which, size_t bytes)
+{
+    if (bytes <= c->scratch[which].bytes && c->scratch[which].data)
+        return c->scratch[which].data;
+    size_t want = bytes + bytes / 4 + 256; // few steps when contexts grow token by token
+    if (c->scratch[which].data) {
+        pool_give(c->pool[PLACE_DEVICE], c->scratch[which].data);
+        c->host.scratch -= c->scratch[which].bytes;
+        c->scratch[which].data = NULL;
+        c->scratch[which].bytes = 0;
+    }
+    size_t used = device_used(&c->host);
+    void *p =
+        used > c->host.limit || want > c->host.limit - used ? NULL : pool_take(c->pool[PLACE_DEVICE], want);
+    if (!p) {
+        cuda_fail(c, ERR_NOMEM, "no device memory for %zu bytes of a kernel's own", want);
+        return NULL;
+    }
+    c->scratch[which].data = p;
+    c->scratch[which].bytes = want;
+    c->host.scratch += want;
+    note_peak(&c->host);
+    return p;
+}
+
+const void *cuda_args(struct cuda *c, const void *args, size_t bytes)
+{
+    if (bytes > ARG_MOST) {
+        cuda_fail(c, ERR_INTERNAL, "%zu bytes of arguments for one launch", bytes);
+        return NULL;
+    }
+    size_t room = (bytes + 255) / 256 * 256;
+    if (c->arg_at + room > ARG_BYTES) { // once around: what was written first must have been read
+        if (!cuda_ok(c, cudaStreamSynchronize(c->stream), "waiting for arguments"))
+            return NULL;
+        c->arg_at = 0;
+    }
+    char *host = c->arg_host + c->arg_at, *dev = c->arg_dev + c->arg_at;
+    memcpy(host, args, bytes);
+    c->arg_at += room;
+    return cuda_ok(c, cudaMemcpyAsync(dev, host, bytes, cudaMemcpyHostToDevice, c->stream),
+                   "copying arguments")
+               ? dev
+               : NULL;
+}
+
+static void table_copy(struct ops *o, void *dst, const void *src, size_t bytes)
+{
+    struct cuda *c = cuda_of(o);
+    if (!bytes)
+        return;
+    bool device = pool_owns(c->pool[PLACE_DEVICE], dst) && pool_owns(c->pool[PLACE_DEVICE], src);
+    if (!cuda_ok(c,
+                 cudaMemcpyAsync(dst, src, bytes, device ? cudaMemcpyDeviceToDevice : cudaMemcpyDefault,
+                                 c->stream),
+                 "copy"))
+        return;
+    if (!device) // callers read, write or free the host side at once
+        cuda_ok(c, cudaStreamSynchronize(c->stream), "copy");
+}
+
+static int table_sync(struct ops *o)
+{
+    struct cuda *c = cuda_of(o);
+    cudaError_t rc = cudaStreamSynchronize(c->stream);
+    char text[sizeof c->host.error_text + 16];
+    if (rc != cudaSuccess) {
+        snprintf(text, sizeof text, "up to kernel %s", c->kernel ? c->kernel : "none");
+        cuda_ok(c, rc, text);
+        (void)cudaGetLastError();
+    }
+    if (!c->host.error)
+        return 0;
+    int code = c->host.error;
+    c->host.error = 0;
+    snprintf(text, sizeof text, "cuda: %s", c->host.error_text);
+    return c->error(code, text);
+}
+
+/* ------------------------------------------------------------------ opening */
+
+static void table_close(struct ops *o)
+{
+    struct cuda *c = cuda_of(o);
+    if (c->stream)
+        (void)cudaStreamSynchronize(c->stream);
+    product_close(c->product);
+    if (c->arg_host)
+        (void)cudaFreeHost(c->arg_host);
+    if (c->arg_dev)
+        (void)cudaFree(c->arg_dev);
+    for (int i = 0; i < PLACE_N; i++)
+        pool_close(c->pool[i]);
+    if (c->stream)
+        (void)cudaStreamDestroy(c->stream);
+    delete c;
+}
+
+static void fill_table(struct ops *o)
+{
+    o->close = table_close;
+    o->alloc = table_alloc;
+    o->free = table_free;
+    o->used = table_used;
+    o->peak = table_peak;
+    o->limit = table_limit;
+    o->copy = table_copy;
+    o->sync = table_sync;
+    o->pack_bytes = matmul_pack_bytes;
+    o->pack = matmul_pack;
+    o->matmul = matmul_run;
+    o->embed = rows_embed;
+    o->rmsnorm = rows_rmsnorm;
+    o->add = rows_add;
+    o->swiglu = rows_swiglu;
+    o->rope = rows_rope;
+    o->attend = attend_run;
+    o->quant = quant_run;
+    o->select = choose_select;
+    o->gather = choose_gather;
+    o->mean = choose_mean;
+    o->dots = choose_dots;
+    o->norms = choose_norms;
+    o->pick = pick_run;
+    o->layernorm = rows_layernorm;
+    o->gelu = rows_gelu;
+}
+
+KERNEL probe_kernel(int *out)
+{
+    *out = 1;
+}
+
+/* Does the card run this module's code? */
+static cudaError_t probe(struct cuda *c)
+{
+    int *p = (int *)c->arg_dev;
+#ifdef KVS_SHIM
+    shim_launch(1, 1, 0, [&] { probe_kernel(p); });
+#else
+    probe_kernel<<<1, 1, 0, c->stream>>>(p);
+#endif
+    cudaError_t rc = cudaGetLastError();
+    return rc == cudaSuccess ? cudaStreamSynchronize(c->stream) : rc;
+}
+
+static cudaError_t open_card(struct cuda *c, struct cudaDeviceProp *prop)
+{
+    size_t free_bytes = 0, total = 0;
+    cudaError_t rc = cudaSetDevice(c->ordinal);
+    if (rc == cudaSuccess)
+        rc = cudaGetDeviceProperties(prop, c->ordinal);
+    if (rc == cudaSuccess)
+        rc = cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking);
+    if (rc == cudaSuccess)
+        rc = cudaMallocHost((void **)&c->arg_host, ARG_BYTES);
+    if (rc == cudaSuccess)
+        rc = cudaMalloc((void **)&c->arg_dev, ARG_BYTES);
+    if (rc == cudaSuccess)
+        rc = probe(c);
+    if (rc == cudaSuccess)
+        rc = cudaMemGetInfo(&free_bytes, &total);
+    c->host.limit = free_bytes > RESERVE ? free_bytes - RESERVE : 0;
+    return rc;
+}
+
+static void describe(struct cuda *c, const struct cudaDeviceProp *prop)
+{
+    struct ops *o = &c->ops;
+    int driver = 0, runtime = 0;
+    char product[64];
+    (void)cudaDriverGetVersion(&driver);
+    (void)cudaRuntimeGetVersion(&runtime);
+    product_version(product, sizeof product);
+    c->n_sm = prop->multiProcessorCount;
+    o->name = "cuda";
+    snprintf(o->device, sizeof o->device, "%.95s", prop->name);
+    snprintf(o->isa, sizeof o->isa, "sm_%d%d", prop->major, prop->minor);
+    snprintf(o->libraries, sizeof o->libraries, "CUDA %d.%d, driver %d.%d, %s", runtime / 1000,
+             runtime % 1000 / 10, driver / 1000, driver % 1000 / 10, product);
+}
+
+/* One line for people: what is wrong with the driver or the card. */
+static int refuse(struct cuda *c, int (*error)(int, const char *), cudaError_t rc)
+{
+    char text[256], name[32];
+    snprintf(name, sizeof name, "%s", cudaGetErrorName(rc));
+    const char *why = cudaGetErrorString(rc);
+    (void)cudaGetLastError();
+    if (rc == cudaErrorInsufficientDriver)
+        why = "no NVIDIA driver, or one that is older than this module's CUDA runtime";
+    else if (rc == cudaErrorNoKernelImageForDevice || rc == cudaErrorUnsupportedPtxVersion)
+        why = "this module holds no code for this card's architecture";
+    snprintf(text, sizeof text, "cuda: device %d: %s (%s)", c->ordinal, why, name);
+    table_close(&c->ops);
+    return error(ERR_DEVICE, text);
+}
+
+extern "C" __attribute__((visibility("default"))) int kvs_cuda_open(struct ops **out,
+                                                                    const struct ops_options *opt,
+                                                                    size_t ops_bytes,
+                                                                    int (*error)(int code, const char *text))
+{
+    *out = NULL;
+    if (ops_bytes != sizeof(struct ops))
+        return error(ERR_DEVICE, "cuda: libkvs_cuda.so is of another version than this program");
+    struct cuda *c = new cuda();
+    c->error = error;
+    c->ordinal = opt->device;
+    c->wait = opt->wait;
+    c->ops.impl = c;
+    c->ops.act = opt->act;
+    c->ops.threads = 1;
+    for (int i = 0; i < PLACE_N; i++)
+        c->pool[i] = pool_open((enum mem_place)i);
+    struct cudaDeviceProp prop;
+    int n = 0;
+    cudaError_t rc = cudaGetDeviceCount(&n);
+    if (rc == cudaSuccess && c->ordinal >= n)
+        rc = n ? cudaErrorInvalidDevice : cudaErrorNoDevice;
+    if (rc == cudaSuccess)
+        rc = open_card(c, &prop);
+    if (rc != cudaSuccess)
+        return refuse(c, error, rc);
+    c->product = product_open(c);
+    if (!c->product) {
+        int code = table_sync(&c->ops);
+        table_close(&c->ops);
+        return code;
+    }
+    describe(c, &prop);
+    fill_table(&c->ops);
+    *out = &c->ops;
+    return 0;
+}

@@ -1,0 +1,163 @@
+/* Tables with 16-bit activations: every entry that reads or writes activations, against the plain loops on
+ * the same rounded values. Bounds are those of one rounding of the result, or of products with 16-bit
+ * factors. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "check_rig.h"
+
+static double one_rounding(enum dtype t)
+{
+    return t == DT_F16 ? 6e-4 : 4.5e-3;
+}
+
+/* The same values in f32, for the reference. */
+static struct buf widened(struct ops *ref, const struct buf *b, enum dtype t)
+{
+    int64_t n = (int64_t)(b->bytes / dtype_bytes(t));
+    struct buf w = buf_new(ref, (size_t)n * 4);
+    for (int64_t i = 0; i < n; i++)
+        ((float *)buf_data(&w))[i] = host_get(buf_data(b), t, i);
+    return w;
+}
+
+/* Compares act values with f32 ones. */
+static void same(const char *what, const char *text, enum dtype t, const struct buf *got,
+                 const struct buf *want, double tol)
+{
+    rig_wait();
+    struct buf wide = widened(got->o, got, t);
+    compare(what, text, DT_F32, &wide, want, tol);
+    buf_free(&wide);
+}
+
+static void act_rows(struct ops *o, struct ops *ref, enum dtype t, int64_t T, int64_t D)
+{
+    char text[60];
+    snprintf(text, sizeof text, "%s T=%lld D=%lld", dtype_name(t), (long long)T, (long long)D);
+    struct buf x = buf_random(ref, t, T * 2 * D), w = buf_random(ref, DT_F32, D),
+               b = buf_random(ref, DT_F32, D);
+    struct buf wide = widened(ref, &x, t), table_ = buf_random(ref, t, 40 * D);
+    struct buf got = buf_new(o, (size_t)(T * D) * 2), want = buf_new(ref, (size_t)(T * D) * 4);
+    struct tensor g = view(&got, t, T, D, 1), r = view(&want, DT_F32, T, D, 1), xv = view(&x, t, T, D, 1),
+                  xw = view(&wide, DT_F32, T, D, 1), e = view(&table_, t, 40, D, 1);
+    o->rmsnorm(o, g, xv, buf_data(&w), 1e-5f, 0);
+    ref->rmsnorm(ref, r, xw, buf_data(&w), 1e-5f, 0);
+    same("rmsnorm", text, t, &got, &want, one_rounding(t));
+    o->layernorm(o, g, xv, buf_data(&w), buf_data(&b), 1e-5f);
+    ref->layernorm(ref, r, xw, buf_data(&w), buf_data(&b), 1e-5f);
+    same("layernorm", text, t, &got, &want, one_rounding(t));
+    o->gelu(o, g, xv);
+    ref->gelu(ref, r, xw);
+    same("gelu", text, t, &got, &want, one_rounding(t));
+    o->swiglu(o, g, view(&x, t, T, 2 * D, 1));
+    ref->swiglu(ref, r, view(&wide, DT_F32, T, 2 * D, 1));
+    same("swiglu", text, t, &got, &want, one_rounding(t));
+    int32_t ids[64];
+    for (int64_t i = 0; i < T; i++)
+        ids[i] = (int32_t)rng_int(0, 39);
+    o->embed(o, g, &e, ids, 1.5f);
+    ref->embed(ref, r, &e, ids, 1.5f);
+    same("embed", text, t, &got, &want, one_rounding(t));
+    o->add(o, g, xv);
+    ref->add(ref, r, xw);
+    same("add", text, t, &got, &want, 2 * one_rounding(t));
+    struct buf *all[] = {&x, &w, &b, &wide, &table_, &got, &want};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        buf_free(all[i]);
+}
+
+static void act_matmul(struct ops *o, struct ops *ref, enum dtype t, enum dtype wt, enum dtype to, int64_t M,
+                       int64_t K, int64_t N, bool bias)
+{
+    struct buf src = buf_random(ref, wt, N * K), x = buf_random(ref, t, M * K),
+               b = buf_random(ref, DT_F32, N);
+    struct buf wide = widened(ref, &x, t);
+    struct buf got = buf_new(o, (size_t)(M * N) * dtype_bytes(to)), want = buf_new(ref, (size_t)(M * N) * 4);
+    struct tensor s = view(&src, wt, N, K, 1);
+    struct weight w[2];
+    struct ops *both[2] = {o, ref};
+    for (int i = 0; i < 2; i++) {
+        w[i] = (struct weight){
+            .n_out = N, .n_in = K, .dtype = wt, .bytes = both[i]->pack_bytes(both[i], N, K, wt)};
+        w[i].packed = both[i]->alloc(both[i], w[i].bytes, MEM_WEIGHTS, PLACE_DEVICE);
+        both[i]->pack(both[i], &w[i], &s);
+    }
+    o->matmul(o, view(&got, to, M, N, 1), view(&x, t, M, K, 1), &w[0], bias ? buf_data(&b) : NULL);
+    ref->matmul(ref, view(&want, DT_F32, M, N, 1), view(&wide, DT_F32, M, K, 1), &w[1],
+                bias ? buf_data(&b) : NULL);
+    char text[120];
+    snprintf(text, sizeof text, "%s x %s to %s M=%lld K=%lld N=%lld%s", dtype_name(t), dtype_name(wt),
+             dtype_name(to), (long long)M, (long long)K, (long long)N, bias ? " bias" : "");
+    double cut = t == wt ? 1e-6 : one_rounding(wt), end = to == DT_F32 ? 0 : one_rounding(to);
+    same("matmul", text, to, &got, &want, 2 * cut * sqrt((double)K) + end);
+    o->free(o, w[0].packed);
+    ref->free(ref, w[1].packed);
+    struct buf *all[] = {&src, &x, &b, &wide, &got, &want};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        buf_free(all[i]);
+}
+
+/* Attention with 16-bit queries and output over a cache; two sets (near and far keys) where `two`. */
+static void act_attend(struct ops *o, struct ops *ref, enum dtype t, enum cache kind, int64_t T, int64_t N,
+                       int64_t Hk, int64_t g, int64_t d, bool two)
+{
+    struct attend_args a[2] = {{.n_set = two ? 2 : 1, .n_kv_head = (int32_t)Hk, .q_pos = N - T}};
+    struct owned_set own[2];
+    struct buf q[2], wide[2];
+    int64_t H = Hk * g;
+    memset(a[0].set, 0, sizeof a[0].set);
+    a[0].scale = 1.5f / sqrtf((float)d);
+    for (int s = 0; s < a[0].n_set; s++) {
+        make_set(ref, &a[0].set[s], &own[s], kind, T, N, H, Hk, d);
+        a[0].set[s].dist_min = s ? N / 3 : 0;
+        a[0].set[s].dist_max = two && !s ? N / 3 : ATTEND_FAR;
+        q[s] = buf_random(ref, t, T * H * d);
+        wide[s] = widened(ref, &q[s], t);
+    }
+    a[1] = a[0];
+    struct buf got = buf_new(o, (size_t)(T * H * d) * dtype_bytes(t)),
+               want = buf_new(ref, (size_t)(T * H * d) * 4);
+    for (int s = 0; s < a[0].n_set; s++) {
+        a[0].set[s].q = view(&q[s], t, T, H, d);
+        a[1].set[s].q = view(&wide[s], DT_F32, T, H, d);
+    }
+    a[0].out = view(&got, t, T, H, d);
+    a[1].out = view(&want, DT_F32, T, H, d);
+    o->attend(o, &a[0], 1);
+    ref->attend(ref, &a[1], 1);
+    char text[120];
+    snprintf(text, sizeof text, "%s over %s T=%lld N=%lld Hk=%lld g=%lld d=%lld%s", dtype_name(t),
+             cache_names[kind], (long long)T, (long long)N, (long long)Hk, (long long)g, (long long)d,
+             two ? " two sets" : "");
+    same("attend", text, t, &got, &want, kind == DENSE_F32 ? one_rounding(t) : 2e-2);
+    buf_free(&got);
+    buf_free(&want);
+    for (int s = 0; s < a[0].n_set; s++) {
+        free_set(&own[s]);
+        buf_free(&q[s]);
+        buf_free(&wide[s]);
+    }
+}
+
+void test_act(struct ops *o, struct ops *ref)
+{
+    for (int t = DT_F16; t <= DT_BF16; t++) {
+        enum dtype act = (enum dtype)t;
+        for (int i = 0; i < 6; i++)
+            act_rows(o, ref, act, rng_int(1, 40), rng_int(1, 600));
+        for (int wt = DT_F32; wt <= DT_BF16; wt++)
+            for (int to = 0; to < 2; to++)
+                for (int bias = 0; bias < 2; bias++)
+                    act_matmul(o, ref, act, (enum dtype)wt, to ? act : DT_F32, rng_int(1, 40),
+                               8 * rng_int(1, 20), 8 * rng_int(1, 30), bias);
+        for (int kind = 0; kind < CACHE_N; kind++) {
+            for (int two = 0; two < 2; two++) {
+                act_attend(o, ref, act, (enum cache)kind, 1, rng_int(1, 300), 2, 4, 64, two);
+                act_attend(o, ref, act, (enum cache)kind, rng_int(2, 90), rng_int(90, 200), 1, 3,
+                           32 * rng_int(1, 4), two);
+            }
+        }
+    }
+}

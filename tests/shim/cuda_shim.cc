@@ -1,0 +1,340 @@
+// The shim's fibers and its runtime (cuda_shim.h).
+#include "cuda_shim.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+#include <vector>
+
+dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace
+{
+
+const size_t STACK = 256 << 10, SHARED_MOST = 256 << 10, LANE_BYTES = 64;
+
+/* ------------------------------------------------------------------ switching */
+
+#ifdef __x86_64__
+// Saves what a call must keep on the stack and goes on where the other fiber left off.
+extern "C" void shim_switch(void **save, void *load);
+asm(".text\n.globl shim_switch\n.hidden shim_switch\nshim_switch:\n"
+    "pushq %rbp\npushq %rbx\npushq %r12\npushq %r13\npushq %r14\npushq %r15\n"
+    "movq %rsp, (%rdi)\nmovq %rsi, %rsp\n"
+    "popq %r15\npopq %r14\npopq %r13\npopq %r12\npopq %rbx\npopq %rbp\nret\n");
+#endif
+
+struct fiber {
+    char *stack;
+#ifdef __x86_64__
+    void *sp;
+#else
+    ucontext_t at;
+#endif
+    bool alive;
+    dim3 index;
+};
+
+struct warp {
+    alignas(16) char give[32][LANE_BYTES]; // what lanes brought
+    alignas(16) char all[2][32 * LANE_BYTES];
+    unsigned arrived, size, alive, turn; // turn: exchanges so far
+};
+
+std::vector<fiber> fibers;
+std::vector<warp> warps;
+#ifdef __x86_64__
+void *main_sp;
+#else
+ucontext_t main_at;
+#endif
+const std::function<void()> *body;
+unsigned n_threads, n_alive, arrived, current;
+unsigned long phase; // barriers of the block so far
+alignas(64) char shared_bytes[SHARED_MOST];
+
+[[noreturn]] void die(const char *text)
+{
+    fprintf(stderr, "cuda shim: %s (block %u %u %u, thread %u)\n", text, blockIdx.x, blockIdx.y, blockIdx.z,
+            current);
+    abort();
+}
+
+void go(unsigned from, unsigned to)
+{
+    if (from == to)
+        return;
+    current = to;
+    threadIdx = fibers[to].index;
+#ifdef __x86_64__
+    shim_switch(&fibers[from].sp, fibers[to].sp);
+#else
+    swapcontext(&fibers[from].at, &fibers[to].at);
+#endif
+}
+
+// The next living thread after `from`, around.
+unsigned next_alive(unsigned from)
+{
+    for (unsigned i = 1; i <= n_threads; i++)
+        if (fibers[(from + i) % n_threads].alive)
+            return (from + i) % n_threads;
+    return n_threads;
+}
+
+void give_way(void)
+{
+    go(current, next_alive(current));
+}
+
+void back_to_main(void)
+{
+#ifdef __x86_64__
+    void *lost;
+    shim_switch(&lost, main_sp);
+#else
+    setcontext(&main_at);
+#endif
+}
+
+void fiber_main(void)
+{
+    (*body)();
+    unsigned me = current;
+    fibers[me].alive = false;
+    n_alive--;
+    warps[me / 32].alive--;
+    if (n_alive && arrived == n_alive) { // the others wait at a barrier for this one
+        arrived = 0;
+        phase++;
+    }
+    unsigned next = next_alive(me);
+    if (next == n_threads)
+        back_to_main();
+    else
+        go(me, next);
+    die("a finished thread went on");
+}
+
+void prepare(fiber *f)
+{
+    if (!f->stack) {
+        f->stack = (char *)mmap(NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (f->stack == MAP_FAILED)
+            die("no memory for a stack");
+        mprotect(f->stack, 4096, PROT_NONE);
+    }
+#ifdef __x86_64__
+    void **top = (void **)(void *)(f->stack + STACK - 64);
+    *--top = NULL; // fiber_main never returns
+    *--top = (void *)&fiber_main;
+    for (int i = 0; i < 6; i++)
+        *--top = NULL;
+    f->sp = top;
+#else
+    getcontext(&f->at);
+    f->at.uc_stack.ss_sp = f->stack;
+    f->at.uc_stack.ss_size = STACK;
+    f->at.uc_link = NULL;
+    makecontext(&f->at, fiber_main, 0);
+#endif
+    f->alive = true;
+}
+
+void run_block(void)
+{
+    n_alive = n_threads;
+    arrived = 0;
+    for (unsigned i = 0; i < n_threads; i++) {
+        prepare(&fibers[i]);
+        fibers[i].index = dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y);
+    }
+    for (unsigned w = 0; w * 32 < n_threads; w++) {
+        unsigned size = n_threads - w * 32 < 32 ? n_threads - w * 32 : 32;
+        warps[w].arrived = warps[w].turn = 0;
+        warps[w].size = warps[w].alive = size;
+    }
+    current = 0;
+    threadIdx = fibers[0].index;
+#ifdef __x86_64__
+    shim_switch(&main_sp, fibers[0].sp);
+#else
+    swapcontext(&main_at, &fibers[0].at);
+#endif
+}
+
+} // namespace
+
+void shim_launch(dim3 grid, dim3 block, size_t shared, const std::function<void()> &f)
+{
+    unsigned threads = block.x * block.y * block.z;
+    if (!threads || threads > 1024 || shared > SHARED_MOST || grid.y > 65535 || grid.z > 65535 || !grid.x ||
+        !grid.y || !grid.z)
+        die("a launch that no card would take");
+    body = &f;
+    gridDim = grid;
+    blockDim = block;
+    n_threads = threads;
+    if (fibers.size() < n_threads)
+        fibers.resize(n_threads);
+    if (warps.size() < (n_threads + 31) / 32)
+        warps.resize((n_threads + 31) / 32);
+    for (unsigned z = 0; z < grid.z; z++)
+        for (unsigned y = 0; y < grid.y; y++)
+            for (unsigned x = 0; x < grid.x; x++) {
+                blockIdx = dim3(x, y, z);
+                memset(shared_bytes, 0xcb, shared); // undefined on a card
+                run_block();
+            }
+}
+
+void *shim_shared(void)
+{
+    return shared_bytes;
+}
+
+unsigned shim_lane(void)
+{
+    return current % 32;
+}
+
+void shim_barrier(void)
+{
+    unsigned long mine = phase;
+    if (++arrived == n_alive) {
+        arrived = 0;
+        phase++;
+        return;
+    }
+    while (phase == mine)
+        give_way();
+}
+
+const void *shim_exchange(const void *bytes, size_t n)
+{
+    warp *w = &warps[current / 32];
+    unsigned me = current, mine = w->turn;
+    if (n > LANE_BYTES || w->size != 32 || w->alive != 32)
+        die("an exchange of an incomplete warp");
+    memcpy(w->give[me % 32], bytes, n);
+    if (++w->arrived == 32) {
+        char *all = w->all[mine % 2];
+        for (unsigned i = 0; i < 32; i++)
+            memcpy(all + i * n, w->give[i], n);
+        w->arrived = 0;
+        w->turn++;
+    }
+    while (w->turn == mine)
+        give_way();
+    return w->all[mine % 2];
+}
+
+void shim_warp_barrier(void)
+{
+    char nothing = 0;
+    shim_exchange(&nothing, 1);
+}
+
+/* ------------------------------------------------------------------ runtime */
+
+cudaError_t cudaGetDeviceCount(int *n)
+{
+    *n = 1;
+    return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int device)
+{
+    return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
+}
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
+{
+    (void)device;
+    memset(p, 0, sizeof *p);
+    snprintf(p->name, sizeof p->name, "CUDA shim (no GPU)");
+    p->multiProcessorCount = 4;
+    p->sharedMemPerBlockOptin = 227 << 10;
+    return cudaSuccess;
+}
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
+{
+    *total = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+    *free_bytes = (size_t)sysconf(_SC_AVPHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+    return cudaSuccess;
+}
+cudaError_t cudaMalloc(void **p, size_t bytes)
+{
+    size_t room = (bytes + 255) / 256 * 256;
+    if (room < bytes || !(*p = aligned_alloc(256, room ? room : 256)))
+        return cudaErrorMemoryAllocation;
+    return cudaSuccess;
+}
+cudaError_t cudaMallocHost(void **p, size_t bytes)
+{
+    return cudaMalloc(p, bytes);
+}
+cudaError_t cudaFree(void *p)
+{
+    free(p);
+    return cudaSuccess;
+}
+cudaError_t cudaFreeHost(void *p)
+{
+    free(p);
+    return cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind, cudaStream_t)
+{
+    memmove(dst, src, bytes);
+    return cudaSuccess;
+}
+cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t width,
+                              size_t rows, cudaMemcpyKind, cudaStream_t)
+{
+    for (size_t i = 0; i < rows; i++)
+        memmove((char *)dst + i * dst_pitch, (const char *)src + i * src_pitch, width);
+    return cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t)
+{
+    memset(p, value, bytes);
+    return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)
+{
+    *s = NULL;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t)
+{
+    return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t)
+{
+    return cudaSuccess;
+}
+cudaError_t cudaGetLastError(void)
+{
+    return cudaSuccess;
+}
+const char *cudaGetErrorString(cudaError_t rc)
+{
+    return rc == cudaErrorInvalidDevice ? "invalid device ordinal" : rc == cudaSuccess ? "no error" : "error";
+}
+const char *cudaGetErrorName(cudaError_t rc)
+{
+    return rc == cudaErrorInvalidDevice ? "cudaErrorInvalidDevice"
+           : rc == cudaSuccess          ? "cudaSuccess"
+                                        : "cudaError";
+}
+cudaError_t cudaDriverGetVersion(int *v)
+{
+    *v = 0;
+    return cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int *v)
+{
+    *v = 0;
+    return cudaSuccess;
+}

@@ -1,0 +1,142 @@
+/* Just enough of CUDA for the kernels of kernels/cuda to run on a processor: the threads of a block are
+ * fibers of one thread, blocks run one after the other, __shared__ is a static, device memory is memory of
+ * the host (filled with a pattern where the real one is undefined), streams do everything at once. Warps are
+ * 32 neighbouring threads; a thread that returned no longer counts at barriers. Exchanges of a warp demand
+ * all of its threads. */
+#ifndef KVS_TESTS_CUDA_SHIM_H
+#define KVS_TESTS_CUDA_SHIM_H
+
+#include <functional>
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __shared__      static
+#define __align__(n)    alignas(n)
+#define __launch_bounds__(...)
+#define __restrict__
+
+struct dim3 {
+    unsigned x, y, z;
+    dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c)
+    {
+    }
+};
+extern dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+/* Runs the body for every thread of every block. */
+void shim_launch(dim3 grid, dim3 block, size_t shared, const std::function<void()> &body);
+void *shim_shared(void); /* the block's dynamic shared memory, 16-byte aligned */
+void shim_barrier(void); /* of the block */
+void shim_warp_barrier(void);
+/* Every lane gives `bytes` (at most 64) and gets those of all 32 lanes, lane by lane; valid until the next
+ * exchange. */
+const void *shim_exchange(const void *mine, size_t bytes);
+unsigned shim_lane(void);
+
+static inline void __syncthreads(void)
+{
+    shim_barrier();
+}
+static inline void __syncwarp(unsigned mask = 0xffffffffU)
+{
+    (void)mask;
+    shim_warp_barrier();
+}
+template <typename T> static inline T shim_from(T v, unsigned lane)
+{
+    T all[32];
+    memcpy(all, shim_exchange(&v, sizeof v), sizeof all);
+    return all[lane];
+}
+template <typename T> static inline T __shfl_xor_sync(unsigned, T v, int mask)
+{
+    return shim_from(v, (shim_lane() ^ (unsigned)mask) & 31U);
+}
+template <typename T> static inline T __shfl_sync(unsigned, T v, int lane)
+{
+    return shim_from(v, (unsigned)lane & 31U);
+}
+template <typename T> static inline T __shfl_down_sync(unsigned, T v, int step)
+{
+    unsigned at = shim_lane() + (unsigned)step;
+    return shim_from(v, at < 32U ? at : shim_lane());
+}
+static inline unsigned __ballot_sync(unsigned, int p)
+{
+    int all[32];
+    unsigned bits = 0;
+    memcpy(all, shim_exchange(&p, sizeof p), sizeof all);
+    for (unsigned i = 0; i < 32; i++)
+        bits |= all[i] ? 1U << i : 0U;
+    return bits;
+}
+static inline uint32_t __float_as_uint(float x)
+{
+    uint32_t u;
+    memcpy(&u, &x, 4);
+    return u;
+}
+static inline float __uint_as_float(uint32_t u)
+{
+    float x;
+    memcpy(&x, &u, 4);
+    return x;
+}
+
+/* ------------------------------------------------------------------ runtime */
+
+enum cudaError_t {
+    cudaSuccess = 0,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorInsufficientDriver = 35,
+    cudaErrorNoDevice = 100,
+    cudaErrorInvalidDevice = 101,
+    cudaErrorNoKernelImageForDevice = 209,
+    cudaErrorUnsupportedPtxVersion = 222
+};
+enum cudaMemcpyKind {
+    cudaMemcpyHostToDevice = 1,
+    cudaMemcpyDeviceToHost,
+    cudaMemcpyDeviceToDevice,
+    cudaMemcpyDefault
+};
+enum { cudaStreamNonBlocking = 1 };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+typedef struct shim_stream *cudaStream_t;
+struct cudaDeviceProp {
+    char name[256];
+    int major, minor, multiProcessorCount;
+    size_t sharedMemPerBlockOptin;
+};
+cudaError_t cudaGetDeviceCount(int *n);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device);
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total);
+cudaError_t cudaMalloc(void **p, size_t bytes);
+cudaError_t cudaMallocHost(void **p, size_t bytes);
+cudaError_t cudaFree(void *p);
+cudaError_t cudaFreeHost(void *p);
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind, cudaStream_t s);
+cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t width,
+                              size_t rows, cudaMemcpyKind kind, cudaStream_t s);
+cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags);
+cudaError_t cudaStreamSynchronize(cudaStream_t s);
+cudaError_t cudaStreamDestroy(cudaStream_t s);
+cudaError_t cudaGetLastError(void);
+const char *cudaGetErrorString(cudaError_t rc);
+const char *cudaGetErrorName(cudaError_t rc);
+cudaError_t cudaDriverGetVersion(int *v);
+cudaError_t cudaRuntimeGetVersion(int *v);
+template <typename F> static inline cudaError_t cudaFuncSetAttribute(F, cudaFuncAttribute, int)
+{
+    return cudaSuccess;
+}
+
+#endif
