@@ -167,3 +167,11 @@ int app_no_prompt_method(const struct kv_spec *spec)
                          spec->method->name)
                : 0;
 }
+
+void app_say_error(int rc)
+{
+    if (rc >= 0 || !*err_text())
+        return;
+    fprintf(stderr, "kvsweep: %s\n", err_text());
+    err_set(rc, "%s", "");
+}

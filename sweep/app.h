@@ -49,4 +49,7 @@ void app_table(FILE *out, const char *cells, const char *right);
 /* Writes text to `path`, or to stdout when path is NULL. */
 int app_write(const char *path, const struct str *text);
 
+/* The error of this thread on stderr, once: "kvsweep: …". Nothing if rc is 0 or there is no text. */
+void app_say_error(int rc);
+
 #endif

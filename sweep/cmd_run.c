@@ -131,6 +131,7 @@ int cmd_run(struct app *app, int argc, char **argv)
     int rc = link_open(&l, app->mpi);
     if (rc == 0) {
         rc = run(&l, app, &a, resume);
+        app_say_error(rc); /* mpirun ends the job once one rank has left with an error */
         link_close(&l);
     }
     app_config_free(&a.config);

@@ -120,8 +120,7 @@ int main(int argc, char **argv)
         return unknown_command(argv[1]);
     struct app app = surroundings();
     int rc = c->run(&app, argc - 1, argv + 1);
-    if (rc < 0 && *err_text())
-        fprintf(stderr, "kvsweep: %s\n", err_text());
+    app_say_error(rc);
     if (fflush(stdout) != 0 && rc == 0) {
         fprintf(stderr, "kvsweep: cannot write the output\n");
         rc = ERR_IO;
