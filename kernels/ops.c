@@ -187,6 +187,14 @@ static void host_copy(struct ops *o, void *dst, const void *src, size_t bytes)
         memmove(dst, src, bytes);
 }
 
+static void host_copy_rows(struct ops *o, void *dst, size_t dst_pitch, const void *src, size_t src_pitch,
+                           size_t width, int64_t rows)
+{
+    (void)o;
+    for (int64_t i = 0; i < rows; i++)
+        memcpy((char *)dst + (size_t)i * dst_pitch, (const char *)src + (size_t)i * src_pitch, width);
+}
+
 void host_fail(struct host *h, int code, const char *text)
 {
     if (h->error)
@@ -256,6 +264,7 @@ void host_table(struct ops *o)
     o->peak = host_peak;
     o->limit = host_limit;
     o->copy = host_copy;
+    o->copy_rows = host_copy_rows;
     o->sync = host_sync;
     device_name(o->device, sizeof o->device);
 }

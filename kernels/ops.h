@@ -220,7 +220,9 @@ struct ops {
                    bool reset);           /* highest device total (without weights) since the last reset */
     size_t (*limit)(const struct ops *o); /* device bytes that may be planned with */
     void (*copy)(struct ops *o, void *dst, const void *src,
-                 size_t bytes); /* any direction; ordered with kernels */
+                 size_t bytes); /* any direction; ordered with kernels; a host side is done on return */
+    void (*copy_rows)(struct ops *o, void *dst, size_t dst_pitch, const void *src, size_t src_pitch,
+                      size_t width, int64_t rows); /* `width` bytes of each row, rows a pitch apart */
     int (*sync)(struct ops *o); /* waits; returns and clears the latched error */
 
     /* Products. pack_bytes is 0 if the dtype is not supported; dtype of `src` is any float dtype, rows

@@ -171,19 +171,30 @@ const void *cuda_args(struct cuda *c, const void *args, size_t bytes)
                : NULL;
 }
 
+// Between host and device the caller reads, writes or frees the host side at once.
+static void end_copy(struct cuda *c, const void *dst, const void *src, cudaError_t rc)
+{
+    bool device = pool_owns(c->pool[PLACE_DEVICE], dst) && pool_owns(c->pool[PLACE_DEVICE], src);
+    if (rc == cudaSuccess && !device)
+        rc = cudaStreamSynchronize(c->stream);
+    cuda_ok(c, rc, "copy");
+}
+
 static void table_copy(struct ops *o, void *dst, const void *src, size_t bytes)
 {
     struct cuda *c = cuda_of(o);
-    if (!bytes)
-        return;
-    bool device = pool_owns(c->pool[PLACE_DEVICE], dst) && pool_owns(c->pool[PLACE_DEVICE], src);
-    if (!cuda_ok(c,
-                 cudaMemcpyAsync(dst, src, bytes, device ? cudaMemcpyDeviceToDevice : cudaMemcpyDefault,
-                                 c->stream),
-                 "copy"))
-        return;
-    if (!device) // callers read, write or free the host side at once
-        cuda_ok(c, cudaStreamSynchronize(c->stream), "copy");
+    if (bytes)
+        end_copy(c, dst, src, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, c->stream));
+}
+
+static void table_copy_rows(struct ops *o, void *dst, size_t dst_pitch, const void *src, size_t src_pitch,
+                            size_t width, int64_t rows)
+{
+    struct cuda *c = cuda_of(o);
+    if (width && rows)
+        end_copy(c, dst, src,
+                 cudaMemcpy2DAsync(dst, dst_pitch, src, src_pitch, width, (size_t)rows, cudaMemcpyDefault,
+                                   c->stream));
 }
 
 static int table_sync(struct ops *o)
@@ -232,6 +243,7 @@ static void fill_table(struct ops *o)
     o->peak = table_peak;
     o->limit = table_limit;
     o->copy = table_copy;
+    o->copy_rows = table_copy_rows;
     o->sync = table_sync;
     o->pack_bytes = matmul_pack_bytes;
     o->pack = matmul_pack;

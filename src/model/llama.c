@@ -143,11 +143,9 @@ static void split_rows(struct model *m, struct att_bufs *b, const struct batch_i
             r->q = tensor_rows(&b->q, at, T);
             r->k = tensor_rows(&b->k, at, T);
             r->v = tensor_rows(&b->v, at, T);
-            for (int64_t t = 0; t < T; t++, from += row) {
-                ops->copy(ops, (char *)r->q.data + (size_t)t * q_bytes, from, q_bytes);
-                ops->copy(ops, (char *)r->k.data + (size_t)t * k_bytes, from + q_bytes, k_bytes);
-                ops->copy(ops, (char *)r->v.data + (size_t)t * k_bytes, from + q_bytes + k_bytes, k_bytes);
-            }
+            ops->copy_rows(ops, r->q.data, q_bytes, from, row, q_bytes, T);
+            ops->copy_rows(ops, r->k.data, k_bytes, from + q_bytes, row, k_bytes, T);
+            ops->copy_rows(ops, r->v.data, k_bytes, from + q_bytes + k_bytes, row, k_bytes, T);
         }
         at += T;
     }

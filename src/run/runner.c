@@ -121,6 +121,7 @@ static int load(struct runner *r, const struct run_model *m)
 {
     struct model_file *f;
     TRY(model_file_open(&f, m->path));
+    ops_set_act(r->ops, m->dtype);
     const struct model_options o = {.dtype = m->dtype, .share = r->opt.share, .threads = r->ops->threads};
     int rc = run_tok_open(&r->tok, m->path);
     if (rc == 0)

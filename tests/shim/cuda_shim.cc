@@ -1,6 +1,7 @@
 // The shim's fibers and its runtime (cuda_shim.h).
 #include "cuda_shim.h"
 
+#include <map>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -181,6 +182,7 @@ void shim_launch(dim3 grid, dim3 block, size_t shared, const std::function<void(
         fibers.resize(n_threads);
     if (warps.size() < (n_threads + 31) / 32)
         warps.resize((n_threads + 31) / 32);
+    shim_device_begin();
     for (unsigned z = 0; z < grid.z; z++)
         for (unsigned y = 0; y < grid.y; y++)
             for (unsigned x = 0; x < grid.x; x++) {
@@ -188,6 +190,7 @@ void shim_launch(dim3 grid, dim3 block, size_t shared, const std::function<void(
                 memset(shared_bytes, 0xcb, shared); // undefined on a card
                 run_block();
             }
+    shim_device_end();
 }
 
 void *shim_shared(void)
@@ -263,20 +266,69 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
     *free_bytes = (size_t)sysconf(_SC_AVPHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
     return cudaSuccess;
 }
+/* Device memory lies behind a protection key where the processor has them, else behind page protection: host
+ * code that touches it dies, as it would with a card. */
+namespace
+{
+std::map<char *, size_t> device_blocks;
+int key = -2; // -2: not asked yet, -1: none
+int depth;
+
+void protect(bool open)
+{
+    if (key >= 0) {
+        pkey_set(key, open ? 0 : PKEY_DISABLE_ACCESS);
+        return;
+    }
+    for (auto &b : device_blocks)
+        mprotect(b.first, b.second, open ? PROT_READ | PROT_WRITE : PROT_NONE);
+}
+} // namespace
+
+void shim_device_begin(void)
+{
+    if (depth++ == 0)
+        protect(true);
+}
+
+void shim_device_end(void)
+{
+    if (--depth == 0)
+        protect(false);
+}
+
 cudaError_t cudaMalloc(void **p, size_t bytes)
+{
+    size_t room = (bytes + 4095) / 4096 * 4096;
+    if (key == -2)
+        key = pkey_alloc(0, PKEY_DISABLE_ACCESS);
+    if (room < bytes)
+        return cudaErrorMemoryAllocation;
+    room = room ? room : 4096;
+    *p = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (*p == MAP_FAILED)
+        return cudaErrorMemoryAllocation;
+    if (key >= 0)
+        pkey_mprotect(*p, room, PROT_READ | PROT_WRITE, key);
+    else if (depth == 0)
+        mprotect(*p, room, PROT_NONE);
+    device_blocks[(char *)*p] = room;
+    return cudaSuccess;
+}
+cudaError_t cudaMallocHost(void **p, size_t bytes)
 {
     size_t room = (bytes + 255) / 256 * 256;
     if (room < bytes || !(*p = aligned_alloc(256, room ? room : 256)))
         return cudaErrorMemoryAllocation;
     return cudaSuccess;
 }
-cudaError_t cudaMallocHost(void **p, size_t bytes)
-{
-    return cudaMalloc(p, bytes);
-}
 cudaError_t cudaFree(void *p)
 {
-    free(p);
+    auto b = device_blocks.find((char *)p);
+    if (b != device_blocks.end()) {
+        munmap(p, b->second);
+        device_blocks.erase(b);
+    }
     return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void *p)
@@ -286,19 +338,25 @@ cudaError_t cudaFreeHost(void *p)
 }
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind, cudaStream_t)
 {
+    shim_device_begin();
     memmove(dst, src, bytes);
+    shim_device_end();
     return cudaSuccess;
 }
 cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t width,
                               size_t rows, cudaMemcpyKind, cudaStream_t)
 {
+    shim_device_begin();
     for (size_t i = 0; i < rows; i++)
         memmove((char *)dst + i * dst_pitch, (const char *)src + i * src_pitch, width);
+    shim_device_end();
     return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t)
 {
+    shim_device_begin();
     memset(p, value, bytes);
+    shim_device_end();
     return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)

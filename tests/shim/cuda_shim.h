@@ -38,6 +38,9 @@ void shim_warp_barrier(void);
  * exchange. */
 const void *shim_exchange(const void *mine, size_t bytes);
 unsigned shim_lane(void);
+/* Device memory cannot be touched by the host: only between these two (kernels, copies, products). */
+void shim_device_begin(void);
+void shim_device_end(void);
 
 static inline void __syncthreads(void)
 {

@@ -30,6 +30,7 @@ void product_run(struct cuda *c, void *out, enum dtype out_dtype, const void *x,
         cuda_fail(c, ERR_INTERNAL, "cuBLASLt has no such product");
         return;
     }
+    shim_device_begin();
     std::vector<float> a((size_t)(T * n_in));
     std::vector<float> b((size_t)n_in);
     for (size_t i = 0; i < a.size(); i++)
@@ -45,4 +46,5 @@ void product_run(struct cuda *c, void *out, enum dtype out_dtype, const void *x,
             store(out, out_dtype, t * n_out + n, sum);
         }
     }
+    shim_device_end();
 }
