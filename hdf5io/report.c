@@ -13,15 +13,15 @@
 
 static const char style[] =
     ":root{color-scheme:light dark;--line:#8884;--soft:#8881}"
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:1280px;margin:2rem auto;padding:0 1.2rem}"
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:1480px;margin:2rem auto;padding:0 1.2rem}"
     "h1{font-size:1.6rem;margin:0 0 .2rem}h2{font-size:1.15rem;margin:2rem 0 .6rem}"
     "p.sub{margin:0;opacity:.75}.wrap{overflow-x:auto}"
-    "table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.88rem}"
-    "th,td{padding:.32rem .55rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}"
+    "table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.86rem}"
+    "th,td{padding:.32rem .45rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}"
     "th{text-align:right;font-weight:600;vertical-align:bottom;white-space:normal;max-width:9rem}"
     "td.name,th:first-child{text-align:left;font-weight:600}tr:hover td{background:var(--soft)}"
     ".maps{display:flex;flex-wrap:wrap;gap:1.1rem}dl{display:grid;grid-template-columns:max-content "
-    "1fr;gap:.15rem 1rem;font-size:.88rem}"
+    "1fr;gap:.15rem 1rem;font-size:.86rem}"
     "dt{opacity:.7}dd{margin:0;overflow-wrap:anywhere}pre{background:var(--soft);padding:.8rem;overflow-x:"
     "auto;font-size:.82rem}"
     ".note{font-size:.85rem;opacity:.8;max-width:62rem}details{margin-top:.6rem}summary{cursor:pointer}";
