@@ -27,6 +27,9 @@ struct dim3 {
     {
     }
 };
+struct alignas(16) uint4 {
+    uint32_t x, y, z, w;
+};
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 /* Runs the body for every thread of every block. */

@@ -1,0 +1,95 @@
+/* The matrix unit's instructions behind small functions, with plain twins for the shim. Fragments as in the
+ * PTX manual (mma.m16n8k16, ldmatrix): lane = 4 * g + t holds, for C, rows g and g + 8, columns 2t and 2t
+ * + 1. */
+#ifndef KVS_KERNELS_CUDA_MMA_H
+#define KVS_KERNELS_CUDA_MMA_H
+
+#include "kernels/cuda/cuda.h"
+
+/* Bits of a 16-bit value of the unit's type. */
+template <bool BF16> DEVICE uint16_t unit_bits(float x)
+{
+    return BF16 ? brain_bits(x) : half_bits(x);
+}
+template <bool BF16> DEVICE uint32_t unit_pair(float low, float high)
+{
+    return (uint32_t)unit_bits<BF16>(low) | (uint32_t)unit_bits<BF16>(high) << 16;
+}
+
+#ifdef KVS_SHIM
+
+template <bool BF16> DEVICE float unit_value(uint16_t h)
+{
+    return BF16 ? brain_value(h) : half_value(h);
+}
+
+/* c [16,8] += a [16,16] b [16,8]. */
+template <bool BF16> DEVICE void unit_mma(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    struct mine {
+        uint32_t a[4], b[2];
+    } m, all[32];
+    memcpy(m.a, a, sizeof m.a);
+    memcpy(m.b, b, sizeof m.b);
+    memcpy(all, shim_exchange(&m, sizeof m), sizeof all);
+    unsigned g = shim_lane() / 4, t = shim_lane() % 4;
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned row = g + (i / 2) * 8, col = 2 * t + i % 2;
+        for (unsigned k = 0; k < 16; k++) {
+            const mine *x = &all[row % 8 * 4 + k % 8 / 2], *y = &all[col * 4 + k % 8 / 2];
+            uint32_t va = x->a[row / 8 + k / 8 * 2] >> (k % 2 * 16), vb = y->b[k / 8] >> (k % 2 * 16);
+            c[i] += unit_value<BF16>((uint16_t)va) * unit_value<BF16>((uint16_t)vb);
+        }
+    }
+}
+
+/* Four 8x8 matrices of 16-bit values; lane 8m + r brings the address of row r of matrix m. Lane 4g + t gets
+ * columns 2t, 2t + 1 of row g of each; TURNED: rows 2t, 2t + 1 of column g. */
+template <bool TURNED> DEVICE void unit_load(uint32_t v[4], const uint16_t *row)
+{
+    const uint16_t *all[32];
+    memcpy(all, shim_exchange(&row, sizeof row), sizeof all);
+    unsigned g = shim_lane() / 4, t = shim_lane() % 4;
+    for (unsigned m = 0; m < 4; m++) {
+        uint16_t low = TURNED ? all[m * 8 + 2 * t][g] : all[m * 8 + g][2 * t];
+        uint16_t high = TURNED ? all[m * 8 + 2 * t + 1][g] : all[m * 8 + g][2 * t + 1];
+        v[m] = (uint32_t)low | (uint32_t)high << 16;
+    }
+    shim_warp_barrier(); // on a card nobody runs ahead before all have read
+}
+
+#else
+
+template <bool BF16> DEVICE void unit_mma(float c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    if (BF16)
+        asm volatile(
+            "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+            "{%0,%1,%2,%3};"
+            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    else
+        asm volatile(
+            "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+            "{%0,%1,%2,%3};"
+            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+template <bool TURNED> DEVICE void unit_load(uint32_t v[4], const uint16_t *row)
+{
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
+    if (TURNED)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
+                     : "r"(at)
+                     : "memory");
+    else
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
+                     : "r"(at)
+                     : "memory");
+}
+
+#endif
+#endif
