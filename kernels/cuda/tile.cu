@@ -87,18 +87,21 @@ DEVICE void tile_load(uint16_t *tile, const struct kv_run *run, int64_t row0, in
 
 // What a thread knows of its two rows (g and g + 8 of the warp's 16).
 struct two_rows {
-    int64_t t[2];    // token of the call; -1: no such row
-    int64_t head[2]; // query head
+    int32_t t[2];    // token of the call; -1: no such row
+    int32_t head[2]; // query head
     float max[2], sum[2];
 };
 
-// The mask of one key for one row.
-DEVICE bool tile_visible(const struct attend_set *s, int64_t pos_q, int64_t pos, int64_t j, int64_t head,
-                         int64_t per_keep)
+// A set's mask in 32 bits: distances beyond any position are cut.
+struct tile_mask {
+    const uint8_t *keep; // of the tile's first key
+    int64_t keep_ld;
+    int32_t dist_min, dist_max, per_keep;
+};
+
+DEVICE int32_t cut_distance(int64_t x)
 {
-    int64_t dist = pos_q - pos;
-    return dist >= s->dist_min && dist < s->dist_max &&
-           (!s->keep || s->keep[head / per_keep * s->keep_ld + j]);
+    return (int32_t)(x > INT32_MAX ? INT32_MAX : x < INT32_MIN ? INT32_MIN : x);
 }
 
 // q of the warp's rows as the unit's A operands: [D/16][4]. Rows and channels that do not exist are zero.
@@ -113,7 +116,7 @@ DEVICE void load_queries(uint32_t q[D / 16][4], const struct attend_set *s, cons
         for (int i = 0; i < 4; i++) {
             int32_t c = k * 16 + t2 + i / 2 * 8, row = i % 2;
             bool in = r->t[row] >= 0 && c < d;
-            int64_t at = (r->t[row] * H + r->head[row]) * d + c;
+            int64_t at = ((int64_t)r->t[row] * H + r->head[row]) * d + c;
             q[k][i] =
                 in ? unit_pair<BF16>(load(s->q.data, s->q.dtype, at), load(s->q.data, s->q.dtype, at + 1))
                    : 0U;
@@ -124,13 +127,11 @@ DEVICE void load_queries(uint32_t q[D / 16][4], const struct attend_set *s, cons
 // One tile for one warp: scores of its keys, online softmax, sums. NT: keys of the warp / 8.
 template <bool BF16, int D, int NT>
 DEVICE void tile_rows(float o[D / 8][4], struct two_rows *r, const uint32_t q[D / 16][4],
-                      const uint16_t *k_tile, const uint16_t *v_tile, const int64_t *pos,
-                      const struct attend_args *a, const struct attend_set *s, int64_t j0, int32_t key0,
-                      int32_t n)
+                      const uint16_t *k_tile, const uint16_t *v_tile, const int32_t *pos,
+                      const struct tile_mask *mask, int32_t q_pos, float scale, int32_t key0, int32_t n)
 {
     const int W = D + PAD;
     int32_t lane = threadIdx.x % WARP, t2 = lane % 4 * 2, m = lane / 8, mr = lane % 8;
-    int64_t per_keep = s->keep ? a->out.n[1] / s->keep_rows : 1;
     float x[NT][4];
 #pragma unroll
     for (int i = 0; i < NT; i++)
@@ -151,9 +152,10 @@ DEVICE void tile_rows(float o[D / 8][4], struct two_rows *r, const uint32_t q[D 
 #pragma unroll
         for (int e = 0; e < 4; e++) {
             int32_t key = key0 + i * 8 + t2 + e % 2, row = e / 2;
-            bool seen = key < n && r->t[row] >= 0 &&
-                        tile_visible(s, a->q_pos + r->t[row], pos[key], j0 + key, r->head[row], per_keep);
-            x[i][e] = seen ? x[i][e] * a->scale : -INFINITY;
+            int32_t dist = q_pos + r->t[row] - pos[key];
+            bool seen = key < n && r->t[row] >= 0 && dist >= mask->dist_min && dist < mask->dist_max &&
+                        (!mask->keep || mask->keep[r->head[row] / mask->per_keep * mask->keep_ld + key]);
+            x[i][e] = seen ? x[i][e] * scale : -INFINITY;
             top[row] = fmaxf(top[row], x[i][e]); // NaN is left out here and comes back below
         }
     }
@@ -213,7 +215,7 @@ template <bool BF16, int D, bool WIDE>
 static __global__ void __launch_bounds__(THREADS) tile_kernel(const struct tile_job *jobs)
 {
     BLOCK_SHARED(uint16_t, k_tile);
-    __shared__ int64_t pos[TILE];
+    __shared__ int32_t pos[TILE];
     const int W = D + PAD, NT = WIDE ? TILE / 8 : 2;
     uint16_t *v_tile = k_tile + TILE * W;
     const struct tile_job *job = &jobs[blockIdx.z];
@@ -227,8 +229,8 @@ static __global__ void __launch_bounds__(THREADS) tile_kernel(const struct tile_
     struct two_rows r;
     for (int i = 0; i < 2; i++) {
         int64_t row = row0 + (WIDE ? warp * 16 : 0) + lane / 4 + i * 8;
-        r.t[i] = row < rows ? row / g : -1;
-        r.head[i] = h * g + row % g;
+        r.t[i] = row < rows ? (int32_t)(row / g) : -1;
+        r.head[i] = (int32_t)(h * g + row % g);
         r.max[i] = -INFINITY;
         r.sum[i] = 0.0f;
     }
@@ -247,6 +249,8 @@ static __global__ void __launch_bounds__(THREADS) tile_kernel(const struct tile_
         for (int x = 0; x < s->n_k; x++)
             n += s->k[x].n;
         int64_t start = from > 0 ? from : 0, end = to < n ? to : n;
+        struct tile_mask mask = {NULL, s->keep_ld, cut_distance(s->dist_min), cut_distance(s->dist_max),
+                                 s->keep ? (int32_t)(H / s->keep_rows) : 1};
         if (start < end)
             load_queries<BF16, D>(q, s, &r, H, d);
         for (int64_t j = start; j < end;) {
@@ -260,13 +264,18 @@ static __global__ void __launch_bounds__(THREADS) tile_kernel(const struct tile_
                 continue;
             }
             __syncthreads();
-            if ((int32_t)threadIdx.x < m)
-                pos[threadIdx.x] = k->pos + (k->index ? k->index[k_row + threadIdx.x] : k_row + threadIdx.x);
+            if ((int32_t)threadIdx.x < TILE) {
+                int64_t at = k_row + threadIdx.x;
+                pos[threadIdx.x] =
+                    (int32_t)threadIdx.x < m ? (int32_t)(k->pos + (k->index ? k->index[at] : at)) : 0;
+            }
             tile_load<BF16, D>(k_tile, k, k_row, m, h, Hk, d);
             tile_load<BF16, D>(v_tile, v, v_row, m, h, Hk, d);
             __syncthreads();
+            mask.keep = s->keep ? s->keep + j : NULL;
             if (WIDE || warp * 16 < m)
-                tile_rows<BF16, D, NT>(o, &r, q, k_tile, v_tile, pos, a, s, j, WIDE ? 0 : warp * 16, m);
+                tile_rows<BF16, D, NT>(o, &r, q, k_tile, v_tile, pos, &mask, (int32_t)a->q_pos, a->scale,
+                                       WIDE ? 0 : warp * 16, m);
             j += m;
         }
         from -= n;
@@ -277,10 +286,12 @@ static __global__ void __launch_bounds__(THREADS) tile_kernel(const struct tile_
         r.sum[i] += __shfl_xor_sync(FULL, r.sum[i], 2);
     }
     if (WIDE) {
+#pragma unroll
         for (int i = 0; i < 2; i++) {
-            int64_t at = r.t[i] < 0 ? 0 : (r.t[i] * H + r.head[i]) * d;
+            int64_t at = r.t[i] < 0 ? 0 : ((int64_t)r.t[i] * H + r.head[i]) * d;
 #pragma unroll
             for (int c = 0; c < D / 8; c++)
+#pragma unroll
                 for (int e = 0; e < 2; e++) {
                     int32_t channel = c * 8 + lane % 4 * 2 + e;
                     if (r.t[i] >= 0 && channel < d)
@@ -293,10 +304,12 @@ static __global__ void __launch_bounds__(THREADS) tile_kernel(const struct tile_
     // The 4 warps' parts, put together in order through the shared memory of the tiles.
     __syncthreads();
     float *all = (float *)(void *)k_tile; // [4, 16, D + 2]
+#pragma unroll
     for (int i = 0; i < 2; i++) {
         float *mine = all + (warp * 16 + lane / 4 + i * 8) * (D + 2);
 #pragma unroll
         for (int c = 0; c < D / 8; c++)
+#pragma unroll
             for (int e = 0; e < 2; e++)
                 mine[c * 8 + lane % 4 * 2 + e] = o[c][i * 2 + e];
         mine[D] = r.max[i];
