@@ -16,7 +16,8 @@ struct plan {
     cublasLtMatrixLayout_t w, x, out;
     cublasLtMatmulAlgo_t algo;
 };
-typedef std::tuple<int, int, int64_t, int64_t, int64_t> shape; // out dtype, in dtype, T, n_out, n_in
+typedef std::tuple<int, int, uint32_t, int64_t, int64_t, int64_t>
+    shape; // out, in dtype, alignment, T, n_out, n_in
 } // namespace
 
 struct product {
@@ -81,8 +82,27 @@ void product_close(struct product *p)
     delete p;
 }
 
+// What all addresses are multiples of, up to 256: the library would otherwise take 256 for granted.
+static uint32_t alignment(const void *a, const void *b, const void *c)
+{
+    uintptr_t bits = (uintptr_t)a | (uintptr_t)b | (uintptr_t)c | 256;
+    return (uint32_t)(bits & (~bits + 1));
+}
+
+static bool want_alignment(struct cuda *c, cublasLtMatmulPreference_t pref, uint32_t bytes)
+{
+    const cublasLtMatmulPreferenceAttributes_t of[] = {
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
+    for (cublasLtMatmulPreferenceAttributes_t a : of)
+        if (!lt_ok(c, cublasLtMatmulPreferenceSetAttribute(pref, a, &bytes, sizeof bytes), "alignment"))
+            return false;
+    return true;
+}
+
 // Column-major in the library's words: out^T [n_out,T] = (w^T [n_in,n_out])^T x^T [n_in,T].
-static bool plan_make(struct cuda *c, plan *p, enum dtype out, enum dtype in, int64_t T, int64_t N, int64_t K)
+static bool plan_make(struct cuda *c, plan *p, enum dtype out, enum dtype in, uint32_t align, int64_t T,
+                      int64_t N, int64_t K)
 {
     *p = plan();
     cublasOperation_t turned = CUBLAS_OP_T, plain = CUBLAS_OP_N;
@@ -104,6 +124,7 @@ static bool plan_make(struct cuda *c, plan *p, enum dtype out, enum dtype in, in
               cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &room,
                                                    sizeof room),
               "preference") &&
+        want_alignment(c, pref, align) &&
         lt_ok(c,
               cublasLtMatmulAlgoGetHeuristic(c->product->lt, p->op, p->w, p->x, p->out, p->out, pref, 1,
                                              &best, &found),
@@ -125,11 +146,12 @@ static bool plan_make(struct cuda *c, plan *p, enum dtype out, enum dtype in, in
 void product_run(struct cuda *c, void *out, enum dtype out_dtype, const void *x, const void *w, enum dtype in,
                  int64_t T, int64_t n_out, int64_t n_in)
 {
-    shape key((int)out_dtype, (int)in, T, n_out, n_in);
+    uint32_t align = alignment(out, x, w);
+    shape key((int)out_dtype, (int)in, align, T, n_out, n_in);
     auto at = c->product->plans.find(key);
     if (at == c->product->plans.end()) {
         plan p;
-        if (!plan_make(c, &p, out_dtype, in, T, n_out, n_in))
+        if (!plan_make(c, &p, out_dtype, in, align, T, n_out, n_in))
             return;
         at = c->product->plans.emplace(key, p).first;
     }
