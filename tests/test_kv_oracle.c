@@ -251,29 +251,7 @@ static void streaming_mha(void **state)
 static void budgets(void **state)
 {
     (void)state;
-    struct fix file;
-    struct rig g;
-    fix_open(&file, "budget");
-    struct array in = fix_get(&file, KIND_F64, "in", 0), out = fix_get(&file, KIND_I32, "out", 0);
-    rig_init(&g, 1, 1, 2, DT_F16);
-    assert_true(in.n[0] > 100);
-    for (int64_t i = 0; i < in.n[0]; i++) {
-        const double *row = (const double *)in.data + 3 * i; /* ratio, prompt tokens, cap */
-        char *text = mem_printf("streaming:keep=%.17g,cap=%.17g", row[0], row[2]);
-        struct kv_spec spec;
-        struct kv_cache c;
-        struct kv_budgets b;
-        assert_int_equal(kv_spec_parse(&spec, text), 0);
-        assert_int_equal(kv_open(&c, &spec, &g.shape, g.ops, 0, (int64_t)row[1], (int64_t)row[1]), 0);
-        kv_get_budgets(&c, &b);
-        assert_near(b.value[KV_N_INIT], int_at(&out, i * out.n[1]), 0);
-        assert_near(b.value[KV_N_LOCAL], int_at(&out, i * out.n[1] + 1), 0);
-        kv_close(&c);
-        kv_spec_free(&spec);
-        free(text);
-    }
-    free(file.bytes);
-    rig_free(&g);
+    fix_budgets("streaming", (const enum kv_budget[]){KV_N_INIT, KV_N_LOCAL}, 0, 2);
 }
 
 int main(int argc, char **argv)

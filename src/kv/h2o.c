@@ -106,11 +106,6 @@ static bool h2o_wants_mass(const void *params)
     return ((const struct h2o_params *)params)->when == KV_WHEN_AFTER;
 }
 
-static int64_t min64(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 static int h2o_open(struct kv_cache *c)
 {
     const struct h2o_params *p = c->params;

@@ -53,16 +53,6 @@ static const struct param infllm_table[] = {
 };
 #undef AT
 
-static int64_t min64(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t max64(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
 /* The reference's numbers for its four strengths (0.17, not 1/6). */
 static int infllm_from_ratio(void *params, double ratio)
 {

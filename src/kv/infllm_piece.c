@@ -4,16 +4,6 @@
 
 #include <assert.h>
 
-static int64_t min64(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t max64(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
 static int plan_tensor(const struct kv_cache *c, struct kv_mem *m, struct tensor *t)
 {
     TRY(kv_mem_open(c, m, tensor_bytes(t), MEM_WORKSPACE));

@@ -42,11 +42,6 @@ struct kivi {
     int64_t n_exact;         /* tokens in it */
 };
 
-static int64_t min64(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 static int kivi_check(const void *params, const struct kv_shape *shape)
 {
     const struct kivi_params *p = params;

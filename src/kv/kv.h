@@ -170,6 +170,15 @@ int kv_dump(const struct kv_cache *c, struct kv_dump out[KV_DUMP_MAX], int *n);
 
 /* ---- For method files ------------------------------------------------------------------------------- */
 
+static inline int64_t min64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+static inline int64_t max64(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
 /* One block of memory of a cache. What kv_mem_count adds is what kv_mem_open took: a ledger built from these
  * is exact. Zero bytes are allowed (data stays NULL). Host blocks hold what a step fetches with ops->copy;
  * kernels do not read them. */
@@ -215,7 +224,8 @@ enum kv_when { KV_WHEN_PREFILL, KV_WHEN_AFTER, KV_WHEN_DECODE };
 #define KV_WHEN_PARAM(params, def)                                                                           \
     {                                                                                                        \
         "when", PARAM_CHOICE, offsetof(params, when), def, 0, 2, "prefill|after|decode", NULL,               \
-            "prefill: inside the prompt pass too, by the rule of decode rows; after: plain prompt pass, the " \
+            "prefill: inside the prompt pass too, by the rule of decode rows; after: plain prompt pass, "    \
+            "the "                                                                                           \
             "prompt is compressed at its end; decode: only generated tokens are compressed"                  \
     }
 /* Key of a prompt pass from a method's name and the numbers it depends on; never 0. */

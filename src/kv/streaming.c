@@ -91,11 +91,6 @@ static uint64_t stream_prefill_key(const void *params, int64_t n_prompt, const s
     return plain ? 0 : kv_key("streaming", size, 2);
 }
 
-static int64_t min64(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 static int stream_open(struct kv_cache *c)
 {
     struct stream *s = c->state = mem_alloc(1, sizeof *s);
