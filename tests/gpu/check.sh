@@ -39,7 +39,8 @@ unpack() {
     mkdir -p "$root"
     for deb in "$KVS_CARRY"/*.deb; do dpkg -x "$deb" "$root" || return 1; done
     lib=$root/usr/lib/$(gcc -print-multiarch)
-    export PATH=$root/usr/bin:$PATH CPATH=$root/usr/include${CPATH:+:$CPATH} LIBRARY_PATH=$lib${LIBRARY_PATH:+:$LIBRARY_PATH}
+    sed -i "s|=/usr|=$root/usr|" "$lib"/pkgconfig/*.pc
+    export PATH=$root/usr/bin:$PATH C_INCLUDE_PATH=$root/usr/include CPLUS_INCLUDE_PATH=$root/usr/include LIBRARY_PATH=$lib${LIBRARY_PATH:+:$LIBRARY_PATH}
     export LD_LIBRARY_PATH=$lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} PKG_CONFIG_PATH=$lib/pkgconfig${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}
     export CMAKE_PREFIX_PATH=$root/usr CMAKE_LIBRARY_PATH=$lib CMAKE_INCLUDE_PATH=$root/usr/include
 }
