@@ -113,26 +113,37 @@ void cpu_amx_product(float *y, int64_t ldy, const uint16_t *x, int64_t ldx, cons
     __asm__ volatile("" ::: "memory");
 }
 
-/* Scores [m,32] of 32 query rows of dimension 64: the queries fill tiles 4 to 7 and stay there. */
-static void scores64(float *S, const uint16_t *K, const uint16_t *q, int64_t m)
+/* 32 query rows of dimension 64 fill tiles 4 to 7 and stay there. */
+static inline void load_queries64(const uint16_t *q)
 {
-    __asm__ volatile("" ::: "memory");
     _tile_loadd(4, q, 128);
     _tile_loadd(5, q + 32, 128);
     _tile_loadd(6, q + 16 * 64, 128);
     _tile_loadd(7, q + 16 * 64 + 32, 128);
-    for (int64_t i = 0; i < m; i += 16, K += 16 * 64, S += 16 * 32) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_loadd(2, K, 128);
-        _tile_dpbf16ps(0, 2, 4);
-        _tile_dpbf16ps(1, 2, 5);
-        _tile_loadd(3, K + 32, 128);
-        _tile_dpbf16ps(0, 3, 6);
-        _tile_dpbf16ps(1, 3, 7);
-        _tile_stored(0, S, 128);
-        _tile_stored(1, S + 16, 128);
-    }
+}
+
+/* Their scores [16,32] with 16 keys. */
+static inline void scores64_step(float *S, const uint16_t *K)
+{
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_loadd(2, K, 128);
+    _tile_dpbf16ps(0, 2, 4);
+    _tile_dpbf16ps(1, 2, 5);
+    _tile_loadd(3, K + 32, 128);
+    _tile_dpbf16ps(0, 3, 6);
+    _tile_dpbf16ps(1, 3, 7);
+    _tile_stored(0, S, 128);
+    _tile_stored(1, S + 16, 128);
+}
+
+/* Scores [m,32] of 32 query rows of dimension 64. */
+static void scores64(float *S, const uint16_t *K, const uint16_t *q, int64_t m)
+{
+    __asm__ volatile("" ::: "memory");
+    load_queries64(q);
+    for (int64_t i = 0; i < m; i += 16, K += 16 * 64, S += 16 * 32)
+        scores64_step(S, K);
     __asm__ volatile("" ::: "memory");
 }
 
@@ -164,21 +175,9 @@ static inline void max_keys(struct lanes *l, const float *S, int64_t n)
  * on the next. */
 static void scores64_max(float *S, const uint16_t *K, const uint16_t *q, struct lanes *l)
 {
-    _tile_loadd(4, q, 128);
-    _tile_loadd(5, q + 32, 128);
-    _tile_loadd(6, q + 16 * 64, 128);
-    _tile_loadd(7, q + 16 * 64 + 32, 128);
+    load_queries64(q);
     for (int64_t i = 0; i < PART_KEYS; i += 16, K += 16 * 64, S += 16 * 32) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_loadd(2, K, 128);
-        _tile_dpbf16ps(0, 2, 4);
-        _tile_dpbf16ps(1, 2, 5);
-        _tile_loadd(3, K + 32, 128);
-        _tile_dpbf16ps(0, 3, 6);
-        _tile_dpbf16ps(1, 3, 7);
-        _tile_stored(0, S, 128);
-        _tile_stored(1, S + 16, 128);
+        scores64_step(S, K);
         if (i > 0)
             max_keys(l, S - 16 * 32, 16);
     }
