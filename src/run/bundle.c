@@ -325,10 +325,10 @@ static void cast_init(struct runner *r, const struct run_unit *u, int n, struct 
     }
 }
 
-static void cast_free(struct cast *c)
+static void cast_free(struct runner *r, struct cast *c)
 {
     for (int i = 0; i < c->n_ref; i++)
-        fidelity_free(&c->ref[i]);
+        fidelity_free(&c->ref[i], r->ops);
     free(c->ref);
     free(c->unit);
 }
@@ -428,7 +428,7 @@ int runner_bundle(struct runner *r, const struct task *task, const struct run_un
         rc = forced_play(r, task, &c, out);
     for (int i = 0; i < made && rc < 0; i++)
         record_free(&out[i]);
-    cast_free(&c);
+    cast_free(r, &c);
     return rc;
 }
 

@@ -44,11 +44,10 @@ static void listen(void *ctx, struct lane *l, struct tensor row)
     struct fidelity_reference *ref = l->user;
     if (!ref)
         return;
-    if (ref->n == ref->cap) {
-        ref->cap = ref->cap ? 2 * ref->cap : 8;
-        ref->row = mem_grow(ref->row, (size_t)ref->cap * (size_t)e->n_vocab, sizeof *ref->row);
-    }
-    if (host_row(e, row, ref->row + (size_t)ref->n * (size_t)e->n_vocab))
+    size_t bytes = (size_t)l->max_new * (size_t)e->n_vocab * sizeof *ref->row;
+    if (!ref->row)
+        ref->row = e->ops->alloc(e->ops, bytes, MEM_WORKSPACE, PLACE_HOST);
+    if (ref->row && host_row(e, row, ref->row + (size_t)ref->n * (size_t)e->n_vocab))
         ref->n++;
 }
 
@@ -83,9 +82,10 @@ void fidelity_off(struct engine *e)
     e->observe_ctx = NULL;
 }
 
-void fidelity_free(struct fidelity_reference *ref)
+void fidelity_free(struct fidelity_reference *ref, struct ops *ops)
 {
     free(ref->token);
-    free(ref->row);
+    if (ref->row)
+        ops->free(ops, ref->row);
     *ref = (struct fidelity_reference){0};
 }

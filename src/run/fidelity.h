@@ -9,11 +9,12 @@
 struct fidelity_reference {
     int32_t example;
     int32_t *token; /* [n] */
-    float *row;     /* [n,V] */
-    int n, cap;
+    float *row;     /* [max_new,V], host memory of the device's table; NULL until the first row */
+    int n;
 };
 
-/* Makes the engine note every row of logits of lanes whose `user` is a reference. */
+/* Makes the engine note every row of logits of lanes whose `user` is a reference; none where there is no
+ * memory for them. */
 void fidelity_listen(struct engine *e);
 /* Makes the engine compare: a lane whose `user` is a struct fidelity_rows gets one row per token. */
 void fidelity_compare(struct engine *e);
@@ -29,6 +30,6 @@ struct fidelity_rows {
 /* Of one position: p from `full`, q from `other` (f32 logits [V]); kl in nats, sum p log(p/q). */
 struct record_fidelity fidelity_row(const float *full, const float *other, int64_t n_vocab, int32_t gold,
                                     int32_t step);
-void fidelity_free(struct fidelity_reference *ref);
+void fidelity_free(struct fidelity_reference *ref, struct ops *ops);
 
 #endif
