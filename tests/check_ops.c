@@ -54,6 +54,9 @@ static void test_matmul(struct ops *o, struct ops *ref)
         test_matmul_shape(o, ref, 21, 576, 192, (enum dtype)t, false);
         test_matmul_shape(o, ref, 272, 64, 1088, (enum dtype)t, true);
         test_matmul_shape(o, ref, 1, 1536, 576, (enum dtype)t, false);
+        static const int64_t few[] = {1, 2, 4, 5, 8, 9, 16, 17, 20, 32};
+        for (size_t i = 0; i < sizeof few / sizeof *few; i++)
+            test_matmul_shape(o, ref, few[i], 8 * rng_int(1, 300), rng_int(1, 100), (enum dtype)t, i % 2);
         test_matmul_shape(o, ref, 4101, 3, 5, (enum dtype)t, true);
     }
 }
@@ -108,6 +111,52 @@ static void test_rows(struct ops *o, struct ops *ref)
     for (int i = 0; i < 12; i++)
         test_rows_shape(o, ref, rng_int(1, 40), rng_int(1, 700));
     test_rows_shape(o, ref, 64, 576);
+}
+
+/* mlp equals the steps it stands for, whatever a table makes of it. */
+static void test_mlp_shape(struct ops *o, struct ops *ref, int64_t T, int64_t D, int64_t F, enum dtype t)
+{
+    struct buf x = buf_random(ref, DT_F32, T * D), w = buf_random(ref, DT_F32, D),
+               g = buf_random(ref, t, 2 * F * D), d = buf_random(ref, t, D * F);
+    struct buf got = buf_new(o, (size_t)(T * D) * 4), want = buf_new(o, (size_t)(T * D) * 4);
+    struct buf room[] = {buf_new(o, (size_t)(T * D) * 4), buf_new(o, (size_t)(T * 2 * F) * 4),
+                         buf_new(o, (size_t)(T * F) * 4)};
+    struct tensor gv = view(&g, t, 2 * F, D, 1), dv = view(&d, t, D, F, 1);
+    struct weight gate_up = pack(o, &gv, 2 * F, D, t), down = pack(o, &dv, D, F, t);
+    struct mlp_args a = {.x = view(&got, DT_F32, T, D, 1),
+                         .norm = buf_data(&w),
+                         .eps = 1e-5f,
+                         .w_add = (float)(rng() & 1),
+                         .gate_up = &gate_up,
+                         .down = &down,
+                         .h = view(&room[0], DT_F32, T, D, 1),
+                         .wide = view(&room[1], DT_F32, T, 2 * F, 1),
+                         .mid = view(&room[2], DT_F32, T, F, 1)};
+    o->copy(o, a.x.data, buf_data(&x), (size_t)(T * D) * 4);
+    o->mlp(o, &a);
+    a.x = view(&want, DT_F32, T, D, 1);
+    o->copy(o, a.x.data, buf_data(&x), (size_t)(T * D) * 4);
+    ops_mlp(o, &a);
+    char text[80];
+    snprintf(text, sizeof text, "T=%lld D=%lld F=%lld %s", (long long)T, (long long)D, (long long)F,
+             dtype_name(t));
+    compare("mlp", text, DT_F32, &got, &want, 0);
+    o->free(o, gate_up.packed);
+    o->free(o, down.packed);
+    struct buf *all[] = {&x, &w, &g, &d, &got, &want, &room[0], &room[1], &room[2]};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        buf_free(all[i]);
+}
+
+static void test_mlp(struct ops *o, struct ops *ref)
+{
+    static const int64_t rows[] = {1, 31, 32, 33, 70, 300};
+    for (int t = DT_F32; t <= DT_BF16; t++)
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+            test_mlp_shape(o, ref, rows[i], 32 * rng_int(1, 5), 64 * rng_int(1, 4), (enum dtype)t);
+            test_mlp_shape(o, ref, rows[i], rng_int(1, 100), rng_int(1, 100), (enum dtype)t);
+        }
+    test_mlp_shape(o, ref, 513, 64, 128, DT_BF16);
 }
 
 static void test_rope_case(struct ops *o, struct ops *ref, enum dtype from, enum dtype to, bool in_place)
@@ -615,6 +664,7 @@ static uint64_t test_table(struct ops *o, struct ops *ref)
     test_quant(o, ref);
     test_pick(o, ref);
     test_matmul(o, ref);
+    test_mlp(o, ref);
     test_attend(o, ref);
     test_attend_edges(o);
     test_score(o, ref);

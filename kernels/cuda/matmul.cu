@@ -1,6 +1,7 @@
-// Products: weights lie as they are, row-major [n_out, n_in]; products.cu multiplies. Activations of another
-// dtype than the weights are rounded to it first (f32 activations against f16 or bf16 weights).
-#include "kernels/cuda/cuda.h"
+// Products: weights lie as they are, row-major [n_out, n_in]; skinny.cu multiplies few rows, products.cu the
+// others. Activations of another dtype than the weights are rounded to it first (f32 activations against f16
+// or bf16 weights).
+#include "kernels/cuda/skinny.h"
 
 #define THREADS 256
 
@@ -35,6 +36,20 @@ KERNEL bias_kernel(struct tensor out, const float *sum, const float *bias, int64
         store(out.data, out.dtype, i, bias ? sum[i] + bias[i % N] : sum[i]);
 }
 
+static struct skinny skinny_of(struct tensor out, const void *x, const struct weight *w, const float *bias)
+{
+    struct skinny p = {};
+    p.x = x;
+    p.w = w->packed;
+    p.bias = bias;
+    p.out = out.data;
+    p.out_dtype = out.dtype;
+    p.T = out.n[0];
+    p.N = w->n_out;
+    p.K = w->n_in;
+    return p;
+}
+
 void matmul_run(struct ops *o, struct tensor out, struct tensor x, const struct weight *w, const float *bias)
 {
     struct cuda *c = cuda_of(o);
@@ -48,6 +63,11 @@ void matmul_run(struct ops *o, struct tensor out, struct tensor x, const struct 
             return;
         rows_convert(c, cut, w->dtype, x.data, x.dtype, T * w->n_in);
         in = cut;
+    }
+    struct skinny few = skinny_of(out, in, w, bias);
+    if (skinny_fits(&few, w->dtype)) {
+        skinny_run(c, &few, w->dtype);
+        return;
     }
     // One rounding: what the library cannot write, or what a bias is added to, comes as f32 first.
     bool direct = !bias && (out.dtype == DT_F32 || out.dtype == w->dtype);
