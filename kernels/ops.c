@@ -417,11 +417,17 @@ const char *const *ops_names(void)
     return names;
 }
 
-int ops_open(struct ops **o, const char *name, const struct ops_options *opt)
+void ops_mlp(struct ops *o, const struct mlp_args *a)
 {
-    static const struct ops_options plain = {0};
-    opt = opt ? opt : &plain;
-    *o = NULL;
+    o->rmsnorm(o, a->h, a->x, a->norm, a->eps, a->w_add);
+    o->matmul(o, a->wide, a->h, a->gate_up, NULL);
+    o->swiglu(o, a->mid, a->wide);
+    o->matmul(o, a->h, a->mid, a->down, NULL);
+    o->add(o, a->x, a->h);
+}
+
+static int open_named(struct ops **o, const char *name, const struct ops_options *opt)
+{
     if (opt->threads < 0 || opt->threads > 4096)
         return err_set(ERR_INPUT, "threads: %d (allowed: 0 to 4096; 0 means all processors)", opt->threads);
     if (strcmp(name, "ref") == 0)
@@ -435,6 +441,16 @@ int ops_open(struct ops **o, const char *name, const struct ops_options *opt)
     const char *near = str_nearest(name, ops_names());
     return err_set(ERR_INPUT, "unknown kernel table '%s'%s%s%s (allowed: ref, cpu, cuda, auto)", name,
                    near ? ", did you mean '" : "", near ? near : "", near ? "'?" : "");
+}
+
+int ops_open(struct ops **o, const char *name, const struct ops_options *opt)
+{
+    static const struct ops_options plain = {0};
+    *o = NULL;
+    TRY(open_named(o, name, opt ? opt : &plain));
+    if (!(*o)->mlp)
+        (*o)->mlp = ops_mlp;
+    return 0;
 }
 
 void ops_close(struct ops *o)

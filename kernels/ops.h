@@ -180,6 +180,16 @@ struct quant_args {
     bool inverse;
 };
 
+/* The gated half of a block: x += down(silu(gate) * up), where gate and up are the halves of
+ * gate_up(rmsnorm(x)). h, wide and mid are room for what lies between; their content is undefined afterwards. */
+struct mlp_args {
+    struct tensor x;                     /* act [T,D]: the residual stream */
+    const float *norm;                   /* [D], used as in rmsnorm */
+    float eps, w_add;                    /* likewise */
+    const struct weight *gate_up, *down; /* [2F,D], [D,F] */
+    struct tensor h, wide, mid;          /* act [T,D], [T,2F], [T,F] */
+};
+
 /* What the engine wants to know of one row of logits. */
 struct pick_args {
     struct tensor logits; /* f32 [T,V] */
@@ -191,12 +201,13 @@ struct pick_args {
     uint8_t *finite;      /* host [T]: 0 if any logit is NaN or infinite */
 };
 
-struct ops; /* the table; also the device handle */
+struct ops;  /* the table; also the device handle */
+struct comm; /* comm.h */
 
 struct ops_options {
     int threads;     /* 0: all processors this process may use */
     const char *isa; /* CPU: "auto" (AMX too), "avx512", "avx2", "portable": the widest that may be used */
-    int device;      /* CUDA ordinal */
+    int device;      /* CUDA: ordinal among the visible cards, counted around when there are fewer */
     enum dtype act;  /* wished activation dtype; CPUs always use f32 */
     bool wait;       /* CUDA: wait after every kernel, so that a fault names its kernel (slow) */
 };
@@ -204,6 +215,7 @@ struct ops_options {
 struct ops {
     const char *name;    /* "ref", "cpu", "cuda" */
     char device[96];     /* processor or card, for the results file */
+    char card[48];       /* what tells one card from all others (its UUID); "" for processors */
     char isa[32];        /* instruction set in use */
     char libraries[128]; /* versions of the libraries behind it */
     int threads;
@@ -244,6 +256,7 @@ struct ops {
     void (*add)(struct ops *o, struct tensor x, struct tensor y); /* x += y */
     void (*swiglu)(struct ops *o, struct tensor out, struct tensor gate_up);
     /* out [T,F] = silu(gate_up[:, :F]) * gate_up[:, F:2F] */
+    void (*mlp)(struct ops *o, const struct mlp_args *a); /* NULL in a table: ops_open puts ops_mlp there */
     void (*rope)(struct ops *o, const struct rope_args *a, int n);
     void (*attend)(struct ops *o, const struct attend_args *a, int n); /* n sequences in one launch */
     void (*quant)(struct ops *o, const struct quant_args *a, int n);
@@ -261,6 +274,9 @@ struct ops {
     /* out [T,D] = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * w + b; in place is allowed */
     void (*gelu)(struct ops *o, struct tensor out, struct tensor x);
     /* out [T,F] = x * (1 + erf(x / sqrt(2))) / 2; in place is allowed */
+    int (*join)(struct ops *o, struct comm *c);
+    /* Collective over a group of ranks (comm.h): from now on c->broadcast goes from device to device. ERR_DEVICE
+     * with one line where that cannot be; NULL: this table knows no such way */
 };
 
 /* Opens a table by name ("ref", "cpu", "auto"); "cuda" needs the module libkvs_cuda.so. ERR_INPUT for unknown
@@ -270,6 +286,8 @@ void ops_close(struct ops *o);
 /* Another activation dtype (those of a model to come): tables that always use f32 stay as they are. Nothing that
  * was sized by the old one may be alive. */
 void ops_set_act(struct ops *o, enum dtype act);
+/* mlp by the table's own rmsnorm, matmul, swiglu and add. */
+void ops_mlp(struct ops *o, const struct mlp_args *a);
 /* For tests: the nth alloc from now on (1: the next) returns NULL, once; 0 takes it back. */
 void ops_fail_alloc(struct ops *o, int64_t nth);
 const char *const *ops_names(void); /* NULL-terminated */

@@ -37,7 +37,7 @@ static void test_matmul_shape(struct ops *o, struct ops *ref, int64_t M, int64_t
     snprintf(text, sizeof text, "M=%lld K=%lld N=%lld %s from %s%s", (long long)M, (long long)K, (long long)N,
              dtype_name(t), dtype_name(st), bias ? " bias" : "");
     bool cut = rig_half && t == DT_F16; /* the reference keeps x in f32 */
-    compare("matmul", text, DT_F32, &got, &want, (cut ? 1e-3 : 3e-7) * sqrt((double)K) * 4);
+    compare("matmul", text, DT_F32, &got, &want, (cut ? 1e-3 : 3e-7) * sqrt((double)K) * 6);
     o->free(o, a.packed);
     ref->free(ref, r.packed);
     struct buf *all[] = {&src, &x, &b, &got, &want};
@@ -140,7 +140,8 @@ static void test_mlp_shape(struct ops *o, struct ops *ref, int64_t T, int64_t D,
     char text[80];
     snprintf(text, sizeof text, "T=%lld D=%lld F=%lld %s", (long long)T, (long long)D, (long long)F,
              dtype_name(t));
-    compare("mlp", text, DT_F32, &got, &want, 0);
+    compare("mlp", text, DT_F32, &got, &want,
+            T % 32 && t == DT_BF16 ? 1e-5 : 0); /* few rows: another order of sums */
     o->free(o, gate_up.packed);
     o->free(o, down.packed);
     struct buf *all[] = {&x, &w, &g, &d, &got, &want, &room[0], &room[1], &room[2]};

@@ -35,10 +35,17 @@ void cpu_amx_stop(void)
     _tile_release();
 }
 
+/* Lines that will be wanted soon, fetched into the second-level cache while tiles multiply. */
+struct ahead {
+    const char *at;
+    int rows; /* per step of 32 in k; rows are PANEL pairs apart, two lines of each */
+};
+
 /* One 32 x 32 corner (or what is left of it: im, ir tell whether the second half exists). lda, ldc, ldb in
  * bytes. */
-static void corner(char *C, size_t ldc, const char *A, size_t lda, const char *B, size_t ldb, int64_t k,
-                   bool im, bool ir, bool add)
+static inline __attribute__((always_inline)) void corner(char *C, size_t ldc, const char *A, size_t lda,
+                                                         const char *B, size_t ldb, int64_t k, bool im,
+                                                         bool ir, bool add, struct ahead *next)
 {
     if (add) {
         _tile_loadd(0, C, ldc);
@@ -61,6 +68,10 @@ static void corner(char *C, size_t ldc, const char *A, size_t lda, const char *B
         if (ir) {
             _tile_loadd(7, B + 64, ldb);
             _tile_dpbf16ps(1, 4, 7);
+        }
+        for (int r = 0; next && r < next->rows; r++, next->at += PANEL * 4) {
+            _mm_prefetch(next->at, _MM_HINT_T1);
+            _mm_prefetch(next->at + 64, _MM_HINT_T1);
         }
         if (im) {
             _tile_loadd(5, A + 16 * lda, lda);
@@ -87,18 +98,30 @@ static void mm(float *C, int64_t ldc, const uint16_t *A, int64_t lda, const uint
     for (int64_t i = 0; i < m; i += 32)
         for (int64_t r = 0; r < rows; r += 32)
             corner((char *)(C + i * ldc + r), (size_t)ldc * 4, (const char *)(A + i * lda), (size_t)lda * 2,
-                   (const char *)(B + r * 2), (size_t)ldb * 4, k, i + 16 < m, r + 16 < rows, add);
+                   (const char *)(B + r * 2), (size_t)ldb * 4, k, i + 16 < m, r + 16 < rows, add, NULL);
     __asm__ volatile("" ::: "memory");
 }
 
+/* Where columns c.. of packed panels begin. */
+static const char *slice_at(const uint16_t *w, int64_t k, int64_t c)
+{
+    return (const char *)(w + c / PANEL * PANEL * k + c % PANEL * 2);
+}
+
+/* The slice from column c on passes by while m rows are multiplied by another. */
+static struct ahead slice_ahead(const uint16_t *w, int64_t k, int64_t c, int64_t m)
+{
+    return (struct ahead){slice_at(w, k, c), (int)(512 / (m > 32 ? m : 32))};
+}
+
 /* Rows of x (bf16, ldx apart, k whole blocks of 32) times packed panels: y [m,n], m and n multiples of 16. A
- * slice of 32 columns of the weights stays in the first-level cache while all rows pass. */
+ * slice of 32 columns of the weights stays in the nearest caches while all rows pass; the next is fetched. */
 void cpu_amx_product(float *y, int64_t ldy, const uint16_t *x, int64_t ldx, const uint16_t *w, int64_t k,
                      int64_t m, int64_t n)
 {
     __asm__ volatile("" ::: "memory");
     for (int64_t c = 0; c < n; c += 32) {
-        const uint16_t *slice = w + c / PANEL * PANEL * k + c % PANEL * 2;
+        struct ahead next = slice_ahead(w, k, c + 32 < n ? c + 32 : c, m);
         for (int64_t i = 0; i < m; i += 32) {
             float *block = y + i * ldy + c;
             for (int64_t r = 0; r < min_i64(32, m - i);
@@ -107,10 +130,68 @@ void cpu_amx_product(float *y, int64_t ldy, const uint16_t *x, int64_t ldx, cons
                 __builtin_prefetch(block + r * ldy + 16, 1);
             }
             corner((char *)block, (size_t)ldy * 4, (const char *)(x + i * ldx), (size_t)ldx * 2,
-                   (const char *)slice, PANEL * 4, k, i + 16 < m, c + 16 < n, false);
+                   slice_at(w, k, c), PANEL * 4, k, i + 16 < m, c + 16 < n, false, &next);
         }
     }
     __asm__ volatile("" ::: "memory");
+}
+
+/* ------------------------------------------------------------------ the gated half of a block */
+
+#define CORNER 32 /* rows and columns */
+
+/* One whole corner into C [CORNER,CORNER]. */
+static inline void whole_corner(float *C, const uint16_t *x, int64_t ldx, const char *slice, int64_t k,
+                                struct ahead *next)
+{
+    __asm__ volatile("" ::: "memory");
+    corner((char *)C, CORNER * 4, (const char *)x, (size_t)ldx * 2, slice, PANEL * 4, k, true, true, false,
+           next);
+    __asm__ volatile("" ::: "memory");
+}
+
+/* mid[r] <- silu(gate[r]) * up[r] */
+static void gate_rows(uint16_t *mid, int64_t ld, const float *gate, const float *up)
+{
+    for (int64_t r = 0; r < CORNER; r++, mid += ld, gate += CORNER, up += CORNER) {
+        __m512 low = vf_silu_times(vf_load(gate), vf_load(up));
+        __m512 high = vf_silu_times(vf_load(gate + 16), vf_load(up + 16));
+        _mm512_storeu_si512(mid, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+}
+
+void cpu_amx_gated(uint16_t *mid, int64_t ldm, const uint16_t *x, int64_t ldx, const uint16_t *w, int64_t k,
+                   int64_t m, int64_t F, float *room)
+{
+    float *up = room + m * CORNER; /* gates of all rows, then one corner */
+    for (int64_t c = 0; c < F; c += CORNER) {
+        int64_t then = c + CORNER < F ? c + CORNER : c;
+        struct ahead next = slice_ahead(w, k, then, m);
+        for (int64_t i = 0; i < m; i += CORNER)
+            whole_corner(room + i * CORNER, x + i * ldx, ldx, slice_at(w, k, c), k, &next);
+        next = slice_ahead(w, k, F + then, m);
+        for (int64_t i = 0; i < m; i += CORNER) {
+            whole_corner(up, x + i * ldx, ldx, slice_at(w, k, F + c), k, &next);
+            gate_rows(mid + i * ldm + c, ldm, room + i * CORNER, up);
+        }
+    }
+}
+
+void cpu_amx_add_product(float *y, int64_t ldy, int64_t rows, const uint16_t *x, int64_t ldx,
+                         const uint16_t *w, int64_t k, int64_t n)
+{
+    float block[CORNER * CORNER] __attribute__((aligned(64)));
+    for (int64_t c = 0; c < n; c += CORNER) {
+        struct ahead next = slice_ahead(w, k, c + CORNER < n ? c + CORNER : c, rows);
+        for (int64_t i = 0; i < rows; i += CORNER) {
+            whole_corner(block, x + i * ldx, ldx, slice_at(w, k, c), k, &next);
+            for (int64_t r = 0; r < min_i64(CORNER, rows - i); r++) {
+                float *to = y + (i + r) * ldy + c;
+                vf_store(to, vf_add(vf_load(to), vf_load(block + r * CORNER)));
+                vf_store(to + 16, vf_add(vf_load(to + 16), vf_load(block + r * CORNER + 16)));
+            }
+        }
+    }
 }
 
 /* 32 query rows of dimension 64 fill tiles 4 to 7 and stay there. */

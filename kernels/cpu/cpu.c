@@ -287,6 +287,7 @@ int ops_open_cpu(struct ops **o, const struct ops_options *opt)
         .rmsnorm = cpu_rmsnorm,
         .add = cpu_add,
         .swiglu = cpu_swiglu,
+        .mlp = cpu_mlp,
         .rope = cpu_rope,
         .attend = cpu_attend,
         .quant = cpu_quant,

@@ -124,6 +124,13 @@ void cpu_pack_k16(uint16_t *dst, int64_t dp, const void *src, int64_t ld, int64_
 void cpu_pack_v16(uint16_t *dst, int64_t dp, const void *src, int64_t ld, int64_t n, int64_t d, enum dtype t);
 void cpu_amx_product(float *y, int64_t ldy, const uint16_t *x, int64_t ldx, const uint16_t *w, int64_t k,
                      int64_t m, int64_t n);
+/* mid [m,F] (bf16, ldm apart) = silu(x w_gate^T) * (x w_up^T): x bf16 [m,k], w the packed panels of gate and
+ * up one after the other; m a multiple of 32, F of 64, k of 32. room: [m + 32,32]. */
+void cpu_amx_gated(uint16_t *mid, int64_t ldm, const uint16_t *x, int64_t ldx, const uint16_t *w, int64_t k,
+                   int64_t m, int64_t F, float *room);
+/* y [rows,n] += x w^T: x bf16 [rows up to a multiple of 32,k]; n and k multiples of 32. */
+void cpu_amx_add_product(float *y, int64_t ldy, int64_t rows, const uint16_t *x, int64_t ldx,
+                         const uint16_t *w, int64_t k, int64_t n);
 void cpu_to_bf16(uint16_t *dst, const float *src, int64_t n); /* AVX-512 BF16 */
 #define CPU_HIDDEN (-1e30f) /* score of a key that a row does not see; maxima start above it */
 
@@ -159,6 +166,7 @@ char *cpu_scratch(struct cpu *c, size_t bytes_per_thread);
 size_t cpu_pack_bytes(struct ops *o, int64_t n_out, int64_t n_in, enum dtype dtype);
 void cpu_pack(struct ops *o, struct weight *w, const struct tensor *src);
 void cpu_matmul(struct ops *o, struct tensor out, struct tensor x, const struct weight *w, const float *bias);
+void cpu_mlp(struct ops *o, const struct mlp_args *a);
 void cpu_attend(struct ops *o, const struct attend_args *a, int n);
 void cpu_select(struct ops *o, const struct select_args *a, int n);
 void cpu_gather(struct ops *o, const struct gather_args *a, int n);

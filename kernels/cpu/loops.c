@@ -138,19 +138,13 @@ static void add(float *x, const float *y, int64_t n)
         x[i] += y[i];
 }
 
-static inline vf silu_times(vf g, vf u)
-{
-    vf e = vf_exp(vf_sub(vf_set(0.0f), g));
-    return vf_mul(vf_mul(g, vf_recip(vf_add(vf_set(1.0f), e))), u);
-}
-
 static void swiglu(float *y, const float *gate, const float *up, int64_t n)
 {
     int64_t i = 0;
     for (; i + VL <= n; i += VL)
-        vf_store(y + i, silu_times(vf_load(gate + i), vf_load(up + i)));
+        vf_store(y + i, vf_silu_times(vf_load(gate + i), vf_load(up + i)));
     if (i < n)
-        vf_store_n(y + i, silu_times(vf_load_n(gate + i, n - i), vf_load_n(up + i, n - i)), n - i);
+        vf_store_n(y + i, vf_silu_times(vf_load_n(gate + i, n - i), vf_load_n(up + i, n - i)), n - i);
 }
 
 static void rope(float *x, const float *cs, int32_t n_rot)

@@ -473,4 +473,10 @@ static inline vf vf_exp(vf x)
     return vf_zero_below(x, -87.3f, vf_scale2(p, n));
 }
 
+static inline vf vf_silu_times(vf g, vf u) /* silu(g) * u */
+{
+    vf e = vf_exp(vf_sub(vf_set(0.0f), g));
+    return vf_mul(vf_mul(g, vf_recip(vf_add(vf_set(1.0f), e))), u);
+}
+
 #endif

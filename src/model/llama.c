@@ -211,11 +211,14 @@ static int llama_forward(struct model *m, const struct batch_item *item, int n, 
         }
         ops->matmul(ops, h, b.out, &y->o, y->o_bias);
         ops->add(ops, x, h);
-        ops->rmsnorm(ops, h, x, y->norm_mlp, c->norm_eps, 0.0f);
-        ops->matmul(ops, gate_up, h, &y->gate_up, NULL);
-        ops->swiglu(ops, mid, gate_up);
-        ops->matmul(ops, h, mid, &y->down, NULL);
-        ops->add(ops, x, h);
+        ops->mlp(ops, &(struct mlp_args){.x = x,
+                                         .norm = y->norm_mlp,
+                                         .eps = c->norm_eps,
+                                         .gate_up = &y->gate_up,
+                                         .down = &y->down,
+                                         .h = h,
+                                         .wide = gate_up,
+                                         .mid = mid});
     }
     if (wanted == 0)
         return 0;
