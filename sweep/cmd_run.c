@@ -12,12 +12,16 @@
 struct run_args {
     struct app_config config;
     const char *output;
-    bool quiet;
+    bool quiet, share_card;
+    double s_wait;
 };
+
+enum { KEY_SHARE_GPU = 0x100, KEY_WAIT };
 
 static error_t parser(int key, char *arg, struct argp_state *state)
 {
     struct run_args *a = state->input;
+    char *end;
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &a->config;
@@ -28,6 +32,15 @@ static error_t parser(int key, char *arg, struct argp_state *state)
     case 'q':
         a->quiet = true;
         return 0;
+    case KEY_SHARE_GPU:
+        a->share_card = true;
+        return 0;
+    case KEY_WAIT:
+        a->s_wait = strtod(arg, &end);
+        if (end != arg && !*end && a->s_wait >= 1 && a->s_wait <= 86400)
+            return 0;
+        fprintf(stderr, "%s: --wait: '%s' (allowed: 1 to 86400 seconds)\n", state->name, arg);
+        exit(1);
     case ARGP_KEY_END:
         if (a->config.path)
             return 0;
@@ -41,6 +54,9 @@ static error_t parser(int key, char *arg, struct argp_state *state)
 static const struct argp_option options[] = {
     {"output", 'o', "FILE.h5", 0, "results file (default: output of the configuration)", 0},
     {"quiet", 'q', 0, 0, "no progress", 0},
+    {"share-gpu", KEY_SHARE_GPU, 0, 0, "several ranks may use the same GPU", 0},
+    {"wait", KEY_WAIT, "SECONDS", 0,
+     "until a rank that gives no sign of life while weights are handed on counts as lost (300)", 0},
     {0},
 };
 
@@ -93,7 +109,9 @@ static int run(struct link *l, struct app *app, const struct run_args *a, const 
                                    .resume = resume,
                                    .version = app->version,
                                    .git_commit = app->git_commit,
-                                   .quiet = a->quiet};
+                                   .quiet = a->quiet,
+                                   .share_card = a->share_card,
+                                   .s_wait = a->s_wait};
         if (l->rank == 0 && l->n_rank > 1)
             log_set_prefix("");
         rc = farm_run(l, &p, &opt);
@@ -123,7 +141,7 @@ int cmd_run(struct app *app, int argc, char **argv)
                "are kept in either case.",
         .children = children,
     };
-    struct run_args a = {0};
+    struct run_args a = {.s_wait = 300};
     char *resume = command_text(argc, argv);
     app_parse(app, &argp, argc, argv, &a);
     struct link l;

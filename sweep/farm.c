@@ -3,6 +3,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "sweep/group.h"
 #include "sweep/stop.h"
 
 #include <stdlib.h>
@@ -14,7 +15,7 @@ void farm_fail(struct farm *f, int rc, int rank)
     if (f->fail)
         return; /* the first trouble is the one to tell */
     f->fail = rc;
-    f->fail_text = f->link->n_rank > 1 ? mem_printf("rank %d: %s", rank, err_text()) : mem_strdup(err_text());
+    f->fail_text = f->link->n_rank > 1 && rank >= 0 ? mem_printf("rank %d: %s", rank, err_text()) : mem_strdup(err_text());
 }
 
 bool farm_stopping(const struct farm *f)
@@ -285,6 +286,9 @@ static int farm_lead(struct link *l, const struct plan *plan, const struct farm_
         rc = prepare(&f);
     if (rc < 0)
         farm_fail(&f, rc, 0);
+    rc = group_start(l, &f.worker, rc == 0, rc == 0 ? &f.jobs : NULL, opt);
+    if (rc < 0)
+        farm_fail(&f, rc, -1);
     work(&f); /* also after a failure: the others must be let go */
     if (!farm_stopping(&f))
         farm_timing(&f);

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "sweep/farm_int.h"
+#include "sweep/group.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -102,13 +103,16 @@ int farm_follow(struct link *l, const struct plan *plan, const struct farm_optio
     char *dir = mem_printf("%s.crash", opt->output);
     crash_install(dir, 0);
     int rc = worker_open(&f.worker, l, plan, poll_leader, &f);
+    char *why = rc < 0 ? mem_strdup(err_text()) : NULL;
+    (void)group_start(l, &f.worker, rc == 0, NULL, opt); /* if that is refused, rank 0 ends the run */
     if (rc < 0)
-        tell(&f, MSG_ERROR, 0, rc, err_text());
+        tell(&f, MSG_ERROR, 0, rc, why);
     else
         tell(&f, MSG_READY, 0, 0, "");
     rc = follow(&f);
     worker_close(&f.worker);
     str_free(&f.in);
+    free(why);
     free(dir);
     return rc;
 }

@@ -40,7 +40,7 @@ struct farm {
     char *fail_text;
     uint8_t *timed; /* [setting * task * example]: in the file already; see farm_timing.c */
 };
-void farm_fail(struct farm *f, int rc, int rank);
+void farm_fail(struct farm *f, int rc, int rank); /* rank -1: of no rank in particular */
 bool farm_stopping(const struct farm *f);
 void farm_refresh(struct farm *f);
 int farm_follow(struct link *l, const struct plan *plan, const struct farm_options *opt);

@@ -115,7 +115,7 @@ static int time_one(struct farm *f, int setting, int task, int example)
     const struct plan_unit *u = unit_of(p, setting, task, example);
     struct run_unit unit = plan_run_unit(p, u - p->unit);
     struct run_timing t = {0};
-    TRY(worker_load(&f->worker, p->setting[setting].model));
+    TRY(worker_load(&f->worker, p->setting[setting].model, NULL));
     int rc = runner_timing(f->worker.runner, p->model[p->setting[setting].model].task[task], &unit, &t);
     if (rc == ERR_NOMEM || rc == ERR_TOO_LONG || rc == ERR_NAN)
         return 0;

@@ -41,6 +41,7 @@ static void count_cores(struct link *l)
     MPI_Comm node;
     MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, l->rank, MPI_INFO_NULL, &node);
     MPI_Comm_size(node, &l->n_local);
+    MPI_Comm_rank(node, &l->local);
     cpu_set_t mine, all, *sets = mem_alloc((size_t)l->n_local, sizeof *sets);
     CPU_ZERO(&mine);
     CPU_ZERO(&all);
@@ -92,15 +93,33 @@ void link_close(struct link *l)
     l->mpi = false;
 }
 
+void link_exchange(struct link *l, const void *mine, void *all, size_t bytes)
+{
+    if (!l->mpi) {
+        memcpy(all, mine, bytes);
+        return;
+    }
+    MPI_Request r;
+    MPI_Iallgather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, MPI_COMM_WORLD, &r);
+    finish(&r);
+}
+
+void link_spread(struct link *l, void *data, size_t bytes)
+{
+    if (!l->mpi)
+        return;
+    MPI_Request r;
+    MPI_Ibcast(data, (int)bytes, MPI_BYTE, 0, MPI_COMM_WORLD, &r);
+    finish(&r);
+}
+
 int link_agree(struct link *l, int mine, const uint64_t hash[2], bool *same)
 {
     *same = true;
     if (!l->mpi)
         return mine ? 0 : -1;
     uint64_t own[3] = {mine != 0, hash[0], hash[1]}, *all = mem_alloc(3 * (size_t)l->n_rank, sizeof *all);
-    MPI_Request r;
-    MPI_Iallgather(own, 3, MPI_UINT64_T, all, 3, MPI_UINT64_T, MPI_COMM_WORLD, &r);
-    finish(&r);
+    link_exchange(l, own, all, sizeof own);
     int first = -1;
     for (int i = l->n_rank - 1; i >= 0; i--) {
         if (all[3 * i])
@@ -182,6 +201,17 @@ int link_agree(struct link *l, int mine, const uint64_t hash[2], bool *same)
     (void)l, (void)hash;
     *same = true;
     return mine ? 0 : -1;
+}
+
+void link_exchange(struct link *l, const void *mine, void *all, size_t bytes)
+{
+    (void)l;
+    memcpy(all, mine, bytes);
+}
+
+void link_spread(struct link *l, void *data, size_t bytes)
+{
+    (void)l, (void)data, (void)bytes;
 }
 
 void link_send(struct link *l, int to, const void *data, size_t n)

@@ -11,6 +11,7 @@
 struct link {
     int rank, n_rank;
     int n_local; /* ranks on this node */
+    int local;   /* which of them this one is: by itself, whatever the launcher calls it */
     int n_core;  /* processors that this rank should use: its own, or its share of those it shares */
     bool mpi;
 };
@@ -23,6 +24,10 @@ void link_sleep(void);           /* half a millisecond */
 void link_barrier(struct link *l);
 /* The lowest rank with mine != 0, or -1; *same tells whether `hash` is equal on all ranks. */
 int link_agree(struct link *l, int mine, const uint64_t hash[2], bool *same);
+/* all [n_rank, bytes] <- `mine` of every rank; everyone calls this. */
+void link_exchange(struct link *l, const void *mine, void *all, size_t bytes);
+/* Bytes of rank 0 -> everyone; everyone calls this. */
+void link_spread(struct link *l, void *data, size_t bytes);
 /* Sends bytes to a rank that will receive them (or few enough to be buffered). */
 void link_send(struct link *l, int to, const void *data, size_t n);
 /* Takes one waiting message, if there is any: its sender, or -1. */

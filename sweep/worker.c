@@ -18,6 +18,7 @@ int worker_open(struct worker *w, const struct link *l, const struct plan *plan,
         .device = c->device,
         .isa = c->isa,
         .threads = c->threads > 0 ? c->threads : l->n_core,
+        .card = l->local,
         .mode = c->mode,
         .logits_first = c->logits_first,
         .topk = c->topk,
@@ -36,13 +37,13 @@ void worker_close(struct worker *w)
     w->loaded = -1;
 }
 
-int worker_load(struct worker *w, int model)
+int worker_load(struct worker *w, int model, struct comm *c)
 {
     if (w->loaded == model)
         return 0;
     const struct plan_model *m = &w->plan->model[model];
     w->loaded = -1;
-    int rc = runner_load(w->runner, &m->run);
+    int rc = c ? runner_load_together(w->runner, &m->run, c) : runner_load(w->runner, &m->run);
     if (rc < 0)
         return err_prefix(rc, "model '%s'", m->run.id);
     w->loaded = model;
@@ -95,7 +96,7 @@ static int compute_singly(struct worker *w, const struct job *job, struct record
 int worker_run(struct worker *w, const struct job *job, struct record *out)
 {
     crash_arm(job->crash_id); /* a model that crashes the loader must not stop the grid either */
-    int rc = worker_load(w, job->model);
+    int rc = worker_load(w, job->model, NULL);
     if (rc == 0)
         rc = compute(w, job, 0, job->n, out);
     if (rc == ERR_NOMEM && w->loaded >= 0)

@@ -26,8 +26,8 @@ void worker_close(struct worker *w);
 /* out: [job->n] records, owned by the caller. A negative return means that the run cannot go on (or was told
  * to stop): nothing of the job counts. */
 int worker_run(struct worker *w, const struct job *job, struct record *out);
-/* Loads the model of the plan. */
-int worker_load(struct worker *w, int model);
+/* Loads the model of the plan; with the other ranks of a group if there is one (comm.h), or NULL. */
+int worker_load(struct worker *w, int model, struct comm *c);
 /* A record of a unit that could not be computed. */
 void worker_failed(const struct plan *p, int64_t unit, enum record_status status, const char *text,
                    struct record *r);

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "kernels/comm.h"
 #include "kernels/half.h"
 #include "model/file_int.h"
 #include "model/share.h"
@@ -172,8 +173,8 @@ static int bring(const struct load *l, const struct load_item *it, const struct 
     return 0;
 }
 
-static int bring_all(const struct load *l, const struct model_file *f, struct ops *ops,
-                     const struct model_options *opt)
+/* Host memory that reading wants: of the largest item that is not taken as it is. */
+static size_t stage_bytes(const struct load *l, const struct model_file *f, const struct model_options *opt)
 {
     size_t most = 0;
     for (int i = 0; i < l->n; i++) {
@@ -182,12 +183,131 @@ static int bring_all(const struct load *l, const struct model_file *f, struct op
         size_t bytes = as_it_is(f, it, dtype) ? 0 : (size_t)(it->n_out * it->n_in) * dtype_bytes(dtype);
         most = bytes > most ? bytes : most;
     }
+    return most;
+}
+
+static int bring_all(const struct load *l, const struct model_file *f, struct ops *ops,
+                     const struct model_options *opt)
+{
+    size_t most = stage_bytes(l, f, opt);
     void *stage = most ? ops->alloc(ops, most, MEM_WORKSPACE, PLACE_HOST) : NULL;
     int rc = most && !stage ? err_set(ERR_NOMEM, "no host memory to convert weights (%zu bytes)", most) : 0;
     for (int i = 0; i < l->n && rc == 0; i++)
         rc = bring(l, &l->item[i], f, ops, opt, stage);
     if (stage)
         ops->free(ops, stage);
+    if (rc == 0)
+        log_debug("%s: weights read from the file (%zu bytes)", f->path, l->bytes);
+    return rc;
+}
+
+/* ---- loading in a group ---- */
+
+/* Bytes that are read before they are handed on. */
+#define HAND_ON ((size_t)64 << 20)
+
+/* What a rank says before anything is sent. */
+struct seat {
+    uint64_t key; /* of what its block will hold */
+    int32_t rc, full;
+};
+
+/* What the bytes of the block depend on, the very files aside: the group takes those of its first rank. */
+static uint64_t group_key(const struct load *l, const struct model_file *f, const struct ops *ops,
+                          enum dtype dtype)
+{
+    struct str s = {0};
+    bool card = !strcmp(ops->name, "cuda"); /* rows as they are, whatever the card */
+    str_printf(&s, "layout 1 %016lx %016lx %s %s %s %s %zu", (unsigned long)f->hash[0],
+               (unsigned long)f->hash[1], dtype_name(dtype), ops->name, card ? "" : ops->isa,
+               card ? "" : ops->libraries, l->bytes);
+    uint64_t key = share_key(s.data, s.n);
+    str_free(&s);
+    return key;
+}
+
+/* Takes a seat; *all_alike: everyone has room for the same bytes, and nobody has them. */
+static int meet(struct comm *c, struct seat mine, bool *all_alike)
+{
+    struct seat *seat = mem_alloc((size_t)c->n_rank, sizeof *seat);
+    int rc = c->exchange(c, &mine, seat, sizeof mine);
+    *all_alike = rc == 0;
+    for (int i = 0; i < c->n_rank && rc == 0; i++)
+        *all_alike = *all_alike && seat[i].key == seat[0].key && seat[i].rc == 0 && !seat[i].full;
+    if (rc == 0)
+        free(seat);
+    return rc;
+}
+
+void model_decline(struct comm *c)
+{
+    bool alike;
+    (void)meet(c, (struct seat){.rc = ERR_INPUT}, &alike);
+}
+
+/* `rc` of every rank: 0 if all are well, the own one if that is not, else a line about the first that is not.
+ */
+static int all_well(struct comm *c, int rc)
+{
+    int32_t mine = rc, *all = mem_alloc((size_t)c->n_rank, sizeof *all);
+    int lost = c->exchange(c, &mine, all, sizeof mine);
+    if (lost < 0)
+        return lost; /* and leave the memory to messages that are late */
+    int first = c->n_rank;
+    for (int i = c->n_rank - 1; i >= 0; i--)
+        first = all[i] < 0 ? i : first;
+    int code = first < c->n_rank ? all[first] : 0;
+    free(all);
+    return rc < 0 || code == 0
+               ? rc
+               : err_set(code, "another rank could not load the weights (%s)", err_name(code));
+}
+
+/* Rank 0 reads and everyone gets, some items at a time: reading is far slower than handing on. */
+static int hand_on(const struct load *l, const struct model_file *f, struct ops *ops,
+                   const struct model_options *opt, void *stage)
+{
+    struct comm *c = opt->comm;
+    int rc = 0;
+    for (int i = 0; i < l->n;) {
+        size_t from = l->item[i].at, to = from;
+        for (; i < l->n && to - from < HAND_ON; i++) {
+            if (c->rank == 0 && rc == 0)
+                rc = bring(l, &l->item[i], f, ops, opt, stage);
+            to = i + 1 < l->n ? l->item[i + 1].at : l->bytes;
+        }
+        TRY(all_well(c, rc));
+        rc = c->broadcast(c, (char *)l->block + from, to - from, 0);
+        if (c->lost)
+            return rc;
+    }
+    return all_well(c, rc);
+}
+
+static int load_together(struct load *l, const struct model_file *f, struct ops *ops,
+                         const struct model_options *opt, int rc, bool full)
+{
+    struct comm *c = opt->comm;
+    bool alike;
+    TRY(meet(c, (struct seat){group_key(l, f, ops, opt->dtype), rc, full}, &alike));
+    if (rc < 0 || full)
+        return rc;
+    if (!alike) {
+        log_info("%s: the ranks of this group do not load the same; each reads the weights itself", f->path);
+        return bring_all(l, f, ops, opt);
+    }
+    size_t most = c->rank == 0 ? stage_bytes(l, f, opt) : 0;
+    void *stage = most ? ops->alloc(ops, most, MEM_WORKSPACE, PLACE_HOST) : NULL;
+    if (most && !stage)
+        rc = err_set(ERR_NOMEM, "no host memory to convert weights (%zu bytes)", most);
+    rc = all_well(c, rc);
+    if (rc == 0)
+        rc = hand_on(l, f, ops, opt, stage);
+    if (stage)
+        ops->free(ops, stage);
+    if (rc == 0)
+        log_debug("%s: weights %s (%zu bytes, %s)", f->path, c->rank == 0 ? "read from the file" : "received",
+                  l->bytes, c->way);
     return rc;
 }
 
@@ -204,35 +324,35 @@ static uint64_t block_key(const struct load *l, const struct model_file *f, cons
     return key;
 }
 
-static int load_private(struct load *l, const struct model_file *f, struct ops *ops,
-                        const struct model_options *opt)
+/* Where the block lies: in memory of the node or of the device. *full: another process has filled it. */
+static int make_room(struct load *l, const struct model_file *f, struct ops *ops,
+                     const struct model_options *opt, bool *full)
 {
     char text[32];
-    l->block = ops->alloc(ops, l->bytes, MEM_WEIGHTS, PLACE_DEVICE);
+    bool host = !strcmp(ops->name, "ref") || !strcmp(ops->name, "cpu"), creator = true;
+    *full = false;
+    TRY(lay_out(l, ops, opt->dtype));
+    if (opt->share && host)
+        TRY(share_open(&l->share, block_key(l, f, ops, opt->dtype), l->bytes, &creator));
+    *full = l->share && !creator;
+    l->block = l->share ? share_data(l->share) : ops->alloc(ops, l->bytes, MEM_WEIGHTS, PLACE_DEVICE);
     str_bytes(text, (double)l->bytes);
     if (!l->block)
         return err_set(ERR_NOMEM, "no memory for %s of weights", text);
     hand_out(l, opt->dtype);
-    return bring_all(l, f, ops, opt);
+    return 0;
 }
 
 int load_run(struct load *l, const struct model_file *f, struct ops *ops, const struct model_options *opt)
 {
-    TRY(lay_out(l, ops, opt->dtype));
-    bool host = !strcmp(ops->name, "ref") || !strcmp(ops->name, "cpu");
-    bool creator = false;
-    if (opt->share && host)
-        TRY(share_open(&l->share, block_key(l, f, ops, opt->dtype), l->bytes, &creator));
-    if (!l->share)
-        return load_private(l, f, ops, opt);
-    l->block = share_data(l->share);
-    hand_out(l, opt->dtype);
-    if (!creator)
-        return 0;
-    int rc = bring_all(l, f, ops, opt);
-    if (rc == 0)
+    bool full;
+    int rc = make_room(l, f, ops, opt, &full);
+    if (opt->comm)
+        rc = load_together(l, f, ops, opt, rc, full);
+    else if (rc == 0 && !full)
+        rc = bring_all(l, f, ops, opt);
+    if (rc == 0 && l->share && !full)
         rc = share_publish(l->share);
-    l->block = rc == 0 ? share_data(l->share) : NULL;
     return rc;
 }
 

@@ -41,7 +41,8 @@ int load_table(struct load *l, const struct model_file *f, struct tensor *out, c
 int load_floats(struct load *l, const struct model_file *f, const float **out, const char *const *names,
                 const int64_t *rows, int n_part);
 /* Packs everything; pages of the file are let go as they are used up. With opt->share one process of the node
- * packs and the others map its bytes. ERR_NOMEM if the device or the host is full. */
+ * packs and the others map its bytes; with opt->comm one rank reads and the others receive. ERR_NOMEM if the
+ * device or the host is full. */
 int load_run(struct load *l, const struct model_file *f, struct ops *ops, const struct model_options *opt);
 void load_free(struct load *l, struct ops *ops);
 

@@ -62,13 +62,18 @@ const struct gguf *model_file_gguf(const struct model_file *f);
 
 struct model;
 
+struct comm;
 struct model_options {
-    enum dtype dtype; /* weights' dtype on the device */
-    bool share;       /* keep packed weights once per node in shared memory (CPU tables) */
-    int threads;      /* for packing */
+    enum dtype dtype;  /* weights' dtype on the device */
+    bool share;        /* keep packed weights once per node in shared memory (CPU tables) */
+    int threads;       /* for packing */
+    struct comm *comm; /* ranks that open this model together: its rank 0 reads the weights, the others get
+                          them from it. NULL: read */
 };
 int model_open(struct model **m, struct ops *ops, struct model_file *f,
                const struct model_options *opt); /* borrows f until it returns */
+/* In place of model_open by a rank that cannot take part, so that the others need not wait for it. */
+void model_decline(struct comm *c);
 void model_close(struct model *m);
 const struct model_config *model_config(const struct model *m);
 struct ops *model_ops(struct model *m);

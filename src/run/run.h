@@ -40,6 +40,7 @@ struct run_options {
     const char *device; /* auto, cpu, ref, cuda */
     const char *isa;    /* auto, avx512, avx2, portable */
     int threads;        /* 0: all */
+    int card;           /* CUDA: ordinal among the visible cards, counted around; a node's ranks take one each */
     enum run_mode mode;
     int logits_first; /* 0 none, 1 first, 2 full */
     int topk;         /* K logits kept of every generated token */
@@ -56,6 +57,8 @@ void runner_close(struct runner *r);
 struct ops *runner_ops(struct runner *r);
 /* Loads a model, giving back the one before; the same model again costs nothing. */
 int runner_load(struct runner *r, const struct run_model *m);
+/* The same together with the other ranks of a group (comm.h): one reads the weights. All of them call this. */
+int runner_load_together(struct runner *r, const struct run_model *m, struct comm *c);
 struct model *runner_model(struct runner *r);
 const struct tok *runner_tok(struct runner *r);
 

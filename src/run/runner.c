@@ -2,6 +2,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "kernels/comm.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,7 @@ int runner_open(struct runner **out, const struct run_options *opt)
     struct runner *r = mem_alloc(1, sizeof *r);
     r->opt = *opt;
     const struct ops_options o = {
-        .threads = opt->threads, .isa = opt->isa ? opt->isa : "auto", .act = DT_F32};
+        .threads = opt->threads, .isa = opt->isa ? opt->isa : "auto", .device = opt->card, .act = DT_F32};
     int rc = kv_spec_parse(&r->full, "full");
     if (rc == 0)
         rc = ops_open(&r->ops, opt->device ? opt->device : "auto", &o);
@@ -55,7 +56,7 @@ int runner_rewriter(struct runner *r, const struct run_unit *u, struct rewriter 
     char *paths = mem_printf("%s %s %s", m->name, u->files->encoder, u->files->ranks ? u->files->ranks : "");
     if (!r->compressor || strcmp(paths, r->prompt_paths) != 0) {
         close_compressor(r);
-        const struct prompt_options o = {r->opt.device, r->opt.isa, r->opt.threads, r->opt.share};
+        const struct prompt_options o = {r->opt.device, r->opt.isa, r->opt.threads, r->opt.share, r->opt.card};
         int rc = m->open(&r->compressor, u->files, &o);
         if (rc < 0) {
             free(paths);
@@ -117,12 +118,12 @@ static void wire_engine(struct runner *r)
     e->poll_ctx = r->opt.poll_ctx;
 }
 
-static int load(struct runner *r, const struct run_model *m)
+static int load(struct runner *r, const struct run_model *m, struct comm *c)
 {
     struct model_file *f;
     TRY(model_file_open(&f, m->path));
     ops_set_act(r->ops, m->dtype);
-    const struct model_options o = {.dtype = m->dtype, .share = r->opt.share, .threads = r->ops->threads};
+    const struct model_options o = {.dtype = m->dtype, .share = r->opt.share, .threads = r->ops->threads, .comm = c};
     int rc = run_tok_open(&r->tok, m->path);
     if (rc == 0)
         rc = model_open(&r->model, r->ops, f, &o);
@@ -134,11 +135,18 @@ static int load(struct runner *r, const struct run_model *m)
 
 int runner_load(struct runner *r, const struct run_model *m)
 {
+    return runner_load_together(r, m, NULL);
+}
+
+int runner_load_together(struct runner *r, const struct run_model *m, struct comm *c)
+{
     char *want = mem_printf("%s %s", m->path, dtype_name(m->dtype));
     if (!r->loaded || strcmp(want, r->loaded) != 0) {
         unload(r);
-        int rc = load(r, m);
+        int rc = load(r, m, c);
         if (rc < 0) {
+            if (c && !c->met)
+                model_decline(c);
             free(want);
             return err_prefix(rc, "model %s", m->id);
         }
@@ -146,6 +154,8 @@ int runner_load(struct runner *r, const struct run_model *m)
         wire_engine(r);
     } else {
         free(want);
+        if (c)
+            model_decline(c);
     }
     r->m = *m;
     return 0;

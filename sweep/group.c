@@ -1,0 +1,134 @@
+#include "sweep/group.h"
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "kernels/comm.h"
+#include "sweep/app.h"
+#include "sweep/stop.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* What every rank knows of every other. */
+struct seat {
+    int32_t ok, n_local;
+    char table[16], device[96], card[48];
+};
+/* What rank 0 says to each. */
+struct start {
+    int32_t model; /* of its first job; -1: there is none for it */
+    int32_t pad;
+    uint64_t crash_id;
+};
+
+static void fill_seat(struct seat *s, const struct link *l, const struct worker *w, bool ok)
+{
+    *s = (struct seat){.ok = ok, .n_local = l->n_local};
+    if (!ok)
+        return;
+    const struct ops *o = runner_ops(w->runner);
+    snprintf(s->table, sizeof s->table, "%s", o->name);
+    snprintf(s->device, sizeof s->device, "%s", o->device);
+    snprintf(s->card, sizeof s->card, "%s", o->card);
+}
+
+/* The first two ranks on one card; ordinals say nothing, since every rank may see other cards. */
+static bool shared_card(const struct seat *s, int n, int *a, int *b)
+{
+    for (*a = 0; *a < n; ++*a)
+        for (*b = *a + 1; s[*a].card[0] && *b < n; ++*b)
+            if (!strcmp(s[*a].card, s[*b].card))
+                return true;
+    return false;
+}
+
+/* The longest bundles go out first: the i-th rank would begin with the i-th. */
+static void first_jobs(const struct jobs *jobs, struct start *start, int n)
+{
+    for (int i = 0; i < n; i++)
+        start[i] = jobs && i < jobs->n ? (struct start){jobs->job[i].model, 0, jobs->job[i].crash_id}
+                                       : (struct start){.model = -1};
+}
+
+/* How many load this model, or 0 if they should do so by themselves. */
+static int group_size(const struct seat *s, const struct start *start, int n, int model)
+{
+    int size = 0;
+    bool good = model >= 0;
+    const char *table = NULL;
+    for (int i = 0; i < n; i++) {
+        if (start[i].model != model)
+            continue;
+        size++;
+        table = table ? table : s[i].table;
+        good = good && s[i].ok && !strcmp(s[i].table, table) && (s[i].card[0] || s[i].n_local == 1);
+    }
+    return good && size > 1 ? size : 0;
+}
+
+/* Nobody can go on: the others are waiting in places where no message reaches them. */
+static void end_job(struct link *l, int rc)
+{
+    app_say_error(err_prefix(rc, "rank %d", l->rank));
+    link_abort(l);
+}
+
+static void load_in_group(struct link *l, struct worker *w, const struct start *start, int size, bool cards,
+                          const struct farm_options *opt)
+{
+    struct comm *c = NULL;
+    int rc =
+        comm_open(&c, w->runner ? runner_ops(w->runner) : NULL, size ? start->model : -1, cards, opt->s_wait);
+    if (c && c->lost)
+        end_job(l, rc);
+    if (!c) {
+        if (rc < 0)
+            log_info("%s: every rank reads the weights itself", err_text());
+        return;
+    }
+    double begin = clock_now();
+    crash_arm(start->crash_id);
+    rc = worker_load(w, start->model, c);
+    crash_disarm();
+    if (c->lost)
+        end_job(l, rc);
+    if (rc < 0)
+        log_debug("%s", err_text()); /* the first job will say it again, to rank 0 */
+    else if (c->rank == 0 && !opt->quiet)
+        log_info("weights of %s: read once and handed to %d other rank%s (%s), %.1f s",
+                 w->plan->model[start->model].run.id, size - 1, size == 2 ? "" : "s", c->way,
+                 clock_now() - begin);
+    comm_close(c);
+}
+
+int group_start(struct link *l, struct worker *w, bool ok, const struct jobs *jobs,
+                const struct farm_options *opt)
+{
+    if (l->n_rank == 1)
+        return 0;
+    size_t n = (size_t)l->n_rank;
+    struct seat mine, *seat = mem_alloc(n, sizeof *seat);
+    struct start *start = mem_alloc(n, sizeof *start);
+    int a, b, rc = 0;
+    fill_seat(&mine, l, w, ok);
+    link_exchange(l, &mine, seat, sizeof mine);
+    first_jobs(jobs, start, l->n_rank);
+    link_spread(l, start, n * sizeof *start);
+    bool shared = shared_card(seat, l->n_rank, &a, &b);
+    if (shared && !opt->share_card) {
+        rc = err_set(
+            ERR_INPUT,
+            "ranks %d and %d would share one GPU (%s, %s): start one rank per GPU (srun --gpus-per-task=1, "
+            "or mpirun with as many ranks as a node has GPUs), or allow it with --share-gpu",
+            a, b, seat[a].device, seat[a].card);
+    } else {
+        const struct start *own = &start[l->rank];
+        bool cards = seat[l->rank].card[0] && !shared; /* NCCL refuses cards that have two ranks */
+        load_in_group(l, w, own, group_size(seat, start, l->n_rank, own->model), cards, opt);
+    }
+    free(seat);
+    free(start);
+    return rc;
+}
