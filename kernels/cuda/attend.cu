@@ -1,5 +1,5 @@
 // Attention: which kernel does which sequence, and the plain kernel, which does everything.
-#include "kernels/cuda/attend.h"
+#include "kernels/cuda/flash.h"
 
 #define THREADS 128
 
@@ -94,11 +94,15 @@ void attend_run(struct ops *o, const struct attend_args *a, int n)
     // Neighbours of one form go together; which form a sequence takes depends on itself alone.
     for (int from = 0; from < n;) {
         enum tile_form form = tile_form_of(&a[from]);
+        bool flash = form != TILE_NONE && flash_fits(&a[from]);
         int to = from + 1;
-        while (to < n && to - from < ATTEND_MOST && tile_form_of(&a[to]) == form)
+        while (to < n && to - from < ATTEND_MOST && tile_form_of(&a[to]) == form &&
+               (form != TILE_NONE && flash_fits(&a[to])) == flash)
             to++;
         if (form == TILE_NONE)
             plain_attend(c, a + from, to - from);
+        else if (flash)
+            flash_attend(c, form, a + from, to - from);
         else
             tile_attend(c, form, a + from, to - from);
         from = to;

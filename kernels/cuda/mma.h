@@ -11,12 +11,20 @@ template <bool BF16> DEVICE uint16_t unit_bits(float x)
 {
     return BF16 ? brain_bits(x) : half_bits(x);
 }
+
+#ifdef KVS_SHIM
+
+/* Two of them, `low` in the low half. */
 template <bool BF16> DEVICE uint32_t unit_pair(float low, float high)
 {
     return (uint32_t)unit_bits<BF16>(low) | (uint32_t)unit_bits<BF16>(high) << 16;
 }
 
-#ifdef KVS_SHIM
+/* 2^x, to 2 units in the last place; results below the normal range are 0. */
+DEVICE float unit_exp2(float x)
+{
+    return exp2f(x);
+}
 
 template <bool BF16> DEVICE float unit_value(uint16_t h)
 {
@@ -45,7 +53,7 @@ template <bool BF16> DEVICE void unit_mma(float c[4], const uint32_t a[4], const
 
 /* Four 8x8 matrices of 16-bit values; lane 8m + r brings the address of row r of matrix m. Lane 4g + t gets
  * columns 2t, 2t + 1 of row g of each; TURNED: rows 2t, 2t + 1 of column g. */
-template <bool TURNED> DEVICE void unit_load(uint32_t v[4], const uint16_t *row)
+template <bool TURNED> DEVICE void unit_load(uint32_t v[4], const void *row)
 {
     const uint16_t *all[32];
     memcpy(all, shim_exchange(&row, sizeof row), sizeof all);
@@ -59,6 +67,23 @@ template <bool TURNED> DEVICE void unit_load(uint32_t v[4], const uint16_t *row)
 }
 
 #else
+
+template <bool BF16> DEVICE uint32_t unit_pair(float low, float high)
+{
+    uint32_t x;
+    if (BF16)
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(x) : "f"(high), "f"(low));
+    else
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(x) : "f"(high), "f"(low));
+    return x;
+}
+
+DEVICE float unit_exp2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 
 template <bool BF16> DEVICE void unit_mma(float c[4], const uint32_t a[4], const uint32_t b[2])
 {
@@ -76,7 +101,7 @@ template <bool BF16> DEVICE void unit_mma(float c[4], const uint32_t a[4], const
             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-template <bool TURNED> DEVICE void unit_load(uint32_t v[4], const uint16_t *row)
+template <bool TURNED> DEVICE void unit_load(uint32_t v[4], const void *row)
 {
     uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
     if (TURNED)

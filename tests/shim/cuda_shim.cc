@@ -1,6 +1,7 @@
 // The shim's fibers and its runtime (cuda_shim.h).
 #include "cuda_shim.h"
 
+#include <deque>
 #include <map>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,7 +28,13 @@ asm(".text\n.globl shim_switch\n.hidden shim_switch\nshim_switch:\n"
     "popq %r15\npopq %r14\npopq %r13\npopq %r12\npopq %rbx\npopq %rbp\nret\n");
 #endif
 
+struct copy {
+    void *dst;
+    const void *src;
+    size_t bytes;
+};
 struct fiber {
+    std::deque<std::vector<copy>> under_way; // groups of copies, the last still open
     char *stack;
 #ifdef __x86_64__
     void *sp;
@@ -54,7 +61,7 @@ ucontext_t main_at;
 const std::function<void()> *body;
 unsigned n_threads, n_alive, arrived, current;
 unsigned long phase; // barriers of the block so far
-alignas(64) char shared_bytes[SHARED_MOST];
+alignas(1024) char shared_bytes[SHARED_MOST];
 
 [[noreturn]] void die(const char *text)
 {
@@ -104,6 +111,10 @@ void fiber_main(void)
 {
     (*body)();
     unsigned me = current;
+    for (const std::vector<copy> &group : fibers[me].under_way)
+        if (!group.empty())
+            die("a thread ends with copies under way");
+    fibers[me].under_way.clear();
     fibers[me].alive = false;
     n_alive--;
     warps[me / 32].alive--;
@@ -238,6 +249,35 @@ void shim_warp_barrier(void)
 {
     char nothing = 0;
     shim_exchange(&nothing, 1);
+}
+
+void shim_async_copy(void *dst, const void *src, size_t bytes)
+{
+    std::deque<std::vector<copy>> &q = fibers[current].under_way;
+    if ((uintptr_t)dst % bytes || (uintptr_t)src % bytes)
+        die("a copy that is not aligned");
+    if (q.empty())
+        q.emplace_back();
+    q.back().push_back(copy{dst, src, bytes});
+}
+
+void shim_async_group(void)
+{
+    std::deque<std::vector<copy>> &q = fibers[current].under_way;
+    if (q.empty())
+        q.emplace_back();
+    q.emplace_back();
+}
+
+void shim_async_wait(unsigned left)
+{
+    std::deque<std::vector<copy>> &q = fibers[current].under_way;
+    for (; q.size() > left + 1; q.pop_front())
+        for (const copy &c : q.front())
+            if (c.src)
+                memcpy(c.dst, c.src, c.bytes);
+            else
+                memset(c.dst, 0, c.bytes);
 }
 
 /* ------------------------------------------------------------------ runtime */

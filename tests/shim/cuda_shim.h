@@ -34,13 +34,17 @@ extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 /* Runs the body for every thread of every block. */
 void shim_launch(dim3 grid, dim3 block, size_t shared, const std::function<void()> &body);
-void *shim_shared(void); /* the block's dynamic shared memory, 16-byte aligned */
+void *shim_shared(void); /* the block's dynamic shared memory, 1024-byte aligned */
 void shim_barrier(void); /* of the block */
 void shim_warp_barrier(void);
 /* Every lane gives `bytes` (at most 64) and gets those of all 32 lanes, lane by lane; valid until the next
  * exchange. */
 const void *shim_exchange(const void *mine, size_t bytes);
 unsigned shim_lane(void);
+/* Copies of one thread that are done when it waits for them (src NULL: zeros), in groups. */
+void shim_async_copy(void *dst, const void *src, size_t bytes);
+void shim_async_group(void);
+void shim_async_wait(unsigned left); /* until at most that many groups are left */
 /* Device memory cannot be touched by the host: only between these two (kernels, copies, products). */
 void shim_device_begin(void);
 void shim_device_end(void);
