@@ -1,0 +1,129 @@
+/* Whole models with a compressor, float32, against oracles written from the upstream sources: first choices
+ * at 100 steps along given tokens, and logits (oracle/e2e_fixtures.py says what the files hold). */
+#include "model_common.h"
+
+static const char *const tables[] = {"ref", "cpu"};
+
+static bool have_table(const char *name)
+{
+    for (const char *const *p = ops_names(); *p; p++)
+        if (!strcmp(*p, name))
+            return true;
+    return false;
+}
+
+struct e2e {
+    char *raw;
+    int n_prompt, n_new, n_vocab, n_row;
+    const char *method;
+    const int32_t *ids, *best, *row;
+    const float *gap, *logits; /* [n_new]; [n_row,n_vocab] */
+};
+
+static void e2e_read(struct e2e *e, const char *path)
+{
+    size_t n;
+    OK(file_read(path, &e->raw, &n));
+    const int32_t *head = (const int32_t *)(const void *)e->raw;
+    e->n_prompt = head[0];
+    e->n_new = head[1];
+    e->n_vocab = head[2];
+    e->n_row = head[3];
+    e->method = e->raw + 16;
+    e->ids = head + 20;
+    e->best = e->ids + e->n_prompt + e->n_new;
+    e->row = e->best + e->n_new;
+    e->gap = (const float *)(const void *)(e->row + e->n_row);
+    e->logits = e->gap + e->n_new;
+    assert_int_equal(n, (size_t)(20 + e->n_prompt + 3 * e->n_new + e->n_row * (1 + e->n_vocab)) * 4);
+}
+
+/* The prompt as `kvsweep logits` runs it: a pass of the method's own, or a plain one to fork from. */
+static const float *prompt_pass(struct rig *r, struct seq *s, const struct kv_spec *spec, const struct e2e *e)
+{
+    const int64_t n_max = e->n_prompt + e->n_new;
+    struct seq plain;
+    struct seq_prompt p;
+    if (kv_prefill_key(spec, e->n_prompt, &r->shape) != 0) {
+        OK(seq_open(s, r->m, &r->shape, spec, e->n_prompt, n_max));
+        step(r, s, e->ids, e->n_prompt - 1, LOGITS_NONE);
+        return step(r, s, e->ids + e->n_prompt - 1, 1, LOGITS_LAST);
+    }
+    OK(seq_open_prompt(&plain, r->m, &r->shape, &r->full, e->n_prompt, kv_wants_mass(spec)));
+    const float *out = step(r, &plain, e->ids, e->n_prompt, LOGITS_LAST);
+    OK(seq_freeze(&plain, &p));
+    OK(seq_fork(s, r->m, &r->shape, spec, &p, n_max));
+    seq_close(&plain);
+    seq_prompt_close(&p);
+    return out;
+}
+
+static int32_t best_of(const float *x, int n)
+{
+    int32_t best = 0;
+    for (int32_t i = 1; i < n; i++)
+        best = x[i] > x[best] ? i : best;
+    return best;
+}
+
+static void check(const char *model, const char *path, const char *table)
+{
+    struct rig r;
+    struct e2e e;
+    struct seq s;
+    struct kv_spec spec;
+    double worst = 0;
+    int n_clear = 0, row = 0;
+    e2e_read(&e, path);
+    rig_open(&r, model, table, DT_F32, false);
+    assert_int_equal(model_config(r.m)->n_vocab, e.n_vocab);
+    OK(kv_spec_parse(&spec, e.method));
+    const float *out = prompt_pass(&r, &s, &spec, &e);
+    for (int i = 0; i < e.n_new; i++) {
+        if (e.gap[i] > 1e-3f && best_of(out, e.n_vocab) != e.best[i])
+            fail_msg("%s, %s: %s chooses %d at step %d, the oracle %d", table, path, e.method,
+                     best_of(out, e.n_vocab), i, e.best[i]);
+        n_clear += e.gap[i] > 1e-3f;
+        if (row < e.n_row && e.row[row] == i)
+            worst = fmax(worst, max_diff(out, e.logits + (size_t)row++ * (size_t)e.n_vocab, e.n_vocab));
+        if (i + 1 < e.n_new)
+            out = step(&r, &s, e.ids + e.n_prompt + i, 1, LOGITS_LAST);
+    }
+    print_message("%s %s %s: %d clear choices, max |delta logit| %.2g\n", table, path, e.method, n_clear,
+                  worst);
+    assert_int_equal(row, e.n_row);
+    assert_true(n_clear >= 95);
+    assert_true(worst <= 2e-3);
+    kv_spec_free(&spec);
+    seq_close(&s);
+    rig_close(&r);
+    free(e.raw);
+}
+
+static void check_model(const char *model, const char *name)
+{
+    for (size_t t = 0; t < sizeof tables / sizeof *tables; t++)
+        for (int i = 0; i < 3 && have_table(tables[t]); i++) {
+            char *path = mem_printf("fixtures/e2e/%s-%d.bin", name, i);
+            check(model, path, tables[t]);
+            free(path);
+        }
+}
+
+static void gqa(void **state)
+{
+    (void)state;
+    check_model("fixtures/tiny", "gqa");
+}
+
+static void mha(void **state)
+{
+    (void)state;
+    check_model("fixtures/e2e/mha", "mha");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(gqa), cmocka_unit_test(mha)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
