@@ -223,16 +223,18 @@ static void check_run(struct prompt_compressor *c, const json_t *one, const json
                *want = json_string_value(json_object_get(run, "text")),
                *kept = json_string_value(json_object_get(run, "kept")), *force[16];
     const json_t *list = json_object_get(run, "force");
-    struct ll2_options o = {.rate = json_number_value(json_object_get(run, "rate")),
-                            .force_tokens = force,
-                            .n_force = (int)json_array_size(list),
-                            .drop_consecutive = json_is_true(json_object_get(run, "drop")),
-                            .force_reserve_digit = json_is_true(json_object_get(run, "digits"))};
+    double rate = json_number_value(json_object_get(run, "rate"));
+    struct ll2_options o = ll2_defaults;
+    o.rate = 1 / rate;
+    o.force_tokens = force;
+    o.n_force = (int)json_array_size(list);
+    o.drop_consecutive = json_is_true(json_object_get(run, "drop"));
+    o.force_reserve_digit = json_is_true(json_object_get(run, "digits"));
     struct str labels = {0};
     char *got;
     for (int i = 0; i < o.n_force; i++)
         force[i] = json_string_value(json_array_get(list, (size_t)i));
-    OK(ll2_run(c, &o, text, &got, &labels));
+    OK(ll2_run(c, &o, &text, 1, &got, &labels));
     *words += (int)labels.n;
     if (strcmp(got, want) != 0 || strcmp(str_c(&labels), kept) != 0) {
         size_t at = 0;
@@ -240,7 +242,7 @@ static void check_run(struct prompt_compressor *c, const json_t *one, const json
             at++;
         at = at > 40 ? at - 40 : 0;
         fail_msg("%s, rate %g: %zu words (package: %zu)\n got: …%.160s\nwant: …%.160s",
-                 json_string_value(json_object_get(one, "name")), o.rate, labels.n, strlen(kept), got + at,
+                 json_string_value(json_object_get(one, "name")), rate, labels.n, strlen(kept), got + at,
                  want + at);
     }
     free(got);
@@ -268,6 +270,176 @@ static void test_compression(void **state)
     json_decref(cases);
 }
 
+/* ---- several contexts ---- */
+
+struct lists {
+    const char *context[64], *force[LL2_MARKS];
+    int id[64];
+};
+
+static int texts(const json_t *list, const char **out, size_t max)
+{
+    size_t n = json_array_size(list);
+    assert_true(n <= max);
+    for (size_t i = 0; i < n; i++)
+        out[i] = json_string_value(json_array_get(list, i));
+    return (int)n;
+}
+
+static void get_real(const json_t *o, const char *key, double *v)
+{
+    const json_t *j = json_object_get(o, key);
+    *v = j ? json_number_value(j) : *v;
+}
+
+static void get_int(const json_t *o, const char *key, int64_t *v)
+{
+    const json_t *j = json_object_get(o, key);
+    *v = j ? json_integer_value(j) : *v;
+}
+
+static void get_bool(const json_t *o, const char *key, bool *v)
+{
+    const json_t *j = json_object_get(o, key);
+    *v = j ? json_is_true(j) : *v;
+}
+
+static struct ll2_options get_options(const json_t *j, struct lists *l)
+{
+    struct ll2_options o = ll2_defaults;
+    const json_t *ids = json_object_get(j, "force_context_ids");
+    get_real(j, "rate", &o.rate);
+    get_int(j, "target_token", &o.target_token);
+    get_bool(j, "use_context_level_filter", &o.use_context_level_filter);
+    get_bool(j, "use_token_level_filter", &o.use_token_level_filter);
+    get_real(j, "context_level_rate", &o.context_level_rate);
+    get_int(j, "target_context", &o.target_context);
+    get_int(j, "context_level_target_token", &o.context_level_target_token);
+    get_bool(j, "drop_consecutive", &o.drop_consecutive);
+    get_bool(j, "force_reserve_digit", &o.force_reserve_digit);
+    o.n_force_context = (int)json_array_size(ids);
+    assert_true(o.n_force_context <= 64);
+    for (int i = 0; i < o.n_force_context; i++)
+        l->id[i] = (int)json_integer_value(json_array_get(ids, (size_t)i));
+    o.force_context_ids = l->id;
+    o.n_force = texts(json_object_get(j, "force_tokens"), l->force, LL2_MARKS);
+    o.force_tokens = l->force;
+    return o;
+}
+
+/* One run of the package's; where it has no text, it failed for a context without words. */
+static bool same_contexts(struct prompt_compressor *c, const json_t *run, int *refused)
+{
+    struct lists l;
+    const struct ll2_options o = get_options(json_object_get(run, "options"), &l);
+    const char *want = json_string_value(json_object_get(run, "text")),
+               *kept = json_string_value(json_object_get(run, "kept"));
+    int n = texts(json_object_get(run, "contexts"), l.context, 64);
+    struct str labels = {0};
+    char *got;
+    int rc = ll2_run(c, &o, l.context, n, &got, &labels);
+    bool same;
+    if (!want) {
+        same = rc == ERR_INPUT && strstr(err_text(), "has no words to choose it by");
+        ++*refused;
+    } else {
+        OK(rc);
+        same = !strcmp(got, want) && !strcmp(str_c(&labels), kept);
+    }
+    if (!same) {
+        char *text = json_dumps(json_object_get(run, "options"), JSON_ENSURE_ASCII);
+        printf("%d contexts, %s: %zu words (package: %zu)\n got: %.300s\nwant: %.300s\n", n, text, labels.n,
+               kept ? strlen(kept) : 0, got ? got : err_text(), want ? want : "a refusal");
+        free(text);
+    }
+    free(got);
+    str_free(&labels);
+    return same;
+}
+
+static void test_contexts(void **state)
+{
+    (void)state;
+    json_t *runs = load("contexts.json");
+    struct prompt_compressor *c = open_compressor(true);
+    int n = (int)json_array_size(runs), refused = 0, wrong = 0;
+    for (int i = 0; i < n; i++)
+        wrong += !same_contexts(c, json_array_get(runs, (size_t)i), &refused);
+    printf("%d runs with several contexts (%d to be refused), %d unlike the package's\n", n, refused, wrong);
+    assert_true(n >= 50 && refused > 0 && wrong == 0);
+    prompt_method_find("llmlingua2")->close(c);
+    json_decref(runs);
+}
+
+static void options_refused(struct prompt_compressor *c, const struct ll2_options *o, const char *says)
+{
+    static const char *const two[] = {"Ana met Chen.", "They left."};
+    char *got;
+    assert_int_equal(ll2_run(c, o, two, 2, &got, NULL), ERR_INPUT);
+    assert_null(got);
+    if (!strstr(err_text(), says))
+        fail_msg("'%s' does not say '%s'", err_text(), says);
+}
+
+#define REFUSED(says, ...)                                                                                   \
+    do {                                                                                                     \
+        struct ll2_options o = ll2_defaults;                                                                 \
+        __VA_ARGS__;                                                                                         \
+        options_refused(c, &o, says);                                                                        \
+    } while (0)
+
+static void test_option_refusals(void **state)
+{
+    (void)state;
+    struct prompt_compressor *c = open_compressor(false);
+    const char *many[LL2_MARKS + 1], *none[] = {".", ""}, *broken[] = {"\xff"};
+    for (int i = 0; i <= LL2_MARKS; i++)
+        many[i] = "x";
+    REFUSED("rate 0:", o.rate = 0);
+    REFUSED("rate 1.5:", o.rate = 1.5);
+    REFUSED("rate nan:", o.rate = (double)NAN);
+    REFUSED("context_level_rate -0.5: use 0 to 1", o.context_level_rate = -0.5);
+    REFUSED("target_token 0:", o.target_token = 0);
+    REFUSED("names context 2; there are 2, counted from 0",
+            (o.n_force_context = 1, o.force_context_ids = (const int[]){2}));
+    REFUSED("names context -1;", (o.n_force_context = 2, o.force_context_ids = (const int[]){1, -1}));
+    REFUSED("101 force tokens; LLMLingua-2 takes at most 100",
+            (o.n_force = LL2_MARKS + 1, o.force_tokens = many));
+    REFUSED("force token 2 is empty", (o.n_force = 2, o.force_tokens = none));
+    REFUSED("UTF-8", (o.n_force = 1, o.force_tokens = broken));
+    int64_t n_texts, rows;
+    prompt_method_find("llmlingua2")->counts(c, &n_texts, &rows);
+    assert_int_equal(n_texts, 0); /* refused before the encoder has anything to do */
+    prompt_method_find("llmlingua2")->close(c);
+}
+
+/* Without ranks, pieces are the tokens of a target. */
+static void test_no_ranks(void **state)
+{
+    (void)state;
+    struct prompt_compressor *c = open_compressor(false);
+    static const char *const three[] = {"Ana met Chen.", "They left the council, then came back.",
+                                        "Ana met Chen."};
+    struct ll2_options o = ll2_defaults;
+    char *got;
+    o.use_context_level_filter = true;
+    o.target_context = 3;
+    o.target_token = 1000000;
+    OK(ll2_run(c, &o, three, 3, &got, NULL));
+    assert_string_equal(got, "Ana met Chen.\n\nThey left the council, then came back.\n\nAna met Chen.");
+    free(got);
+    o.target_token = 4;
+    OK(ll2_run(c, &o, three, 3, &got, NULL));
+    assert_true(strlen(got) < 30);
+    free(got);
+    OK(ll2_run(c, &o, three, 0, &got, NULL));
+    assert_string_equal(got, "");
+    free(got);
+    prompt_method_find("llmlingua2")->close(c);
+}
+
+/* ---- settings ---- */
+
 /* As a setting asks for it, without ranks. */
 static char *rewritten(struct prompt_compressor *c, const char *method, const char *text)
 {
@@ -283,6 +455,8 @@ static char *rewritten(struct prompt_compressor *c, const char *method, const ch
 static void test_settings(void **state)
 {
     (void)state;
+    if (strcmp(dir, "fixtures/prompt") != 0)
+        skip(); /* the texts below are those of the small tokenizer */
     struct prompt_compressor *c = open_compressor(false);
     static const char text[] = "We met, briefly.\nThen 3.5 of us left!  And more, and more.";
     char *one = rewritten(c, "llmlingua2:rate=1", text), *four = rewritten(c, "llmlingua2:ratio=4", text),
@@ -335,7 +509,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_logits_ref),       cmocka_unit_test(test_logits_cpu),
         cmocka_unit_test(test_encoder_refusals), cmocka_unit_test(test_wrong_kinds),
         cmocka_unit_test(test_percentile),       cmocka_unit_test(test_identity),
-        cmocka_unit_test(test_compression),      cmocka_unit_test(test_settings),
+        cmocka_unit_test(test_compression),      cmocka_unit_test(test_contexts),
+        cmocka_unit_test(test_option_refusals),  cmocka_unit_test(test_no_ranks),
+        cmocka_unit_test(test_settings),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,7 @@
 /* LLMLingua-2 (arXiv 2403.12968) as PyPI's llmlingua 0.2.2 computes it: forced tokens marked, text cut into
  * chunks of at most 511 pieces, P(keep) of every piece by an XLM-RoBERTa token classifier, words above a
- * percentile kept. Each chunk is compressed alike; results are joined by nothing. Kept from the package: the
+ * percentile kept. Each chunk is compressed alike; results are joined by nothing. Of several contexts, those
+ * above a percentile may be chosen first; they are joined by a blank line. Kept from the package: the
  * encoder reads the special tokens of BERT around a chunk, which XLM-R does not know (microsoft/LLMLingua
  * issue 181). */
 #include "prompt/llmlingua2.h"
@@ -149,6 +150,7 @@ static int open_all(struct prompt_compressor **out, const struct prompt_files *p
 struct chunk {
     int32_t *ids; /* [n] as the encoder reads them; owned */
     int64_t n;
+    int64_t at; /* ids in the chunks before it */
     char *text; /* owned */
 };
 struct chunks {
@@ -213,7 +215,7 @@ static int cut_chunks(const struct tok *t, const struct ll2_force *f, const char
     for (size_t at = 0; rc == 0 && at < p.n;) {
         size_t end = chunk_end(&p, f, at);
         struct chunk *one = MEM_PUSH(c->v, c->n, c->cap);
-        *one = (struct chunk){0};
+        *one = (struct chunk){.at = c->rows};
         rc = tok_join(t, piece + at, end - at, &one->text);
         if (rc == 0)
             rc = read_chunk(t, one);
@@ -303,46 +305,227 @@ static int answers(struct prompt_compressor *c, const struct chunks *chunks, con
 
 /* ---- rewriting ---- */
 
-static int compress_chunks(struct prompt_compressor *c, const struct ll2_task *task,
-                           const struct chunks *chunks, struct str *out, struct str *labels)
+/* One call: the contexts, their chunks, what the encoder has to say of these. */
+struct job {
+    struct prompt_compressor *c;
+    const struct ll2_options *o;
+    const char *const *context; /* [n] */
+    int n;
+    bool choose; /* among the contexts */
+    struct ll2_force force;
+    struct ll2_task task;
+    struct chunks chunks; /* of all contexts */
+    int *end;             /* [n] behind the context's last chunk; owned */
+    bool *kept;           /* [n] owned */
+    const float *keep;    /* of all chunks; borrowed from the cache, NULL before it is needed */
+};
+
+static int job_open(struct job *j)
 {
-    const struct answer *a;
-    int64_t at = 0;
-    TRY(answers(c, chunks, &a));
-    for (int i = 0; i < chunks->n; i++) {
-        const struct ll2_chunk one = {chunks->v[i].ids, a->keep + at, chunks->v[i].n};
-        TRY(ll2_compress(task, &one, out, labels));
-        at += one.n;
+    const struct ll2_options *o = j->o;
+    j->choose = o->use_context_level_filter && j->n > 1;
+    j->end = mem_alloc((size_t)j->n + 1, sizeof *j->end);
+    j->kept = mem_alloc((size_t)j->n + 1, sizeof *j->kept);
+    TRY(ll2_check(o, j->n));
+    TRY(ll2_force_open(&j->force, j->c->tok, o->force_tokens, o->n_force));
+    j->task = (struct ll2_task){.tok = j->c->tok,
+                                .ranks = j->c->ranks,
+                                .force = &j->force,
+                                .digits = o->force_reserve_digit,
+                                .drop = o->drop_consecutive};
+    for (int i = 0; i < j->n; i++) {
+        char *marked = ll2_mark(&j->force, j->context[i]);
+        int rc = cut_chunks(j->c->tok, &j->force, marked, &j->chunks);
+        free(marked);
+        TRY(rc);
+        j->end[i] = j->chunks.n;
+        j->kept[i] = true;
     }
     return 0;
 }
 
-int ll2_run(struct prompt_compressor *c, const struct ll2_options *o, const char *text, char **result,
-            struct str *labels)
+static void job_close(struct job *j)
 {
-    struct ll2_force force;
-    struct chunks chunks = {0};
-    struct str out = {0};
-    *result = NULL;
-    TRY(ll2_force_open(&force, c->tok, o->force_tokens, o->n_force));
-    double reduce = 1.0 - 1.0 / o->rate;
-    const struct ll2_task task = {
-        c->tok, c->ranks, &force, reduce > 0 ? reduce : 0, o->force_reserve_digit, o->drop_consecutive};
-    char *marked = ll2_mark(&force, text);
-    int rc = cut_chunks(c->tok, &force, marked, &chunks);
-    if (rc == 0 && chunks.n && task.reduce > 0)
-        rc = compress_chunks(c, &task, &chunks, &out, labels);
-    for (int i = 0; rc == 0 && task.reduce <= 0 && i < chunks.n; i++) { /* nothing to leave out */
-        char *same = ll2_unmark(&force, chunks.v[i].text);
-        str_add(&out, same);
+    ll2_force_close(&j->force);
+    chunks_free(&j->chunks);
+    free(j->end);
+    free(j->kept);
+}
+
+static int first_chunk(const struct job *j, int context)
+{
+    return context ? j->end[context - 1] : 0;
+}
+
+static struct ll2_chunk seen(const struct job *j, int chunk)
+{
+    const struct chunk *c = &j->chunks.v[chunk];
+    return (struct ll2_chunk){c->ids, j->keep + c->at, c->n};
+}
+
+static int ask_encoder(struct job *j)
+{
+    const struct answer *a;
+    if (j->keep || !j->chunks.n)
+        return 0;
+    TRY(answers(j->c, &j->chunks, &a));
+    j->keep = a->keep;
+    return 0;
+}
+
+/* Adds a text's tokens to *n. */
+static int count_tokens(const struct prompt_compressor *c, const char *text, int64_t *n)
+{
+    if (!c->ranks) {
+        struct tok_pieces p;
+        int rc = tok_encode_pieces(c->tok, text, strlen(text), &p);
+        *n += (int64_t)p.n;
+        tok_pieces_free(&p);
+        return rc;
+    }
+    int32_t *ids;
+    int64_t more;
+    TRY(tok_encode(c->ranks, text, strlen(text), false, &ids, &more));
+    free(ids);
+    *n += more;
+    return 0;
+}
+
+static int count_contexts(const struct job *j, int64_t *n)
+{
+    *n = 0;
+    for (int i = 0; i < j->n; i++)
+        TRY(count_tokens(j->c, j->context[i], n));
+    return 0;
+}
+
+/* What is left after the choice, with marks, as the package counts it. */
+static int count_chosen(const struct job *j, int64_t *n)
+{
+    *n = 0;
+    for (int i = 0; i < j->n; i++)
+        for (int k = first_chunk(j, i); j->kept[i] && k < j->end[i]; k++)
+            TRY(count_tokens(j->c, j->chunks.v[k].text, n));
+    return 0;
+}
+
+/* A context without words has no mean; the package divides by zero. */
+static int no_words(const struct job *j, int context)
+{
+    return err_set(ERR_INPUT, "context %d of %d, counted from 0, has no words to choose it by", context,
+                   j->n);
+}
+
+/* A context's words: the sum of their P(keep), and how many. */
+static int64_t count_words(const struct job *j, int context, float *sum)
+{
+    int64_t n = 0;
+    *sum = 0;
+    for (int k = first_chunk(j, context); k < j->end[context]; k++) {
+        const struct ll2_chunk one = seen(j, k);
+        ll2_add_words(&j->task, &one, sum, &n);
+    }
+    return n;
+}
+
+static int score_contexts(const struct job *j, float *score)
+{
+    for (int i = 0; i < j->n; i++) {
+        int64_t n = count_words(j, i, &score[i]);
+        if (!n)
+            return no_words(j, i);
+        score[i] /= (float)n;
+    }
+    return 0;
+}
+
+static int choose_contexts(struct job *j)
+{
+    int64_t n_tokens;
+    for (int i = 0; i < j->n; i++)
+        if (first_chunk(j, i) == j->end[i])
+            return no_words(j, i);
+    TRY(count_contexts(j, &n_tokens));
+    TRY(ask_encoder(j));
+    float *score = mem_alloc((size_t)j->n, sizeof *score);
+    int rc = score_contexts(j, score);
+    if (rc == 0)
+        ll2_choose(j->o, score, j->n, n_tokens, j->kept);
+    free(score);
+    return rc;
+}
+
+/* Share of the tokens that goes. */
+static int find_reduce(struct job *j)
+{
+    double rate = j->o->rate;
+    if (j->o->target_token >= 0) {
+        int64_t n;
+        TRY(j->choose ? count_chosen(j, &n) : count_contexts(j, &n));
+        rate = ll2_share((double)j->o->target_token, (double)n);
+    }
+    j->task.reduce = j->o->use_token_level_filter ? 1 - rate : 0;
+    return 0;
+}
+
+/* A context as it is, but for what its tokenizer changes. */
+static void keep_whole(const struct job *j, int context, struct str *out)
+{
+    for (int k = first_chunk(j, context); k < j->end[context]; k++) {
+        char *same = ll2_unmark(&j->force, j->chunks.v[k].text);
+        str_add(out, same);
         free(same);
     }
+}
+
+static int keep_words(const struct job *j, int context, struct str *out, struct str *labels)
+{
+    for (int k = first_chunk(j, context); k < j->end[context]; k++) {
+        const struct ll2_chunk one = seen(j, k);
+        TRY(ll2_compress(&j->task, &one, out, labels));
+    }
+    return 0;
+}
+
+static int write_contexts(struct job *j, struct str *out, struct str *labels)
+{
+    bool words = j->task.reduce > 0, first = true;
+    float sum;
+    if (words)
+        TRY(ask_encoder(j));
+    for (int i = 0; i < j->n; i++) {
+        if (!j->kept[i]) {
+            for (int64_t k = words && labels ? count_words(j, i, &sum) : 0; k > 0; k--)
+                str_addc(labels, '0');
+            continue;
+        }
+        str_add(out, first ? "" : "\n\n");
+        first = false;
+        if (words)
+            TRY(keep_words(j, i, out, labels));
+        else
+            keep_whole(j, i, out);
+    }
+    return 0;
+}
+
+int ll2_run(struct prompt_compressor *c, const struct ll2_options *o, const char *const *context, int n,
+            char **result, struct str *labels)
+{
+    struct job j = {.c = c, .o = o, .context = context, .n = n};
+    struct str out = {0};
+    *result = NULL;
+    int rc = job_open(&j);
+    if (rc == 0 && j.choose)
+        rc = choose_contexts(&j);
+    if (rc == 0)
+        rc = find_reduce(&j);
+    if (rc == 0)
+        rc = write_contexts(&j, &out, labels);
     if (rc == 0)
         *result = mem_strdup(str_c(&out));
     str_free(&out);
-    free(marked);
-    chunks_free(&chunks);
-    ll2_force_close(&force);
+    job_close(&j);
     return rc;
 }
 
@@ -360,8 +543,13 @@ static int rewrite(struct prompt_compressor *c, const void *params, const struct
     int n = 0, cap = 0;
     for (char *w = strtok_r(list, " ", &save); w; w = strtok_r(NULL, " ", &save))
         *MEM_PUSH(force, n, cap) = force_word(w);
-    const struct ll2_options o = {p->rate, force, n, p->drop != 0, p->digits != 0};
-    int rc = ll2_run(c, &o, in->context, context, NULL);
+    struct ll2_options o = ll2_defaults;
+    o.rate = 1 / p->rate;
+    o.force_tokens = force;
+    o.n_force = n;
+    o.drop_consecutive = p->drop != 0;
+    o.force_reserve_digit = p->digits != 0;
+    int rc = ll2_run(c, &o, &in->context, 1, context, NULL);
     free(force);
     free(list);
     return rc;

@@ -26,23 +26,43 @@ static int force_mark(const struct tok *t, const char *text, int i, char **mark)
     if (one)
         return 0;
     *mark = mem_printf("[NEW%d]", i);
-    if (i >= LL2_MARKS || tok_id(t, *mark) < 0)
+    if (tok_id(t, *mark) < 0)
         return err_set(ERR_INPUT,
                        "the tokenizer of the prompt encoder has no token '%s', which force token %d needs",
                        *mark, i + 1);
     return 0;
 }
 
+/* A token given again: the mark of the later one at the place of the earlier one, as a Python dict has it. */
+static void merge_mark(struct ll2_force *f, int i)
+{
+    for (int k = 0; k < i; k++) {
+        if (f->mark[i] && f->mark[k] && !strcmp(f->text[k], f->text[i])) {
+            free(f->mark[k]);
+            f->mark[k] = f->mark[i];
+            f->mark[i] = NULL;
+        }
+    }
+}
+
 int ll2_force_open(struct ll2_force *f, const struct tok *t, const char *const *text, int n)
 {
-    *f = (struct ll2_force){.n = n};
+    *f = (struct ll2_force){0};
+    if (n > LL2_MARKS)
+        return err_set(ERR_INPUT, "%d force tokens; LLMLingua-2 takes at most %d", n, LL2_MARKS);
+    for (int i = 0; i < n; i++)
+        if (!*text[i])
+            return err_set(ERR_INPUT, "force token %d is empty", i + 1);
+    f->n = n;
     f->text = mem_alloc((size_t)n + 1, sizeof *f->text);
     f->mark = mem_alloc((size_t)n + 1, sizeof *f->mark);
     int rc = 0;
     for (int i = 0; i < n; i++)
         f->text[i] = mem_strdup(text[i]);
-    for (int i = 0; i < n && rc == 0; i++)
+    for (int i = 0; i < n && rc == 0; i++) {
         rc = force_mark(t, f->text[i], i, &f->mark[i]);
+        merge_mark(f, i);
+    }
     if (rc < 0)
         ll2_force_close(f);
     return rc;
@@ -129,6 +149,7 @@ static bool is_mark(const struct ll2_force *f, const char *s)
 struct word {
     struct str text; /* U+2581 stays where the word began */
     float sum;       /* of the probabilities, in float32 as the package adds them */
+    float first;     /* probability of its first piece, forced or not */
     int n;           /* pieces */
     double prob;
     bool exact;  /* its probability is a Python float: 1 by force, or 0 */
@@ -177,7 +198,7 @@ static void new_word(const struct ll2_task *task, struct ll2_words *w, const cha
     const struct ll2_force *f = task->force;
     struct word *one = MEM_PUSH(w->v, w->n, w->cap);
     const char *pure = without_blanks(piece);
-    *one = (struct word){.sum = keep, .n = 1};
+    *one = (struct word){.sum = keep, .first = keep, .n = 1};
     if (is_forced(f, pure) || is_mark(f, pure)) {
         one->sum = 1.0f;
         one->exact = true;
@@ -226,6 +247,25 @@ static void make_words(const struct ll2_task *task, const struct ll2_chunk *chun
         w->v[i].prob = (double)(w->v[i].sum / (float)w->v[i].n);
         w->v[i].forced = is_forced(task->force, str_c(&w->v[i].text));
     }
+}
+
+/* Here the package means to average over a word's pieces, too, but takes its first piece for each of them. */
+static float first_mean(const struct word *w)
+{
+    float sum = 0;
+    for (int i = 0; i < w->n; i++)
+        sum += w->first;
+    return sum / (float)w->n;
+}
+
+void ll2_add_words(const struct ll2_task *task, const struct ll2_chunk *chunk, float *sum, int64_t *n)
+{
+    struct ll2_words w = {0};
+    make_words(task, chunk, &w);
+    for (int i = 0; i < w.n; i++)
+        *sum += first_mean(&w.v[i]);
+    *n += w.n;
+    words_free(&w);
 }
 
 /* ---- thresholds ---- */

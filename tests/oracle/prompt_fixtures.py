@@ -4,6 +4,8 @@ transformers, and texts compressed by PyPI's llmlingua (0.2.2) on it.
     prompt_fixtures.py OUT                                    the fixture: short texts written here, a small character map, few ranks
     prompt_fixtures.py OUT --ranks FILE --longbench A.jsonl… [--cases CASES.json] [--count N]
                                                               real texts, the nmt_nfkc character map, all ranks of cl100k_base: not shipped
+Both with [--contexts N]: so many runs with several contexts and random options (60); with --cases also upstream's own six calls,
+and published.json: CASES.json as this encoder answers it, for `llmlingua2_cases OUT/encoder FILE OUT/published.json`.
 """
 import argparse
 import base64
@@ -138,12 +140,107 @@ class Watch:
         return th
 
 
-def compress(c, text, rate, force=FORCE, drop=True, digits=False):
-    r = c.compress_prompt_llmlingua2(text, rate=float(1 / rate), force_tokens=list(force), chunk_end_tokens=[".", "\n"], return_word_label=True,
-                                     drop_consecutive=drop, force_reserve_digit=digits, word_sep="\x1f", label_sep="\x1e")
+def call(c, context, **options):
+    """The text, and '0' or '1' for every word where words were judged."""
+    plain, judged = c._PromptCompressor__compress, []
+    c._PromptCompressor__compress = lambda *a, **k: (judged.append(k["reduce_rate"] > 0), plain(*a, **k))[1]
+    try:
+        r = c.compress_prompt_llmlingua2(context, return_word_label=True, word_sep="\x1f", label_sep="\x1e", **options)
+    finally:
+        c._PromptCompressor__compress = plain
     labelled = r["fn_labeled_original_prompt"]
-    kept = [w.split("\x1e")[1] for w in labelled.split("\x1f")] if labelled and rate > 1 else []
-    return {"rate": rate, "text": r["compressed_prompt"], "kept": "".join(kept), "force": list(force), "drop": drop, "digits": digits}
+    return r["compressed_prompt"], "".join(w.split("\x1e")[1] for w in labelled.split("\x1f")) if labelled and judged[0] else ""
+
+
+def compress(c, text, rate, force=FORCE, drop=True, digits=False):
+    out, kept = call(c, text, rate=float(1 / rate), force_tokens=list(force), chunk_end_tokens=[".", "\n"], drop_consecutive=drop,
+                     force_reserve_digit=digits)
+    return {"rate": rate, "text": out, "kept": kept, "force": list(force), "drop": drop, "digits": digits}
+
+
+# ---- several contexts ----
+
+CATEGORIES = ["\n", "。", "：", "？", "类别：", "农业、农村", "军事", "文学、艺术", "体育", "传媒业", "电子信息产业", "文化、休闲娱乐", "社会、劳动", "经济",
+              "服务业、旅游业", "环境、气象", "能源、水务、水利", "财政、金融", "教育", "科学技术", "对外关系、国际关系", "矿业、工业", "政治",
+              "交通运输、邮政、物流", "灾难、事故", "基本建设、建筑业、房地产", "医药、卫生", "法律、司法", "商业、外贸、海关"]
+SIGNS = ["+", "-", "*", "×", "/", "÷", "=", "The answer is", "\n"]
+
+
+def published(cases):
+    """The calls of upstream's tests/test_llmlingua2.py."""
+    sums, minutes, talk = (cases[k].split("\n\n") for k in ("GSM8K_PROMPT", "MEETINGBANK_PROMPT", "PROMPT"))
+    ends = ["\n", ".", "!", "?"]
+    yield [cases["PROMPT"]], dict(rate=0.33, force_tokens=ends)
+    yield talk, dict(target_token=40, use_context_level_filter=True, force_tokens=ends)
+    yield sums[:1], dict(target_token=170, force_tokens=[*SIGNS, "Question:"], force_reserve_digit=True)
+    yield minutes[:1], dict(target_token=150, force_tokens=["\n", ".", "?", "!"], drop_consecutive=True)
+    yield sums, dict(target_token=150, use_context_level_filter=True, force_tokens=SIGNS, force_reserve_digit=True)
+    yield cases["LONGBENCH_PROMPT_LIST"], dict(target_token=1000, use_context_level_filter=True, force_tokens=CATEGORIES, drop_consecutive=True)
+
+
+def write_published(c, path, cases):
+    """CASES.json with what this encoder makes of the six calls: for real/llmlingua2_cases.c."""
+    names = [f"{k}_CONTEXT_PROMPT" for k in (
+        "COMPRESSED_SINGLE", "COMPRESSED_MULTIPLE", "GSM8K_150TOKENS_COMPRESSED_SINGLE", "MEETINGBANK_150TOKENS_COMPRESSED_SINGLE",
+        "GSM8K_150TOKENS_COMPRESSED_MULTIPLE", "LONGBENCH_1000TOKENS_COMPRESSED_MULTIPLE")]
+    assert all(k in cases for k in names)
+    with open(path, "w") as f:
+        json.dump({**cases, **{k: call(c, x, **o)[0] for k, (x, o) in zip(names, published(cases))}}, f)
+
+
+def parts(texts):
+    """Contexts to draw from: paragraphs, and a few of several chunks."""
+    short = [p for _, t in texts for p in t.split("\n\n") if p.strip()]
+    return short + [t[:6000] for _, t in texts if len(t) > 3000][:4] + [t[:900] for _, t in texts if len(t) > 1800]
+
+
+def random_call(rnd, pool, c):
+    contexts = [rnd.choice(pool)[: rnd.choice((40, 200, 600, 1200, 6000))] for _ in range(rnd.choice((1, 2, 3, 4, 5, 6, 8, 11)))]
+    if rnd.random() < 0.3:
+        contexts.append(rnd.choice(contexts))
+    if rnd.random() < 0.12:
+        contexts.insert(rnd.randrange(len(contexts) + 1), rnd.choice(("", "  ", "\n", " \n\n")))
+    n, tokens = len(contexts), sum(len(c.oai_tokenizer.encode(x, disallowed_special=())) for x in contexts)
+    o = {"rate": rnd.choice((0.1, 0.125, 0.25, 0.33, 0.5, 0.6, 0.7, 0.9, 1.0, rnd.uniform(0.02, 1))), "use_context_level_filter": rnd.random() < 0.85,
+         "use_token_level_filter": rnd.random() < 0.8, "drop_consecutive": rnd.random() < 0.5, "force_reserve_digit": rnd.random() < 0.4,
+         "force_tokens": rnd.choice((FORCE, ["\n", ".", "!", "?"], SIGNS, CATEGORIES, [], [".", "the report", "\n", "."]))}
+    if rnd.random() < 0.4:
+        o["target_token"] = rnd.choice((rnd.randint(1, tokens + 50), max(1, tokens // 4), tokens or 1))
+    if rnd.random() < 0.3:
+        o["target_context"] = rnd.randint(0, n + 1)
+    if rnd.random() < 0.3:
+        o["context_level_rate"] = rnd.choice((0.0, 0.2, 0.3, 0.5, 0.7, 1.0, rnd.random()))
+    if rnd.random() < 0.3:
+        o["context_level_target_token"] = rnd.randint(0, tokens + 50)
+    if rnd.random() < 0.3:
+        o["force_context_ids"] = rnd.sample(range(n), rnd.randint(0, n))
+    return contexts, o
+
+
+def context_runs(c, watch, texts, cases, n):
+    """Runs of which the package fails because a context is empty have no text: to be refused."""
+    rnd, pool, out, count = random.Random(11), parts(texts), [], dict.fromkeys(("runs", "chosen", "empty", "near", "failed"), 0)
+    for contexts, o in [*(published(cases) if cases else []), *(random_call(rnd, pool, c) for _ in range(n))]:
+        run, watch.near = {"contexts": contexts, "options": o}, 0
+        try:
+            run["text"], run["kept"] = call(c, contexts, **o)
+        except ZeroDivisionError:
+            if all(c.tokenizer.tokenize(x) for x in contexts):
+                raise
+            run["text"] = None
+        except (IndexError, ValueError) as e:  # a chunk without words
+            print(f"the package fails: {e!r}")
+            count["failed"] += 1
+            continue
+        if watch.near:
+            count["near"] += 1
+            continue
+        count["runs"] += 1
+        count["empty"] += run["text"] is None
+        count["chosen"] += o.get("use_context_level_filter", False) and len(contexts) > 1
+        out.append(run)
+    print("contexts:", count)
+    return out
 
 
 def own_texts():
@@ -192,6 +289,7 @@ def main():
     p.add_argument("--cases")
     p.add_argument("--count", type=int, default=2)
     p.add_argument("--chars", type=int, default=40000)
+    p.add_argument("--contexts", type=int, default=60)
     args = p.parse_args()
     torch.set_num_threads(1)
     real = bool(args.longbench)
@@ -226,6 +324,12 @@ def main():
     with open(os.path.join(args.out, "cases.json"), "w") as f:
         json.dump(cases, f, ensure_ascii=False, separators=(",", ":"))
     print(f"{sum(len(x['runs']) for x in cases)} runs, {dropped} left out for a near tie, {watch.calls} thresholds")
+    published_cases = json.load(open(args.cases)) if args.cases else None
+    if args.cases:
+        write_published(c, os.path.join(args.out, "published.json"), published_cases)
+    runs = context_runs(c, watch, texts, published_cases, args.contexts)
+    with open(os.path.join(args.out, "contexts.json"), "w") as f:
+        json.dump(runs, f, ensure_ascii=False, separators=(",", ":"))
     write_logits(args.out, c, t)
     report(c, texts)
 
