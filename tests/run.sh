@@ -10,10 +10,12 @@ trap 'rm -f "$log"' EXIT
 ctest --test-dir build -L "$label" --output-on-failure --timeout 900 2>&1 | tee "$log"
 ran=$(grep -cE '^ *[0-9]+/[0-9]+ Test +#[0-9]+:' "$log")
 passed=$(grep -cE '^ *[0-9]+/[0-9]+ Test +#[0-9]+:.* Passed ' "$log")
-failed=$((ran - passed))
+skipped=$(grep -cE '^ *[0-9]+/[0-9]+ Test +#[0-9]+:.*\*\*\*Skipped ' "$log")
+failed=$((ran - passed - skipped))
 if [ "$ran" -lt "$expected" ]; then
     echo "only $ran of at least $expected tests ran"
     failed=$((failed + expected - ran))
 fi
-echo "$passed passed, $failed failed"
+[ "$skipped" -eq 0 ] || grep -ah SKIPPED build/Testing/Temporary/LastTest.log
+echo "$passed passed, $failed failed$([ "$skipped" -eq 0 ] || echo ", $skipped skipped")"
 [ "$failed" -eq 0 ]
