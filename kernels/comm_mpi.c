@@ -156,9 +156,9 @@ static int choose_way(struct comm *c, bool cards)
         rc = o->join(o, c);
         if (c->lost)
             return rc;
-        if (rc < 0 && c->rank == 0)
-            log_info("%s: weights go through the host", err_text());
         TRY(agree(c, rc, &first));
+        if (first == c->rank)
+            log_info("%s; weights go through the host", err_text());
         if (first < 0)
             return 0;
         if (c->wire)

@@ -1,5 +1,5 @@
 // The CUDA table: opening a card, counted memory, copies in order with kernels, latched errors.
-#include "kernels/cuda/cuda.h"
+#include "kernels/comm_nccl.h"
 
 #include <new>
 #include <stdarg.h>
@@ -280,6 +280,9 @@ static cudaError_t probe(struct cuda *c)
     probe_kernel<<<1, 1, 0, c->stream>>>(p);
 #endif
     cudaError_t rc = cudaGetLastError();
+#ifdef KVS_NCCL
+    o->join = comm_nccl_join;
+#endif
     return rc == cudaSuccess ? cudaStreamSynchronize(c->stream) : rc;
 }
 
@@ -320,6 +323,15 @@ static void describe(struct cuda *c, const struct cudaDeviceProp *prop)
 }
 
 /* One line for people: what is wrong with the driver or the card. */
+/* As nvidia-smi writes it. */
+static void name_card(char text[48], const char id[16])
+{
+    size_t at = (size_t)snprintf(text, 48, "GPU");
+    for (int i = 0; i < 16; i++)
+        at += (size_t)snprintf(text + at, 48 - at, "%s%02x",
+                               i == 0 || i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", (unsigned char)id[i]);
+}
+
 static int refuse(struct cuda *c, int (*error)(int, const char *), cudaError_t rc)
 {
     char text[256], name[32];
@@ -332,6 +344,7 @@ static int refuse(struct cuda *c, int (*error)(int, const char *), cudaError_t r
         why = "this module holds no code for this card's architecture";
     snprintf(text, sizeof text, "cuda: device %d: %s (%s)", c->ordinal, why, name);
     table_close(&c->ops);
+    name_card(o->card, prop->uuid.bytes);
     return error(ERR_DEVICE, text);
 }
 
@@ -355,8 +368,10 @@ extern "C" __attribute__((visibility("default"))) int kvs_cuda_open(struct ops *
     struct cudaDeviceProp prop;
     int n = 0;
     cudaError_t rc = cudaGetDeviceCount(&n);
-    if (rc == cudaSuccess && c->ordinal >= n)
-        rc = n ? cudaErrorInvalidDevice : cudaErrorNoDevice;
+    if (rc == cudaSuccess && n < 1)
+        rc = cudaErrorNoDevice;
+    if (rc == cudaSuccess)
+        c->ordinal %= n; // ranks of a node count through its cards; where each sees its own, all take the first
     if (rc == cudaSuccess)
         rc = open_card(c, &prop);
     if (rc != cudaSuccess)

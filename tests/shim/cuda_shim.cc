@@ -282,18 +282,33 @@ void shim_async_wait(unsigned left)
 
 /* ------------------------------------------------------------------ runtime */
 
+/* KVS_SHIM_CARDS cards (one unless told otherwise), of which CUDA_VISIBLE_DEVICES shows some, in its order. */
+static int visible_card(int ordinal)
+{
+    const char *cards = getenv("KVS_SHIM_CARDS"), *visible = getenv("CUDA_VISIBLE_DEVICES");
+    int n = cards ? atoi(cards) : 1;
+    if (!visible)
+        return ordinal < n ? ordinal : -1;
+    for (; ordinal > 0 && visible; ordinal--)
+        visible = (visible = strchr(visible, ',')) ? visible + 1 : NULL;
+    int card = visible && *visible ? atoi(visible) : -1;
+    return card < n ? card : -1;
+}
+
 cudaError_t cudaGetDeviceCount(int *n)
 {
-    *n = 1;
-    return cudaSuccess;
+    for (*n = 0; visible_card(*n) >= 0;)
+        ++*n;
+    return *n ? cudaSuccess : cudaErrorNoDevice;
 }
 cudaError_t cudaSetDevice(int device)
 {
-    return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
+    return visible_card(device) >= 0 ? cudaSuccess : cudaErrorInvalidDevice;
 }
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
 {
     (void)device;
+    p->uuid.bytes[15] = (char)visible_card(device);
     memset(p, 0, sizeof *p);
     snprintf(p->name, sizeof p->name, "CUDA shim (no GPU)");
     p->multiProcessorCount = 4;
@@ -336,6 +351,15 @@ void shim_device_end(void)
     if (--depth == 0)
         protect(false);
 }
+/* The same for the libraries beside this one (nccl_shim.cc). */
+extern "C" __attribute__((visibility("default"))) void kvs_shim_device(int open)
+{
+    if (open)
+        shim_device_begin();
+    else
+        shim_device_end();
+}
+
 
 cudaError_t cudaMalloc(void **p, size_t bytes)
 {
@@ -428,6 +452,11 @@ const char *cudaGetErrorName(cudaError_t rc)
 }
 cudaError_t cudaDriverGetVersion(int *v)
 {
+{
+    counts.waits++;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamQuery(cudaStream_t)
     *v = 0;
     return cudaSuccess;
 }

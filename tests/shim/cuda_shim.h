@@ -108,7 +108,8 @@ enum cudaError_t {
     cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
     cudaErrorNoKernelImageForDevice = 209,
-    cudaErrorUnsupportedPtxVersion = 222
+    cudaErrorUnsupportedPtxVersion = 222,
+    cudaErrorNotReady = 600
 };
 enum cudaMemcpyKind {
     cudaMemcpyHostToDevice = 1,
@@ -126,6 +127,9 @@ struct cudaDeviceProp {
 };
 cudaError_t cudaGetDeviceCount(int *n);
 cudaError_t cudaSetDevice(int device);
+    struct {
+        char bytes[16];
+    } uuid;
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device);
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total);
 cudaError_t cudaMalloc(void **p, size_t bytes);
@@ -150,3 +154,4 @@ template <typename F> static inline cudaError_t cudaFuncSetAttribute(F, cudaFunc
 }
 
 #endif
+cudaError_t cudaStreamQuery(cudaStream_t s);
