@@ -417,14 +417,43 @@ const char *const *ops_names(void)
     return names;
 }
 
+/* ------------------------------------------------------------------ several in one */
+
+void ops_project(struct ops *o, const struct project_args *a)
+{
+    size_t elt = dtype_bytes(o->act), at = 0, row = (size_t)a->wide.n[1] * elt;
+    o->rmsnorm(o, a->h, a->x, a->norm, a->eps, a->w_add);
+    o->matmul(o, a->wide, a->h, a->w, a->bias);
+    for (int i = 0; i < a->n_out; i++) {
+        size_t width = (size_t)(a->out[i].n[1] * a->out[i].n[2]) * elt;
+        o->copy_rows(o, a->out[i].data, width, (const char *)a->wide.data + at, row, width, a->x.n[0]);
+        at += width;
+    }
+}
+
+void ops_matmul_add(struct ops *o, struct tensor x, struct tensor y, const struct weight *w,
+                    const float *bias, struct tensor h)
+{
+    o->matmul(o, h, y, w, bias);
+    o->add(o, x, h);
+}
+
 void ops_mlp(struct ops *o, const struct mlp_args *a)
 {
     o->rmsnorm(o, a->h, a->x, a->norm, a->eps, a->w_add);
     o->matmul(o, a->wide, a->h, a->gate_up, NULL);
     o->swiglu(o, a->mid, a->wide);
-    o->matmul(o, a->h, a->mid, a->down, NULL);
-    o->add(o, a->x, a->h);
+    o->matmul_add(o, a->x, a->mid, a->down, NULL, a->h);
 }
+
+static void fill_in(struct ops *o)
+{
+    o->project = o->project ? o->project : ops_project;
+    o->matmul_add = o->matmul_add ? o->matmul_add : ops_matmul_add;
+    o->mlp = o->mlp ? o->mlp : ops_mlp;
+}
+
+/* ------------------------------------------------------------------ opening */
 
 static int open_named(struct ops **o, const char *name, const struct ops_options *opt)
 {
@@ -448,8 +477,7 @@ int ops_open(struct ops **o, const char *name, const struct ops_options *opt)
     static const struct ops_options plain = {0};
     *o = NULL;
     TRY(open_named(o, name, opt ? opt : &plain));
-    if (!(*o)->mlp)
-        (*o)->mlp = ops_mlp;
+    fill_in(*o);
     return 0;
 }
 

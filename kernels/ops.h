@@ -180,14 +180,26 @@ struct quant_args {
     bool inverse;
 };
 
+/* out[i] = the next out[i].n[1]*n[2] columns of rmsnorm(x) w^T + bias: one product whose columns go apart. */
+struct project_args {
+    struct tensor x;        /* act [T,D] */
+    const float *norm;      /* [D], used as in rmsnorm */
+    float eps, w_add;       /* likewise */
+    const struct weight *w; /* [sum of the columns,D] */
+    const float *bias;      /* [columns] or NULL */
+    struct tensor out[3];   /* act [T,columns] or [T,h,d] */
+    int n_out;
+    struct tensor h, wide; /* act [T,D], [T,columns]: room for what lies between, undefined afterwards */
+};
+
 /* The gated half of a block: x += down(silu(gate) * up), where gate and up are the halves of
- * gate_up(rmsnorm(x)). h, wide and mid are room for what lies between; their content is undefined afterwards. */
+ * gate_up(rmsnorm(x)). */
 struct mlp_args {
     struct tensor x;                     /* act [T,D]: the residual stream */
     const float *norm;                   /* [D], used as in rmsnorm */
     float eps, w_add;                    /* likewise */
     const struct weight *gate_up, *down; /* [2F,D], [D,F] */
-    struct tensor h, wide, mid;          /* act [T,D], [T,2F], [T,F] */
+    struct tensor h, wide, mid;          /* act [T,D], [T,2F], [T,F]: room */
 };
 
 /* What the engine wants to know of one row of logits. */
@@ -256,7 +268,11 @@ struct ops {
     void (*add)(struct ops *o, struct tensor x, struct tensor y); /* x += y */
     void (*swiglu)(struct ops *o, struct tensor out, struct tensor gate_up);
     /* out [T,F] = silu(gate_up[:, :F]) * gate_up[:, F:2F] */
-    void (*mlp)(struct ops *o, const struct mlp_args *a); /* NULL in a table: ops_open puts ops_mlp there */
+    /* Several of the above in one; a table may leave them NULL, and ops_open fills in ops_project and so on. */
+    void (*project)(struct ops *o, const struct project_args *a);
+    void (*matmul_add)(struct ops *o, struct tensor x, struct tensor y, const struct weight *w, const float *bias,
+                       struct tensor h); /* x [T,n_out] += y [T,n_in] w^T + bias; h like x: room */
+    void (*mlp)(struct ops *o, const struct mlp_args *a);
     void (*rope)(struct ops *o, const struct rope_args *a, int n);
     void (*attend)(struct ops *o, const struct attend_args *a, int n); /* n sequences in one launch */
     void (*quant)(struct ops *o, const struct quant_args *a, int n);
@@ -286,7 +302,10 @@ void ops_close(struct ops *o);
 /* Another activation dtype (those of a model to come): tables that always use f32 stay as they are. Nothing that
  * was sized by the old one may be alive. */
 void ops_set_act(struct ops *o, enum dtype act);
-/* mlp by the table's own rmsnorm, matmul, swiglu and add. */
+/* The same by the table's own rmsnorm, matmul, copy_rows, swiglu and add. */
+void ops_project(struct ops *o, const struct project_args *a);
+void ops_matmul_add(struct ops *o, struct tensor x, struct tensor y, const struct weight *w, const float *bias,
+                    struct tensor h);
 void ops_mlp(struct ops *o, const struct mlp_args *a);
 /* For tests: the nth alloc from now on (1: the next) returns NULL, once; 0 takes it back. */
 void ops_fail_alloc(struct ops *o, int64_t nth);

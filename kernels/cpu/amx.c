@@ -136,17 +136,17 @@ void cpu_amx_product(float *y, int64_t ldy, const uint16_t *x, int64_t ldx, cons
     __asm__ volatile("" ::: "memory");
 }
 
-/* ------------------------------------------------------------------ the gated half of a block */
+/* ------------------------------------------------------------------ fused products */
 
 #define CORNER 32 /* rows and columns */
 
-/* One whole corner into C [CORNER,CORNER]. */
-static inline void whole_corner(float *C, const uint16_t *x, int64_t ldx, const char *slice, int64_t k,
-                                struct ahead *next)
+/* One whole corner to C, rows ldc apart. */
+static inline void corner_to(float *C, int64_t ldc, const uint16_t *x, int64_t ldx, const char *slice,
+                             int64_t k, struct ahead *next)
 {
     __asm__ volatile("" ::: "memory");
-    corner((char *)C, CORNER * 4, (const char *)x, (size_t)ldx * 2, slice, PANEL * 4, k, true, true, false,
-           next);
+    corner((char *)C, (size_t)ldc * 4, (const char *)x, (size_t)ldx * 2, slice, PANEL * 4, k, true, true,
+           false, next);
     __asm__ volatile("" ::: "memory");
 }
 
@@ -168,11 +168,27 @@ void cpu_amx_gated(uint16_t *mid, int64_t ldm, const uint16_t *x, int64_t ldx, c
         int64_t then = c + CORNER < F ? c + CORNER : c;
         struct ahead next = slice_ahead(w, k, then, m);
         for (int64_t i = 0; i < m; i += CORNER)
-            whole_corner(room + i * CORNER, x + i * ldx, ldx, slice_at(w, k, c), k, &next);
+            corner_to(room + i * CORNER, CORNER, x + i * ldx, ldx, slice_at(w, k, c), k, &next);
         next = slice_ahead(w, k, F + then, m);
         for (int64_t i = 0; i < m; i += CORNER) {
-            whole_corner(up, x + i * ldx, ldx, slice_at(w, k, F + c), k, &next);
+            corner_to(up, CORNER, x + i * ldx, ldx, slice_at(w, k, F + c), k, &next);
             gate_rows(mid + i * ldm + c, ldm, room + i * CORNER, up);
+        }
+    }
+}
+
+void cpu_amx_product_rows(float *y, int64_t ldy, int64_t rows, const uint16_t *x, int64_t ldx,
+                          const uint16_t *w, int64_t k, int64_t c0, int64_t n, float *block)
+{
+    for (int64_t c = c0; c < c0 + n; c += CORNER) {
+        struct ahead next = slice_ahead(w, k, c + CORNER, rows);
+        for (int64_t i = 0; i < rows; i += CORNER) {
+            float *to = y + i * ldy + c - c0;
+            bool whole = rows - i >= CORNER;
+            corner_to(whole ? to : block, whole ? ldy : CORNER, x + i * ldx, ldx, slice_at(w, k, c), k,
+                      &next);
+            for (int64_t r = 0; !whole && r < rows - i; r++)
+                memcpy(to + r * ldy, block + r * CORNER, CORNER * sizeof *to);
         }
     }
 }
@@ -184,7 +200,7 @@ void cpu_amx_add_product(float *y, int64_t ldy, int64_t rows, const uint16_t *x,
     for (int64_t c = 0; c < n; c += CORNER) {
         struct ahead next = slice_ahead(w, k, c + CORNER < n ? c + CORNER : c, rows);
         for (int64_t i = 0; i < rows; i += CORNER) {
-            whole_corner(block, x + i * ldx, ldx, slice_at(w, k, c), k, &next);
+            corner_to(block, CORNER, x + i * ldx, ldx, slice_at(w, k, c), k, &next);
             for (int64_t r = 0; r < min_i64(CORNER, rows - i); r++) {
                 float *to = y + (i + r) * ldy + c;
                 vf_store(to, vf_add(vf_load(to), vf_load(block + r * CORNER)));

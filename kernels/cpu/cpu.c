@@ -287,6 +287,8 @@ int ops_open_cpu(struct ops **o, const struct ops_options *opt)
         .rmsnorm = cpu_rmsnorm,
         .add = cpu_add,
         .swiglu = cpu_swiglu,
+        .project = cpu_project,
+        .matmul_add = cpu_matmul_add,
         .mlp = cpu_mlp,
         .rope = cpu_rope,
         .attend = cpu_attend,

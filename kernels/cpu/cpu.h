@@ -128,6 +128,11 @@ void cpu_amx_product(float *y, int64_t ldy, const uint16_t *x, int64_t ldx, cons
  * up one after the other; m a multiple of 32, F of 64, k of 32. room: [m + 32,32]. */
 void cpu_amx_gated(uint16_t *mid, int64_t ldm, const uint16_t *x, int64_t ldx, const uint16_t *w, int64_t k,
                    int64_t m, int64_t F, float *room);
+/* y [rows,n] = x w^T, columns c0.. of the packed w: x bf16 [rows up to a multiple of 32,k]; c0, n and k
+ * multiples of
+ * 32. block: room [32,32]. */
+void cpu_amx_product_rows(float *y, int64_t ldy, int64_t rows, const uint16_t *x, int64_t ldx,
+                          const uint16_t *w, int64_t k, int64_t c0, int64_t n, float *block);
 /* y [rows,n] += x w^T: x bf16 [rows up to a multiple of 32,k]; n and k multiples of 32. */
 void cpu_amx_add_product(float *y, int64_t ldy, int64_t rows, const uint16_t *x, int64_t ldx,
                          const uint16_t *w, int64_t k, int64_t n);
@@ -166,6 +171,9 @@ char *cpu_scratch(struct cpu *c, size_t bytes_per_thread);
 size_t cpu_pack_bytes(struct ops *o, int64_t n_out, int64_t n_in, enum dtype dtype);
 void cpu_pack(struct ops *o, struct weight *w, const struct tensor *src);
 void cpu_matmul(struct ops *o, struct tensor out, struct tensor x, const struct weight *w, const float *bias);
+void cpu_project(struct ops *o, const struct project_args *a);
+void cpu_matmul_add(struct ops *o, struct tensor x, struct tensor y, const struct weight *w,
+                    const float *bias, struct tensor h);
 void cpu_mlp(struct ops *o, const struct mlp_args *a);
 void cpu_attend(struct ops *o, const struct attend_args *a, int n);
 void cpu_select(struct ops *o, const struct select_args *a, int n);

@@ -117,46 +117,39 @@ static struct tensor heads(void *data, enum dtype dtype, int64_t T, int64_t h, i
 
 /* Buffers of the attention half of a block. */
 struct att_bufs {
-    struct tensor qkv;     /* [T, (H + 2 Hk) d] */
-    struct tensor q, k, v; /* [T, H, d], [T, Hk, d]: the same apart, for sequences of several rows */
+    struct tensor h, wide; /* [T, D], [T, (H + 2 Hk) d]: room */
+    struct tensor q, k, v; /* [T, H, d], [T, Hk, d] */
     struct tensor out;     /* [T, H d] */
 };
 
-/* Rows of every sequence as the caches want them: dense q, k and v. One row is dense where it lies; several
- * are copied apart. */
+/* Rows of every sequence as the caches want them. */
 static void split_rows(struct model *m, struct att_bufs *b, const struct batch_item *item, int n)
 {
-    struct ops *ops = m->ops;
-    int64_t H = m->cfg.n_head, Hk = m->cfg.n_kv_head, d = m->cfg.head_dim, at = 0;
-    size_t elt = dtype_bytes(ops->act), q_bytes = (size_t)(H * d) * elt, k_bytes = (size_t)(Hk * d) * elt,
-           row = q_bytes + 2 * k_bytes;
-    for (int i = 0; i < n; i++) {
+    int64_t at = 0;
+    for (int i = 0; i < n; at += item[i++].n) {
         int64_t T = item[i].n;
-        char *from = (char *)b->qkv.data + (size_t)at * row;
-        struct kv_rows *r = &m->rows[i];
-        r->pos = item[i].seq->pos;
-        r->q = heads(from, ops->act, T, H, d);
-        r->k = heads(from + q_bytes, ops->act, T, Hk, d);
-        r->v = heads(from + q_bytes + k_bytes, ops->act, T, Hk, d);
-        r->out = heads((char *)b->out.data + (size_t)at * q_bytes, ops->act, T, H, d);
-        if (T > 1) {
-            r->q = tensor_rows(&b->q, at, T);
-            r->k = tensor_rows(&b->k, at, T);
-            r->v = tensor_rows(&b->v, at, T);
-            ops->copy_rows(ops, r->q.data, q_bytes, from, row, q_bytes, T);
-            ops->copy_rows(ops, r->k.data, k_bytes, from + q_bytes, row, k_bytes, T);
-            ops->copy_rows(ops, r->v.data, k_bytes, from + q_bytes + k_bytes, row, k_bytes, T);
-        }
-        at += T;
+        struct tensor out = tensor_rows(&b->out, at, T);
+        m->rows[i] = (struct kv_rows){.pos = item[i].seq->pos,
+                                      .q = tensor_rows(&b->q, at, T),
+                                      .k = tensor_rows(&b->k, at, T),
+                                      .v = tensor_rows(&b->v, at, T),
+                                      .out = heads(out.data, out.dtype, T, m->cfg.n_head, m->cfg.head_dim)};
     }
 }
 
-/* b->out <- attention over the caches of layer i for the normed rows h [T, D]. */
-static int attend(struct model *m, const struct layer *y, int i, struct att_bufs *b, struct tensor h,
+/* b->out <- attention over the caches of layer i for the residual stream x [T, D]. */
+static int attend(struct model *m, const struct layer *y, int i, struct att_bufs *b, struct tensor x,
                   const struct batch_item *item, int n)
 {
-    struct ops *ops = m->ops;
-    ops->matmul(ops, b->qkv, h, &y->qkv, y->qkv_bias);
+    m->ops->project(m->ops, &(struct project_args){.x = x,
+                                                   .norm = y->norm_att,
+                                                   .eps = m->cfg.norm_eps,
+                                                   .w = &y->qkv,
+                                                   .bias = y->qkv_bias,
+                                                   .out = {b->q, b->k, b->v},
+                                                   .n_out = 3,
+                                                   .h = b->h,
+                                                   .wide = b->wide});
     split_rows(m, b, item, n);
     for (int j = 0; j < n; j++)
         m->caches[j] = &item[j].seq->layer[i];
@@ -169,7 +162,8 @@ static struct att_bufs att_buffers(struct model *m, int64_t T)
 {
     int64_t H = m->cfg.n_head, Hk = m->cfg.n_kv_head, d = m->cfg.head_dim;
     enum dtype act = m->ops->act;
-    struct att_bufs b = {.qkv = model_scratch(m, T, (H + 2 * Hk) * d, act),
+    struct att_bufs b = {.h = model_scratch(m, T, m->cfg.d_model, act),
+                         .wide = model_scratch(m, T, (H + 2 * Hk) * d, act),
                          .q = model_scratch(m, T, H * d, act),
                          .k = model_scratch(m, T, Hk * d, act),
                          .v = model_scratch(m, T, Hk * d, act),
@@ -187,16 +181,15 @@ static int llama_forward(struct model *m, const struct batch_item *item, int n, 
     struct ops *ops = m->ops;
     int64_t wanted = model_wanted(m, n, rows);
     struct tensor x = model_scratch(m, rows, c->d_model, ops->act); /* the residual stream [T, D] */
-    struct tensor h = model_scratch(m, rows, c->d_model, ops->act); /* what a half block reads or adds */
     struct att_bufs b = att_buffers(m, rows);
+    struct tensor h = b.h; /* room for what a half block reads or adds */
     struct tensor gate_up = model_scratch(m, rows, 2 * c->d_ff, ops->act);
     struct tensor mid = model_scratch(m, rows, c->d_ff, ops->act);
 
     ops->embed(ops, x, &w->embed, m->ids, 1.0f);
     for (int i = 0; i < c->n_layer; i++) {
         const struct layer *y = &w->layer[i];
-        ops->rmsnorm(ops, h, x, y->norm_att, c->norm_eps, 0.0f);
-        TRY(attend(m, y, i, &b, h, item, n));
+        TRY(attend(m, y, i, &b, x, item, n));
         if (i == c->n_layer - 1 && wanted < rows) {
             /* the caches are complete; only rows that become logits go on */
             if (wanted == 0)
@@ -209,8 +202,7 @@ static int llama_forward(struct model *m, const struct batch_item *item, int n, 
             b.out = last_out;
             h.n[0] = gate_up.n[0] = mid.n[0] = wanted;
         }
-        ops->matmul(ops, h, b.out, &y->o, y->o_bias);
-        ops->add(ops, x, h);
+        ops->matmul_add(ops, x, b.out, &y->o, y->o_bias, h);
         ops->mlp(ops, &(struct mlp_args){.x = x,
                                          .norm = y->norm_mlp,
                                          .eps = c->norm_eps,
