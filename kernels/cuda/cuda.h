@@ -19,6 +19,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <utility>
 
 extern "C" {
 #include "base/err.h"
@@ -27,7 +28,8 @@ extern "C" {
 
 /* ------------------------------------------------------------------ the device handle */
 
-struct pool; /* pool.cu */
+struct pool;  /* pool.cu */
+struct queue; /* queue.cu */
 
 /* The table's own memory for one purpose; it grows, old content is lost. */
 enum scratch { SCRATCH_X, SCRATCH_OUT, SCRATCH_SPLIT, SCRATCH_MASS, SCRATCH_SELECT, SCRATCH_PICK, SCRATCH_N };
@@ -42,9 +44,11 @@ struct cuda {
         void *data;
         size_t bytes;
     } scratch[SCRATCH_N];
-    /* Arguments of launches: written on the host, copied in order with the kernels, used once. */
+    /* Arguments of launches: written on the host, sent with the launches that are queued, used once. Behind
+       arg_sent they wait. */
     char *arg_host, *arg_dev;
-    size_t arg_at;
+    size_t arg_at, arg_sent;
+    struct queue *queue;
     struct product *product; /* products.cu */
     int ordinal, n_sm;
     bool wait;          /* after every launch: a fault then names its kernel */
@@ -60,16 +64,27 @@ static inline struct cuda *cuda_of(const struct ops *o)
 void cuda_fail(struct cuda *c, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* True if rc is success; otherwise latches "what: text of rc". */
 bool cuda_ok(struct cuda *c, cudaError_t rc, const char *what);
-/* After every launch: latches what went wrong with it. */
-void cuda_launched(struct cuda *c, const char *kernel);
+/* After every launch: latches what went wrong with it (rc: what launching said). */
+void cuda_launched(struct cuda *c, const char *kernel, cudaError_t rc);
 /* The table's own memory, at least `bytes`; NULL and a latched ERR_NOMEM if there is none. */
 void *cuda_scratch(struct cuda *c, enum scratch which, size_t bytes);
-/* Copies `bytes` of arguments (at most 1 MiB) to the device; valid for the launches that follow. */
+/* Copies `bytes` of arguments (at most 1 MiB) to the device; valid for the next launch. */
 const void *cuda_args(struct cuda *c, const void *args, size_t bytes);
+
+/* queue.cu: LAUNCH puts kernels into a queue; cuda_flush gives it to the stream. Whoever uses the stream
+ * directly, waits for it or gives memory back to the driver flushes first. */
+struct queue *queue_open(void);
+void queue_close(struct queue *q);
+void cuda_flush(struct cuda *c);
+void cuda_send_args(struct cuda *c); /* device.cu: for cuda_flush */
+/* One launch: added, its arguments one by one, done. */
+void queue_add(struct cuda *c, const char *name, const void *kernel, dim3 grid, dim3 block, size_t shared);
+void queue_arg(struct cuda *c, const void *arg, size_t bytes);
+void queue_done(struct cuda *c);
 
 /* pool.cu: memory from the driver in big pieces, given out and taken back without it. All work of the table
  * runs on one stream, so a block may be given out again at once. */
-struct pool *pool_open(enum mem_place place);
+struct pool *pool_open(enum mem_place place, struct cuda *c);
 void pool_close(struct pool *p);
 void *pool_take(struct pool *p, size_t bytes); /* 256-byte aligned, content undefined; NULL: none */
 void pool_give(struct pool *p, void *data);
@@ -116,19 +131,26 @@ void pick_run(struct ops *o, const struct pick_args *a);
 
 /* ------------------------------------------------------------------ launching */
 
+template <typename P> static inline void queue_value(struct cuda *c, P arg)
+{
+    queue_arg(c, &arg, sizeof arg);
+}
+template <typename... P, typename... A>
+static inline void cuda_launch(struct cuda *c, const char *name, void (*kernel)(P...), dim3 grid, dim3 block,
+                               size_t shared, A &&...a)
+{
 #ifdef KVS_SHIM
+    shim_know(kernel);
+#endif
+    queue_add(c, name, (const void *)kernel, grid, block, shared);
+    (queue_value<P>(c, std::forward<A>(a)), ...);
+    queue_done(c);
+}
 #define LAUNCH(c, kernel, grid, block, shared, ...)                                                          \
-    do {                                                                                                     \
-        shim_launch(grid, block, shared, [&] { kernel(__VA_ARGS__); });                                      \
-        cuda_launched(c, #kernel);                                                                           \
-    } while (0)
+    cuda_launch(c, #kernel, kernel, grid, block, shared, __VA_ARGS__)
+#ifdef KVS_SHIM
 #define BLOCK_SHARED(type, name) type *name = (type *)shim_shared()
 #else
-#define LAUNCH(c, kernel, grid, block, shared, ...)                                                          \
-    do {                                                                                                     \
-        kernel<<<grid, block, shared, (c)->stream>>>(__VA_ARGS__);                                           \
-        cuda_launched(c, #kernel);                                                                           \
-    } while (0)
 /* The block's dynamic shared memory. */
 #define BLOCK_SHARED(type, name)                                                                             \
     extern __shared__ __align__(16) char block_shared_bytes[];                                               \

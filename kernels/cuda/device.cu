@@ -37,11 +37,12 @@ bool cuda_ok(struct cuda *c, cudaError_t rc, const char *what)
     return rc == cudaSuccess;
 }
 
-void cuda_launched(struct cuda *c, const char *kernel)
+void cuda_launched(struct cuda *c, const char *kernel, cudaError_t rc)
 {
     c->kernel = kernel;
     char what[96];
-    cudaError_t rc = cudaGetLastError();
+    if (rc != cudaSuccess)
+        (void)cudaGetLastError();
     if (rc == cudaSuccess && c->wait)
         rc = cudaStreamSynchronize(c->stream);
     if (rc != cudaSuccess) {
@@ -79,6 +80,7 @@ static void *table_alloc(struct ops *o, size_t bytes, enum mem_kind kind, enum m
     void *p = pool_take(c->pool[place], bytes);
     if (!p)
         return NULL;
+    cuda_flush(c);
     if (place == PLACE_DEVICE) {
         cuda_ok(c, cudaMemsetAsync(p, 0, bytes, c->stream), "clearing memory");
     } else {
@@ -158,17 +160,26 @@ const void *cuda_args(struct cuda *c, const void *args, size_t bytes)
     }
     size_t room = (bytes + 255) / 256 * 256;
     if (c->arg_at + room > ARG_BYTES) { // once around: what was written first must have been read
+        cuda_flush(c);
         if (!cuda_ok(c, cudaStreamSynchronize(c->stream), "waiting for arguments"))
             return NULL;
-        c->arg_at = 0;
+        c->arg_at = c->arg_sent = 0;
     }
-    char *host = c->arg_host + c->arg_at, *dev = c->arg_dev + c->arg_at;
-    memcpy(host, args, bytes);
+    const void *dev = c->arg_dev + c->arg_at;
+    memcpy(c->arg_host + c->arg_at, args, bytes);
     c->arg_at += room;
-    return cuda_ok(c, cudaMemcpyAsync(dev, host, bytes, cudaMemcpyHostToDevice, c->stream),
-                   "copying arguments")
-               ? dev
-               : NULL;
+    return dev;
+}
+
+void cuda_send_args(struct cuda *c)
+{
+    size_t from = c->arg_sent;
+    c->arg_sent = c->arg_at;
+    if (c->arg_at > from)
+        cuda_ok(c,
+                cudaMemcpyAsync(c->arg_dev + from, c->arg_host + from, c->arg_at - from,
+                                cudaMemcpyHostToDevice, c->stream),
+                "copying arguments");
 }
 
 // Between host and device the caller reads, writes or frees the host side at once.
@@ -183,6 +194,7 @@ static void end_copy(struct cuda *c, const void *dst, const void *src, cudaError
 static void table_copy(struct ops *o, void *dst, const void *src, size_t bytes)
 {
     struct cuda *c = cuda_of(o);
+    cuda_flush(c);
     if (bytes)
         end_copy(c, dst, src, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, c->stream));
 }
@@ -191,6 +203,7 @@ static void table_copy_rows(struct ops *o, void *dst, size_t dst_pitch, const vo
                             size_t width, int64_t rows)
 {
     struct cuda *c = cuda_of(o);
+    cuda_flush(c);
     if (width && rows)
         end_copy(c, dst, src,
                  cudaMemcpy2DAsync(dst, dst_pitch, src, src_pitch, width, (size_t)rows, cudaMemcpyDefault,
@@ -200,7 +213,9 @@ static void table_copy_rows(struct ops *o, void *dst, size_t dst_pitch, const vo
 static int table_sync(struct ops *o)
 {
     struct cuda *c = cuda_of(o);
+    cuda_flush(c);
     cudaError_t rc = cudaStreamSynchronize(c->stream);
+    c->arg_at = c->arg_sent = 0; // all have been read: the next step's lie where this step's lay
     char text[sizeof c->host.error_text + 16];
     if (rc != cudaSuccess) {
         snprintf(text, sizeof text, "up to kernel %s", c->kernel ? c->kernel : "none");
@@ -220,8 +235,10 @@ static int table_sync(struct ops *o)
 static void table_close(struct ops *o)
 {
     struct cuda *c = cuda_of(o);
+    cuda_flush(c);
     if (c->stream)
         (void)cudaStreamSynchronize(c->stream);
+    queue_close(c->queue);
     product_close(c->product);
     if (c->arg_host)
         (void)cudaFreeHost(c->arg_host);
@@ -263,6 +280,9 @@ static void fill_table(struct ops *o)
     o->pick = pick_run;
     o->layernorm = rows_layernorm;
     o->gelu = rows_gelu;
+#ifdef KVS_NCCL
+    o->join = comm_nccl_join;
+#endif
 }
 
 KERNEL probe_kernel(int *out)
@@ -280,9 +300,6 @@ static cudaError_t probe(struct cuda *c)
     probe_kernel<<<1, 1, 0, c->stream>>>(p);
 #endif
     cudaError_t rc = cudaGetLastError();
-#ifdef KVS_NCCL
-    o->join = comm_nccl_join;
-#endif
     return rc == cudaSuccess ? cudaStreamSynchronize(c->stream) : rc;
 }
 
@@ -306,6 +323,15 @@ static cudaError_t open_card(struct cuda *c, struct cudaDeviceProp *prop)
     return rc;
 }
 
+/* As nvidia-smi writes it. */
+static void name_card(char text[48], const char id[16])
+{
+    size_t at = (size_t)snprintf(text, 48, "GPU");
+    for (int i = 0; i < 16; i++)
+        at += (size_t)snprintf(text + at, 48 - at, "%s%02x",
+                               i == 0 || i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", (unsigned char)id[i]);
+}
+
 static void describe(struct cuda *c, const struct cudaDeviceProp *prop)
 {
     struct ops *o = &c->ops;
@@ -318,20 +344,12 @@ static void describe(struct cuda *c, const struct cudaDeviceProp *prop)
     o->name = "cuda";
     snprintf(o->device, sizeof o->device, "%.95s", prop->name);
     snprintf(o->isa, sizeof o->isa, "sm_%d%d", prop->major, prop->minor);
+    name_card(o->card, prop->uuid.bytes);
     snprintf(o->libraries, sizeof o->libraries, "CUDA %d.%d, driver %d.%d, %s", runtime / 1000,
              runtime % 1000 / 10, driver / 1000, driver % 1000 / 10, product);
 }
 
 /* One line for people: what is wrong with the driver or the card. */
-/* As nvidia-smi writes it. */
-static void name_card(char text[48], const char id[16])
-{
-    size_t at = (size_t)snprintf(text, 48, "GPU");
-    for (int i = 0; i < 16; i++)
-        at += (size_t)snprintf(text + at, 48 - at, "%s%02x",
-                               i == 0 || i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", (unsigned char)id[i]);
-}
-
 static int refuse(struct cuda *c, int (*error)(int, const char *), cudaError_t rc)
 {
     char text[256], name[32];
@@ -344,7 +362,6 @@ static int refuse(struct cuda *c, int (*error)(int, const char *), cudaError_t r
         why = "this module holds no code for this card's architecture";
     snprintf(text, sizeof text, "cuda: device %d: %s (%s)", c->ordinal, why, name);
     table_close(&c->ops);
-    name_card(o->card, prop->uuid.bytes);
     return error(ERR_DEVICE, text);
 }
 
@@ -364,7 +381,8 @@ extern "C" __attribute__((visibility("default"))) int kvs_cuda_open(struct ops *
     c->ops.act = opt->act;
     c->ops.threads = 1;
     for (int i = 0; i < PLACE_N; i++)
-        c->pool[i] = pool_open((enum mem_place)i);
+        c->pool[i] = pool_open((enum mem_place)i, c);
+    c->queue = queue_open();
     struct cudaDeviceProp prop;
     int n = 0;
     cudaError_t rc = cudaGetDeviceCount(&n);

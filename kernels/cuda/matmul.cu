@@ -75,6 +75,7 @@ void matmul_run(struct ops *o, struct tensor out, struct tensor x, const struct 
         direct || out.dtype == DT_F32 ? out.data : cuda_scratch(c, SCRATCH_OUT, (size_t)n * sizeof(float));
     if (!sum)
         return;
+    cuda_flush(c);
     product_run(c, sum, direct ? out.dtype : DT_F32, in, w->packed, w->dtype, T, w->n_out, w->n_in);
     if (!direct) {
         unsigned blocks = blocks_of(n, THREADS);

@@ -19,6 +19,7 @@ struct piece {
 
 struct pool {
     enum mem_place place;
+    struct cuda *c;
     std::map<char *, size_t> slab;            // from the driver: address, bytes
     std::map<char *, piece> all;              // every byte of every slab, in order
     std::multimap<size_t, char *> free_piece; // by size
@@ -42,10 +43,11 @@ static void driver_give(pool *p, char *data)
         (void)cudaFreeHost(data);
 }
 
-struct pool *pool_open(enum mem_place place)
+struct pool *pool_open(enum mem_place place, struct cuda *c)
 {
     pool *p = new pool;
     p->place = place;
+    p->c = c;
     return p;
 }
 
@@ -72,6 +74,7 @@ static void forget_free(pool *p, char *at, size_t bytes)
 // Gives slabs back that nobody uses.
 static void trim(pool *p)
 {
+    cuda_flush(p->c); // launches that wait may still use what was given back
     for (auto s = p->slab.begin(); s != p->slab.end();) {
         auto whole = p->all.find(s->first);
         if (whole->second.taken || whole->second.bytes != s->second) {

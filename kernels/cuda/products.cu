@@ -161,5 +161,5 @@ void product_run(struct cuda *c, void *out, enum dtype out_dtype, const void *x,
           cublasLtMatmul(c->product->lt, p->op, &one, w, p->w, x, p->x, &zero, out, p->out, out, p->out,
                          &p->algo, c->product->workspace, WORKSPACE, c->stream),
           "product");
-    cuda_launched(c, "product");
+    cuda_launched(c, "product", cudaGetLastError());
 }

@@ -307,9 +307,8 @@ cudaError_t cudaSetDevice(int device)
 }
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
 {
-    (void)device;
-    p->uuid.bytes[15] = (char)visible_card(device);
     memset(p, 0, sizeof *p);
+    p->uuid.bytes[15] = (char)visible_card(device);
     snprintf(p->name, sizeof p->name, "CUDA shim (no GPU)");
     p->multiProcessorCount = 4;
     p->sharedMemPerBlockOptin = 227 << 10;
@@ -351,6 +350,7 @@ void shim_device_end(void)
     if (--depth == 0)
         protect(false);
 }
+
 /* The same for the libraries beside this one (nccl_shim.cc). */
 extern "C" __attribute__((visibility("default"))) void kvs_shim_device(int open)
 {
@@ -359,7 +359,6 @@ extern "C" __attribute__((visibility("default"))) void kvs_shim_device(int open)
     else
         shim_device_end();
 }
-
 
 cudaError_t cudaMalloc(void **p, size_t bytes)
 {
@@ -400,8 +399,30 @@ cudaError_t cudaFreeHost(void *p)
     free(p);
     return cudaSuccess;
 }
+namespace
+{
+shim_counts counts;
+
+bool on_device(const void *p)
+{
+    auto b = device_blocks.upper_bound((char *)(uintptr_t)p);
+    return b != device_blocks.begin() && (--b, (const char *)p < b->first + b->second);
+}
+
+void count_copy(const void *dst, const void *src)
+{
+    (on_device(src) ? on_device(dst) ? counts.inside : counts.to_host : counts.to_device)++;
+}
+} // namespace
+
+extern "C" void shim_count(struct shim_counts *out)
+{
+    *out = counts;
+}
+
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind, cudaStream_t)
 {
+    count_copy(dst, src);
     shim_device_begin();
     memmove(dst, src, bytes);
     shim_device_end();
@@ -410,6 +431,7 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
 cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t width,
                               size_t rows, cudaMemcpyKind, cudaStream_t)
 {
+    count_copy(dst, src);
     shim_device_begin();
     for (size_t i = 0; i < rows; i++)
         memmove((char *)dst + i * dst_pitch, (const char *)src + i * src_pitch, width);
@@ -418,6 +440,7 @@ cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size
 }
 cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t)
 {
+    counts.memsets++;
     shim_device_begin();
     memset(p, value, bytes);
     shim_device_end();
@@ -429,6 +452,11 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)
     return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t)
+{
+    counts.waits++;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamQuery(cudaStream_t)
 {
     return cudaSuccess;
 }
@@ -452,16 +480,142 @@ const char *cudaGetErrorName(cudaError_t rc)
 }
 cudaError_t cudaDriverGetVersion(int *v)
 {
-{
-    counts.waits++;
-    return cudaSuccess;
-}
-cudaError_t cudaStreamQuery(cudaStream_t)
     *v = 0;
     return cudaSuccess;
 }
 cudaError_t cudaRuntimeGetVersion(int *v)
 {
     *v = 0;
+    return cudaSuccess;
+}
+
+/* ------------------------------------------------------------------ launching by address, graphs */
+
+struct shim_node {
+    const void *kernel;
+    dim3 grid, block;
+    size_t shared;
+    std::vector<std::vector<char>> args;
+};
+struct shim_graph {
+    std::vector<shim_node *> nodes;
+};
+struct shim_exec {
+    std::map<shim_node *, shim_node> nodes; // as they were when the graph was made ready, or set since
+    std::vector<shim_node *> order;
+};
+
+namespace
+{
+std::map<const void *, shim_kernel> kernels;
+
+const shim_kernel &known(const void *kernel)
+{
+    auto k = kernels.find(kernel);
+    if (k == kernels.end())
+        die("a kernel that was never named");
+    return k->second;
+}
+
+void node_fill(shim_node *n, const cudaKernelNodeParams *p)
+{
+    n->kernel = p->func;
+    n->grid = p->gridDim;
+    n->block = p->blockDim;
+    n->shared = p->sharedMemBytes;
+    n->args.clear();
+    size_t i = 0;
+    for (size_t bytes : known(p->func).bytes) {
+        const char *at = (const char *)p->kernelParams[i++];
+        n->args.emplace_back(at, at + bytes);
+    }
+}
+
+void run(const void *kernel, dim3 grid, dim3 block, void **args, size_t shared)
+{
+    const shim_kernel &k = known(kernel);
+    shim_launch(grid, block, shared, [&] { k.call(args); });
+}
+} // namespace
+
+bool shim_knows(const void *kernel)
+{
+    return kernels.count(kernel) != 0;
+}
+
+void shim_learn(const void *kernel, const shim_kernel &k)
+{
+    kernels[kernel] = k;
+}
+
+cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **args, size_t shared,
+                             cudaStream_t)
+{
+    counts.launches++;
+    run(kernel, grid, block, args, shared);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphCreate(cudaGraph_t *g, unsigned)
+{
+    *g = new shim_graph;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphAddKernelNode(cudaGraphNode_t *node, cudaGraph_t g, const cudaGraphNode_t *after,
+                                   size_t n_after, const cudaKernelNodeParams *p)
+{
+    // A card may run at the same time what no edge separates: only chains are run in order here.
+    if (n_after != (g->nodes.empty() ? 0U : 1U) || (n_after && after[0] != g->nodes.back()))
+        die("a graph that is no chain");
+    g->nodes.push_back(new shim_node);
+    node_fill(g->nodes.back(), p);
+    *node = g->nodes.back();
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t g, unsigned long long)
+{
+    *exec = new shim_exec;
+    for (shim_node *n : g->nodes) {
+        (*exec)->nodes[n] = *n;
+        (*exec)->order.push_back(n);
+    }
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecKernelNodeSetParams(cudaGraphExec_t exec, cudaGraphNode_t node,
+                                             const cudaKernelNodeParams *p)
+{
+    counts.nodes_set++;
+    node_fill(&exec->nodes.at(node), p);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t)
+{
+    counts.graphs++;
+    for (shim_node *which : exec->order) {
+        shim_node &n = exec->nodes.at(which);
+        std::vector<void *> args;
+        for (auto &a : n.args)
+            args.push_back(a.data());
+        counts.nodes++;
+        run(n.kernel, n.grid, n.block, args.data(), n.shared);
+    }
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
+{
+    delete exec;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t g)
+{
+    for (shim_node *n : g->nodes)
+        delete n;
+    delete g;
     return cudaSuccess;
 }

@@ -7,10 +7,13 @@
 #define KVS_TESTS_CUDA_SHIM_H
 
 #include <functional>
+#include <initializer_list>
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <utility>
+#include <vector>
 
 #define __global__
 #define __device__
@@ -124,12 +127,68 @@ struct cudaDeviceProp {
     char name[256];
     int major, minor, multiProcessorCount;
     size_t sharedMemPerBlockOptin;
-};
-cudaError_t cudaGetDeviceCount(int *n);
-cudaError_t cudaSetDevice(int device);
     struct {
         char bytes[16];
     } uuid;
+};
+/* Kernels are launched by address, as with the runtime: the shim must have seen them with their types. */
+struct shim_kernel {
+    std::function<void(void **)> call;
+    std::vector<size_t> bytes; /* of the arguments */
+};
+bool shim_knows(const void *kernel);
+void shim_learn(const void *kernel, const shim_kernel &k);
+template <typename P> static inline P shim_arg(const void *at)
+{
+    alignas(P) char room[sizeof(P)];
+    memcpy(room, at, sizeof room);
+    return *(P *)(void *)room;
+}
+template <typename... P, size_t... I>
+static inline void shim_call(void (*kernel)(P...), void **args, std::index_sequence<I...>)
+{
+    (void)args;
+    kernel(shim_arg<P>(args[I])...);
+}
+template <typename... P> static inline void shim_know(void (*kernel)(P...))
+{
+    if (!shim_knows((const void *)kernel))
+        shim_learn((const void *)kernel,
+                   {[kernel](void **args) { shim_call(kernel, args, std::index_sequence_for<P...>()); },
+                    {sizeof(P)...}});
+}
+cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **args, size_t shared,
+                             cudaStream_t s);
+/* Graphs of kernels: every node keeps a copy of its arguments. Edges must lead from earlier nodes to later
+ * ones. */
+typedef struct shim_graph *cudaGraph_t;
+typedef struct shim_exec *cudaGraphExec_t;
+typedef struct shim_node *cudaGraphNode_t;
+struct cudaKernelNodeParams {
+    void *func;
+    dim3 gridDim, blockDim;
+    unsigned sharedMemBytes;
+    void **kernelParams, **extra;
+};
+cudaError_t cudaGraphCreate(cudaGraph_t *g, unsigned flags);
+cudaError_t cudaGraphAddKernelNode(cudaGraphNode_t *node, cudaGraph_t g, const cudaGraphNode_t *after,
+                                   size_t n_after, const cudaKernelNodeParams *p);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t g, unsigned long long flags);
+cudaError_t cudaGraphExecKernelNodeSetParams(cudaGraphExec_t exec, cudaGraphNode_t node,
+                                             const cudaKernelNodeParams *p);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t s);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
+cudaError_t cudaGraphDestroy(cudaGraph_t g);
+/* What went to the device so far, for tests: found by its name in the module. */
+struct shim_counts {
+    long launches, graphs, nodes,
+        nodes_set; /* kernels one by one; graphs, their kernels, kernels changed in them */
+    long to_device, to_host, inside, memsets, waits;
+};
+extern "C" __attribute__((visibility("default"))) void shim_count(struct shim_counts *out);
+
+cudaError_t cudaGetDeviceCount(int *n);
+cudaError_t cudaSetDevice(int device);
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device);
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total);
 cudaError_t cudaMalloc(void **p, size_t bytes);
@@ -142,6 +201,7 @@ cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size
 cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags);
 cudaError_t cudaStreamSynchronize(cudaStream_t s);
+cudaError_t cudaStreamQuery(cudaStream_t s);
 cudaError_t cudaStreamDestroy(cudaStream_t s);
 cudaError_t cudaGetLastError(void);
 const char *cudaGetErrorString(cudaError_t rc);
@@ -154,4 +214,3 @@ template <typename F> static inline cudaError_t cudaFuncSetAttribute(F, cudaFunc
 }
 
 #endif
-cudaError_t cudaStreamQuery(cudaStream_t s);
