@@ -141,12 +141,108 @@ static void act_attend(struct ops *o, struct ops *ref, enum dtype t, enum cache 
     }
 }
 
+/* One prompt over dense keys as every method hands them over: windows, sinks before a gap of `gap` positions,
+ * two sets of their own queries. */
+struct prompt_case {
+    int64_t T, N, Hk, g, d, window, gap; /* window 0: none */
+    bool two;
+};
+
+static void widen_gap(struct attend_set *s, int64_t gap)
+{
+    for (int i = 0; i < ATTEND_RUNS; i++) {
+        s->k[i].pos += i ? gap : 0;
+        s->v[i].pos += i ? gap : 0;
+    }
+}
+
+static void act_prompt(struct ops *o, struct ops *ref, enum dtype t, const struct prompt_case *p)
+{
+    struct attend_args a[2] = {{.n_set = p->two ? 2 : 1, .n_kv_head = (int32_t)p->Hk}};
+    struct owned_set own[2];
+    struct buf q[2], wide[2];
+    int64_t H = p->Hk * p->g, n = p->T * H * p->d;
+    memset(a[0].set, 0, sizeof a[0].set);
+    a[0].scale = 3.0f / sqrtf((float)p->d);
+    a[0].q_pos = p->N + p->gap - p->T;
+    for (int s = 0; s < a[0].n_set; s++) {
+        make_set(ref, &a[0].set[s], &own[s], t == DT_F16 ? DENSE_F16 : DENSE_BF16, p->T, p->N, H, p->Hk,
+                 p->d);
+        if (p->gap)
+            widen_gap(&a[0].set[s], p->gap);
+        a[0].set[s].dist_min = s ? p->window : 0;
+        a[0].set[s].dist_max = s || !p->window ? ATTEND_FAR : p->window;
+        q[s] = buf_random(ref, t, n);
+        wide[s] = widened(ref, &q[s], t);
+    }
+    a[1] = a[0];
+    struct buf got = buf_new(o, (size_t)n * dtype_bytes(t)), want = buf_new(ref, (size_t)n * 4);
+    for (int s = 0; s < a[0].n_set; s++) {
+        a[0].set[s].q = view(&q[s], t, p->T, H, p->d);
+        a[1].set[s].q = view(&wide[s], DT_F32, p->T, H, p->d);
+    }
+    a[0].out = view(&got, t, p->T, H, p->d);
+    a[1].out = view(&want, DT_F32, p->T, H, p->d);
+    o->attend(o, &a[0], 1);
+    ref->attend(ref, &a[1], 1);
+    char text[120];
+    snprintf(text, sizeof text, "%s prompt T=%lld N=%lld Hk=%lld g=%lld d=%lld window=%lld gap=%lld%s",
+             dtype_name(t), (long long)p->T, (long long)p->N, (long long)p->Hk, (long long)p->g,
+             (long long)p->d, (long long)p->window, (long long)p->gap, p->two ? " two sets" : "");
+    same("attend", text, t, &got, &want, 2e-2);
+    buf_free(&got);
+    buf_free(&want);
+    for (int s = 0; s < a[0].n_set; s++) {
+        free_set(&own[s]);
+        buf_free(&q[s]);
+        buf_free(&wide[s]);
+    }
+}
+
+static void test_prompts(struct ops *o, struct ops *ref)
+{
+    static const struct prompt_case cases[] = {
+        {64, 64, 1, 1, 64, 0, 0, false},     {63, 127, 1, 2, 128, 0, 0, false},
+        {65, 65, 2, 1, 128, 0, 0, false},    {128, 128, 1, 1, 64, 0, 0, false},
+        {129, 193, 1, 1, 128, 0, 0, false},  {33, 256, 1, 4, 64, 40, 0, false},
+        {20, 257, 1, 7, 128, 64, 0, false},  {70, 130, 1, 2, 64, 65, 0, true},
+        {50, 190, 2, 3, 128, 100, 0, true},  {40, 150, 1, 3, 64, 0, 777, false},
+        {66, 200, 1, 1, 128, 300, 90, true}, {64, 90, 1, 1, 64, 1, 5, false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        act_prompt(o, ref, i % 3 == 1 ? DT_F16 : DT_BF16, &cases[i]);
+}
+
+/* Rotation where whole vectors may be taken, in place and into a cache. */
+static void act_rope(struct ops *o, struct ops *ref, enum dtype t, int32_t n_rot, int64_t d, bool in_place)
+{
+    int64_t T = rng_int(1, 9), H = rng_int(1, 5), n = T * H * d;
+    struct buf x = buf_random(ref, t, n), wide = widened(ref, &x, t), freq = buf_random(ref, DT_F32, n_rot);
+    struct buf got = buf_new(o, (size_t)n * 2), want = buf_new(ref, (size_t)n * 4);
+    struct rope r = {n_rot, 1.25f, buf_data(&freq)};
+    struct rope_args a = {.src = view(&x, t, T, H, d), .rope = n_rot ? &r : NULL, .pos = 3, .fixed = -1},
+                     b = a;
+    a.dst = in_place ? a.src : view(&got, t, T, H, d);
+    b.src = view(&wide, DT_F32, T, H, d);
+    b.dst = view(&want, DT_F32, T, H, d);
+    o->rope(o, &a, 1);
+    ref->rope(ref, &b, 1);
+    char text[60];
+    snprintf(text, sizeof text, "%s n_rot=%d d=%lld", dtype_name(t), n_rot, (long long)d);
+    same("rope", text, t, in_place ? &x : &got, &want, 2 * one_rounding(t));
+    struct buf *all[] = {&x, &wide, &freq, &got, &want};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        buf_free(all[i]);
+}
+
 void test_act(struct ops *o, struct ops *ref)
 {
     for (int t = DT_F16; t <= DT_BF16; t++) {
         enum dtype act = (enum dtype)t;
         for (int i = 0; i < 6; i++)
-            act_rows(o, ref, act, rng_int(1, 40), rng_int(1, 600));
+            act_rows(o, ref, act, rng_int(1, 40), i % 2 ? 8 * rng_int(1, 300) : rng_int(1, 600));
+        for (int i = 0; i < 6; i++)
+            act_rope(o, ref, act, i / 2 * 32, i < 2 ? 64 : 32 * rng_int(i / 2, 4), i % 2);
         for (int wt = DT_F32; wt <= DT_BF16; wt++)
             for (int to = 0; to < 2; to++)
                 for (int bias = 0; bias < 2; bias++)
@@ -160,4 +256,5 @@ void test_act(struct ops *o, struct ops *ref)
             }
         }
     }
+    test_prompts(o, ref);
 }

@@ -1,15 +1,60 @@
-// Rows: embed, norms, elementwise layers, rotary positions. One value per thread where rows do not matter,
-// one block per row where they do. Values are read and written in their dtype, arithmetic is f32.
+// Rows: embed, norms, elementwise layers, rotary positions. Values are read and written in their dtype, eight
+// at a time (16 bytes of 16-bit values) where their places allow it; arithmetic is f32. One block per row
+// where rows matter.
 #include "kernels/cuda/cuda.h"
 
 #define THREADS 256
 
-KERNEL convert_kernel(void *dst, enum dtype to, const void *src, enum dtype from, int64_t n)
+/* ------------------------------------------------------------------ several values at a time */
+
+// W values from i on, W = 1 or 8; eight lie at a multiple of 16 bytes.
+template <int W> DEVICE void load_some(float v[W], const void *p, enum dtype t, int64_t i)
 {
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n;
-         i += (int64_t)gridDim.x * blockDim.x)
-        store(dst, to, i, load(src, from, i));
+    if constexpr (W == 1) {
+        v[0] = load(p, t, i);
+    } else {
+        const uint4 *at = (const uint4 *)(const void *)((const char *)p + i * (t == DT_F32 ? 4 : 2));
+        uint4 a = at[0], b = t == DT_F32 ? at[1] : a;
+        uint32_t x[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+        for (int e = 0; e < W; e++) {
+            uint16_t h = (uint16_t)(x[e / 2] >> e % 2 * 16);
+            v[e] = t == DT_F32 ? __uint_as_float(x[e]) : t == DT_F16 ? half_value(h) : brain_value(h);
+        }
+    }
 }
+template <int W> DEVICE void store_some(void *p, enum dtype t, int64_t i, const float v[W])
+{
+    if constexpr (W == 1) {
+        store(p, t, i, v[0]);
+    } else {
+        uint32_t x[8];
+#pragma unroll
+        for (int e = 0; e < W; e++)
+            x[e] = t == DT_F32 ? __float_as_uint(v[e]) : t == DT_F16 ? half_bits(v[e]) : brain_bits(v[e]);
+        uint4 *at = (uint4 *)(void *)((char *)p + i * (t == DT_F32 ? 4 : 2));
+        if (t == DT_F32) {
+            at[0] = uint4{x[0], x[1], x[2], x[3]};
+            at[1] = uint4{x[4], x[5], x[6], x[7]};
+        } else {
+            at[0] = uint4{x[0] | x[1] << 16, x[2] | x[3] << 16, x[4] | x[5] << 16, x[6] | x[7] << 16};
+        }
+    }
+}
+
+// May the values be taken eight at a time? `n` is what starts lie apart.
+static bool eight(int64_t n, const void *a, const void *b, const void *c)
+{
+    return n % 8 == 0 && ((uintptr_t)a | (uintptr_t)b | (uintptr_t)c) % 16 == 0;
+}
+// The kernel for eight values at a time, or for one.
+#define LAUNCH_SOME(c, some, kernel, grid, shared, ...)                                                      \
+    do {                                                                                                     \
+        if (some)                                                                                            \
+            LAUNCH(c, kernel<8>, grid, THREADS, shared, __VA_ARGS__);                                        \
+        else                                                                                                 \
+            LAUNCH(c, kernel<1>, grid, THREADS, shared, __VA_ARGS__);                                        \
+    } while (0)
 
 // Enough blocks to fill any card; the rest is a loop.
 static unsigned grid_of(int64_t n)
@@ -18,10 +63,21 @@ static unsigned grid_of(int64_t n)
     return b < 8192 ? b : 8192;
 }
 
+template <int W> KERNEL convert_kernel(void *dst, enum dtype to, const void *src, enum dtype from, int64_t n)
+{
+    float v[W];
+    for (int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * W; i < n;
+         i += (int64_t)gridDim.x * blockDim.x * W) {
+        load_some<W>(v, src, from, i);
+        store_some<W>(dst, to, i, v);
+    }
+}
+
 void rows_convert(struct cuda *c, void *dst, enum dtype to, const void *src, enum dtype from, int64_t n)
 {
+    bool some = eight(n, dst, src, NULL);
     if (n)
-        LAUNCH(c, convert_kernel, grid_of(n), THREADS, 0, dst, to, src, from, n);
+        LAUNCH_SOME(c, some, convert_kernel, grid_of(some ? n / 8 : n), 0, dst, to, src, from, n);
 }
 
 KERNEL embed_kernel(struct tensor out, struct tensor table, const int32_t *ids, float scale)
@@ -45,24 +101,34 @@ void rows_embed(struct ops *o, struct tensor out, const struct tensor *table, co
     }
 }
 
+template <int W>
 KERNEL rmsnorm_kernel(struct tensor out, struct tensor x, const float *w, float eps, float w_add)
 {
     __shared__ float part[32];
     int64_t D = x.n[1], at = (int64_t)blockIdx.x * D;
-    float sum = 0.0f;
-    for (int64_t i = threadIdx.x; i < D; i += blockDim.x) {
-        float v = load(x.data, x.dtype, at + i);
-        sum += v * v;
+    float sum = 0.0f, v[W], f[W];
+    for (int64_t i = threadIdx.x * W; i < D; i += blockDim.x * W) {
+        load_some<W>(v, x.data, x.dtype, at + i);
+#pragma unroll
+        for (int e = 0; e < W; e++)
+            sum += v[e] * v[e];
     }
     float r = 1.0f / sqrtf(block_sum(sum, part) / (float)D + eps);
-    for (int64_t i = threadIdx.x; i < D; i += blockDim.x)
-        store(out.data, out.dtype, at + i, load(x.data, x.dtype, at + i) * r * (w[i] + w_add));
+    for (int64_t i = threadIdx.x * W; i < D; i += blockDim.x * W) { // read again from the cache
+        load_some<W>(v, x.data, x.dtype, at + i);
+        load_some<W>(f, w, DT_F32, i);
+#pragma unroll
+        for (int e = 0; e < W; e++)
+            v[e] = v[e] * r * (f[e] + w_add);
+        store_some<W>(out.data, out.dtype, at + i, v);
+    }
 }
 
 void rows_rmsnorm(struct ops *o, struct tensor out, struct tensor x, const float *w, float eps, float w_add)
 {
+    bool some = eight(x.n[1], out.data, x.data, w);
     if (x.n[0])
-        LAUNCH(cuda_of(o), rmsnorm_kernel, (unsigned)x.n[0], THREADS, 0, out, x, w, eps, w_add);
+        LAUNCH_SOME(cuda_of(o), some, rmsnorm_kernel, (unsigned)x.n[0], 0, out, x, w, eps, w_add);
 }
 
 KERNEL layernorm_kernel(struct tensor out, struct tensor x, const float *w, const float *b, float eps)
@@ -89,36 +155,52 @@ void rows_layernorm(struct ops *o, struct tensor out, struct tensor x, const flo
         LAUNCH(cuda_of(o), layernorm_kernel, (unsigned)x.n[0], THREADS, 0, out, x, w, b, eps);
 }
 
-KERNEL add_kernel(struct tensor x, struct tensor y, int64_t n)
+template <int W> KERNEL add_kernel(struct tensor x, struct tensor y, int64_t n)
 {
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n;
-         i += (int64_t)gridDim.x * blockDim.x)
-        store(x.data, x.dtype, i, load(x.data, x.dtype, i) + load(y.data, y.dtype, i));
+    float a[W], b[W];
+    for (int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * W; i < n;
+         i += (int64_t)gridDim.x * blockDim.x * W) {
+        load_some<W>(a, x.data, x.dtype, i);
+        load_some<W>(b, y.data, y.dtype, i);
+#pragma unroll
+        for (int e = 0; e < W; e++)
+            a[e] += b[e];
+        store_some<W>(x.data, x.dtype, i, a);
+    }
 }
 
 void rows_add(struct ops *o, struct tensor x, struct tensor y)
 {
     int64_t n = tensor_count(&x);
+    bool some = eight(n, x.data, y.data, NULL);
     if (n)
-        LAUNCH(cuda_of(o), add_kernel, grid_of(n), THREADS, 0, x, y, n);
+        LAUNCH_SOME(cuda_of(o), some, add_kernel, grid_of(some ? n / 8 : n), 0, x, y, n);
 }
 
-KERNEL swiglu_kernel(struct tensor out, struct tensor gate_up, int64_t n)
+// Grid (pieces of a row, rows).
+template <int W> KERNEL swiglu_kernel(struct tensor out, struct tensor gate_up)
 {
-    int64_t F = out.n[1];
-    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n;
-         i += (int64_t)gridDim.x * blockDim.x) {
-        int64_t at = i / F * 2 * F + i % F;
-        float gate = load(gate_up.data, gate_up.dtype, at), up = load(gate_up.data, gate_up.dtype, at + F);
-        store(out.data, out.dtype, i, gate / (1.0f + expf(-gate)) * up);
+    int64_t F = out.n[1], i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * W;
+    float gate[W], up[W];
+    if (i >= F)
+        return;
+    for (int64_t t = blockIdx.y; t < out.n[0]; t += gridDim.y) {
+        load_some<W>(gate, gate_up.data, gate_up.dtype, t * 2 * F + i);
+        load_some<W>(up, gate_up.data, gate_up.dtype, t * 2 * F + F + i);
+#pragma unroll
+        for (int e = 0; e < W; e++)
+            gate[e] = gate[e] / (1.0f + expf(-gate[e])) * up[e];
+        store_some<W>(out.data, out.dtype, t * F + i, gate);
     }
 }
 
 void rows_swiglu(struct ops *o, struct tensor out, struct tensor gate_up)
 {
-    int64_t n = tensor_count(&out);
-    if (n)
-        LAUNCH(cuda_of(o), swiglu_kernel, grid_of(n), THREADS, 0, out, gate_up, n);
+    int64_t T = out.n[0], F = out.n[1];
+    bool some = eight(F, out.data, gate_up.data, NULL);
+    dim3 grid(blocks_of(some ? F / 8 : F, THREADS), (unsigned)(T < 32768 ? T : 32768));
+    if (T && F)
+        LAUNCH_SOME(cuda_of(o), some, swiglu_kernel, grid, 0, out, gate_up);
 }
 
 KERNEL gelu_kernel(struct tensor out, struct tensor x, int64_t n)
@@ -148,27 +230,42 @@ struct turn {
     float mscale;
 };
 
-// Grid (rows, calls); a thread turns whole pairs, so in place is fine.
-KERNEL rope_kernel(const struct turn *turns)
+// Grid (rows, calls); a thread turns whole pairs, so in place is fine. The angles of a row are the same for
+// all heads: worked out once, in shared memory (cosines, sines).
+template <int W> KERNEL rope_kernel(const struct turn *turns)
 {
+    BLOCK_SHARED(float, angles);
     const struct turn *a = &turns[blockIdx.y];
-    int64_t H = a->src.n[1], d = a->src.n[2], t = blockIdx.x, half = a->half;
+    int32_t H = (int32_t)a->src.n[1], d = (int32_t)a->src.n[2], half = a->half;
+    int64_t t = blockIdx.x;
     if (t >= a->src.n[0])
         return;
-    int64_t width = half + (d - 2 * half); // pairs, then what does not turn
-    float pos = (float)(a->fixed >= 0 ? a->fixed : a->pos + t);
-    for (int64_t i = threadIdx.x; i < H * width; i += blockDim.x) {
-        int64_t at = (t * H + i / width) * d, k = i % width;
+    float pos = (float)(a->fixed >= 0 ? a->fixed : a->pos + t), x[W], y[W];
+    for (int32_t k = threadIdx.x; k < half; k += blockDim.x) {
+        float angle = pos * a->inv_freq[k];
+        angles[k] = cosf(angle) * a->mscale;
+        angles[half + k] = sinf(angle) * a->mscale;
+    }
+    __syncthreads();
+    int32_t width = (half + (d - 2 * half)) / W; // of a head: pairs, then what does not turn
+    for (int32_t i = threadIdx.x; i < H * width; i += blockDim.x) {
+        int64_t at = (t * H + i / width) * d;
+        int32_t k = i % width * W;
         if (k >= half) {
-            int64_t from = at + k + half;
-            store(a->dst.data, a->dst.dtype, from, load(a->src.data, a->src.dtype, from));
+            load_some<W>(x, a->src.data, a->src.dtype, at + k + half);
+            store_some<W>(a->dst.data, a->dst.dtype, at + k + half, x);
             continue;
         }
-        float angle = pos * a->inv_freq[k];
-        float c = cosf(angle) * a->mscale, s = sinf(angle) * a->mscale;
-        float x = load(a->src.data, a->src.dtype, at + k), y = load(a->src.data, a->src.dtype, at + k + half);
-        store(a->dst.data, a->dst.dtype, at + k, x * c - y * s);
-        store(a->dst.data, a->dst.dtype, at + k + half, y * c + x * s);
+        load_some<W>(x, a->src.data, a->src.dtype, at + k);
+        load_some<W>(y, a->src.data, a->src.dtype, at + k + half);
+#pragma unroll
+        for (int e = 0; e < W; e++) {
+            float c = angles[k + e], s = angles[half + k + e], u = x[e];
+            x[e] = u * c - y[e] * s;
+            y[e] = y[e] * c + u * s;
+        }
+        store_some<W>(a->dst.data, a->dst.dtype, at + k, x);
+        store_some<W>(a->dst.data, a->dst.dtype, at + k + half, y);
     }
 }
 
@@ -180,6 +277,8 @@ void rows_rope(struct ops *o, const struct rope_args *a, int n)
     for (int from = 0; from < n; from += most) {
         int m = n - from < most ? n - from : most;
         int64_t rows = 0;
+        int32_t half = 0;
+        bool some = true;
         for (int i = 0; i < m; i++) {
             const struct rope_args *r = &a[from + i];
             part[i] = turn{r->src, r->dst, NULL, r->pos, r->fixed, 0, 1.0f};
@@ -188,10 +287,13 @@ void rows_rope(struct ops *o, const struct rope_args *a, int n)
                 part[i].half = r->rope->n_rot / 2;
                 part[i].mscale = r->rope->mscale;
             }
+            some = some && part[i].half % 8 == 0 && eight(r->src.n[2], r->src.data, r->dst.data, NULL);
+            half = part[i].half > half ? part[i].half : half;
             rows = r->src.n[0] > rows ? r->src.n[0] : rows;
         }
         const struct turn *dev = (const struct turn *)cuda_args(c, part, (size_t)m * sizeof *part);
         if (dev && rows)
-            LAUNCH(c, rope_kernel, dim3((unsigned)rows, (unsigned)m), THREADS, 0, dev);
+            LAUNCH_SOME(c, some, rope_kernel, dim3((unsigned)rows, (unsigned)m),
+                        (size_t)half * 2 * sizeof(float), dev);
     }
 }
