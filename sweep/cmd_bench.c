@@ -181,10 +181,11 @@ static int bench_kernels(struct bench *b)
 static int bench_prefill(struct bench *b)
 {
     struct probe_time t, best = {0};
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 5; i++) {
         TRY(probe_time(b->r, &b->spec, b->a->context, 1, 1, &t));
         if (i == 0 || t.s_prefill < best.s_prefill)
             best = t;
+        runner_limits_again(b->r, &b->lim);
     }
     double n = (double)b->a->context, flops = limits_prefill_flops(runner_model(b->r), b->a->context);
     char label[96];
