@@ -199,7 +199,7 @@ static void act_prompt(struct ops *o, struct ops *ref, enum dtype t, const struc
     }
 }
 
-static void test_prompts(struct ops *o, struct ops *ref)
+void test_prompts(struct ops *o, struct ops *ref)
 {
     static const struct prompt_case cases[] = {
         {64, 64, 1, 1, 64, 0, 0, false},     {63, 127, 1, 2, 128, 0, 0, false},

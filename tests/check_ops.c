@@ -1,7 +1,7 @@
 /* Holds every kernel table against ops_ref: random sizes, guard bytes around every output, error bounds by
  * dtype, quantised codes bit for bit, equal bits for every number of threads. check_ops [--bench | cuda |
- * cuda-wait]: --bench prints GB/s and TFLOP/s; cuda checks the module libkvs_cuda.so on the card (or the
- * shim) that it finds, -wait after every kernel. */
+ * cuda-wait | cuda-wgmma]: --bench prints GB/s and TFLOP/s; cuda checks the module libkvs_cuda.so on the card
+ * (or the shim) that it finds, -wait after every kernel, -wgmma only what the warpgroup kernels do. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -763,9 +763,11 @@ static void test_cpu(struct ops *ref, const char *isa)
 }
 
 /* The CUDA module: kernels on f32 activations against the reference, then on 16 bits (check_act.c). */
-static int test_cuda(struct ops *ref, bool wait)
+static int test_cuda(struct ops *ref, const char *how)
 {
-    const struct ops_options opt = {.act = DT_F32, .wait = wait};
+    const bool wgmma = !strcmp(how, "cuda-wgmma");
+    const struct ops_options opt = {
+        .act = DT_F32, .wait = !strcmp(how, "cuda-wait"), .isa = wgmma ? "wgmma" : "auto"};
     struct ops *o;
     table = "cuda";
     if (ops_open(&o, "cuda", &opt) < 0) {
@@ -774,8 +776,12 @@ static int test_cuda(struct ops *ref, bool wait)
     }
     rig_pinned = o;
     rig_half = true;
-    test_table(o, ref);
-    test_act(o, ref);
+    if (wgmma) {
+        test_prompts(o, ref);
+    } else {
+        test_table(o, ref);
+        test_act(o, ref);
+    }
     rig_pinned = NULL;
     for (int k = 0; k < MEM_KIND_N; k++)
         check(o->used(o, (enum mem_kind)k, PLACE_DEVICE) == 0 &&
@@ -808,7 +814,7 @@ int main(int argc, char **argv)
     }
     if (argc > 1) {
         int rc = strcmp(argv[1], "--bench") == 0    ? bench(ref)
-                 : strncmp(argv[1], "cuda", 4) == 0 ? test_cuda(ref, strcmp(argv[1], "cuda-wait") == 0)
+                 : strncmp(argv[1], "cuda", 4) == 0 ? test_cuda(ref, argv[1])
                                                     : 2;
         ops_close(ref);
         return rc;

@@ -73,7 +73,8 @@ void make_set(struct ops *ref, struct attend_set *s, struct owned_set *own, enum
               int64_t n, int64_t H, int64_t Hk, int64_t d);
 void free_set(struct owned_set *own);
 
-void test_score(struct ops *o, struct ops *ref); /* check_score.c */
-void test_act(struct ops *o, struct ops *ref);   /* check_act.c */
+void test_score(struct ops *o, struct ops *ref);   /* check_score.c */
+void test_act(struct ops *o, struct ops *ref);     /* check_act.c */
+void test_prompts(struct ops *o, struct ops *ref); /* check_act.c: attention of prompts alone */
 
 #endif

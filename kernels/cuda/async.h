@@ -70,14 +70,16 @@ template <int LEFT> DEVICE void async_wait(void)
 template <int ROWS, int D, int THREADS>
 DEVICE void tile_fetch(char *tile, const uint16_t *src, int64_t stride, int32_t n, int32_t me)
 {
-    const int CHUNKS = D / 8, STEP = THREADS / CHUNKS; // a thread keeps its chunk; STEP is a multiple of 8
+    const int STEP = THREADS / 8; // a thread keeps its chunk of a panel
     static_assert(STEP % 8 == 0 && ROWS % STEP == 0, "rows of a step must share their swizzle");
-    int32_t row = me / CHUNKS, chunk = me % CHUNKS;
+    int32_t row = me / 8, chunk = me % 8;
     char *dst = tile + tile_byte<ROWS>(row, chunk);
     src += row * stride + chunk * 8;
 #pragma unroll
     for (int i = 0; i < ROWS / STEP; i++, src += STEP * stride)
-        async_copy16(dst + i * STEP * 128, src, row + i * STEP < n);
+#pragma unroll
+        for (int p = 0; p < D / PANEL; p++)
+            async_copy16(dst + p * ROWS * 128 + i * STEP * 128, src + p * PANEL, row + i * STEP < n);
 }
 
 #endif

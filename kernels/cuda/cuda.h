@@ -51,6 +51,7 @@ struct cuda {
     struct queue *queue;
     struct product *product; /* products.cu */
     int ordinal, n_sm;
+    bool wgmma;         /* prompts by hopper.cu (asked for, and the card has these instructions) */
     bool wait;          /* after every launch: a fault then names its kernel */
     const char *kernel; /* the latest launched */
 };

@@ -329,7 +329,8 @@ static void name_card(char text[48], const char id[16])
     size_t at = (size_t)snprintf(text, 48, "GPU");
     for (int i = 0; i < 16; i++)
         at += (size_t)snprintf(text + at, 48 - at, "%s%02x",
-                               i == 0 || i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "", (unsigned char)id[i]);
+                               i == 0 || i == 4 || i == 6 || i == 8 || i == 10 ? "-" : "",
+                               (unsigned char)id[i]);
 }
 
 static void describe(struct cuda *c, const struct cudaDeviceProp *prop)
@@ -347,6 +348,20 @@ static void describe(struct cuda *c, const struct cudaDeviceProp *prop)
     name_card(o->card, prop->uuid.bytes);
     snprintf(o->libraries, sizeof o->libraries, "CUDA %d.%d, driver %d.%d, %s", runtime / 1000,
              runtime % 1000 / 10, driver / 1000, driver % 1000 / 10, product);
+}
+
+/* Prompts by hopper.cu, if the card can. */
+static bool take_wgmma(struct cuda *c, const struct cudaDeviceProp *prop)
+{
+#ifdef KVS_SHIM
+    (void)prop;
+#else
+    if (prop->major != 9 || prop->minor != 0)
+        return false;
+#endif
+    size_t at = strlen(c->ops.isa);
+    snprintf(c->ops.isa + at, sizeof c->ops.isa - at, ", wgmma");
+    return c->wgmma = true;
 }
 
 /* One line for people: what is wrong with the driver or the card. */
@@ -389,7 +404,8 @@ extern "C" __attribute__((visibility("default"))) int kvs_cuda_open(struct ops *
     if (rc == cudaSuccess && n < 1)
         rc = cudaErrorNoDevice;
     if (rc == cudaSuccess)
-        c->ordinal %= n; // ranks of a node count through its cards; where each sees its own, all take the first
+        c->ordinal %=
+            n; // ranks of a node count through its cards; where each sees its own, all take the first
     if (rc == cudaSuccess)
         rc = open_card(c, &prop);
     if (rc != cudaSuccess)
@@ -401,6 +417,10 @@ extern "C" __attribute__((visibility("default"))) int kvs_cuda_open(struct ops *
         return code;
     }
     describe(c, &prop);
+    if (opt->isa && !strcmp(opt->isa, "wgmma") && !take_wgmma(c, &prop)) {
+        table_close(&c->ops);
+        return error(ERR_DEVICE, "cuda: wgmma needs a card of compute capability 9.0");
+    }
     fill_table(&c->ops);
     *out = &c->ops;
     return 0;

@@ -185,7 +185,7 @@ static __global__ void __launch_bounds__(THREADS, 2) flash_kernel(const struct f
         tile_fetch<KEYS, D, THREADS>(keys, tile.k, stride, tile.n, threadIdx.x);
         tile_fetch<KEYS, D, THREADS>(values, tile.v, stride, tile.n, threadIdx.x);
         async_group();
-        flash_queries<BF16, ROWS, D, THREADS>(queries, job, set, &b, threadIdx.x);
+        flash_queries<BF16, ROWS, ROWS, D, THREADS>(queries, job, set, &b, 0, threadIdx.x);
         for (int32_t at = 0; tile.n; at = flash_room<D>::TILE - at) {
             struct flash_tile next = flash_next<KEYS>(job, set, &b, &walk, D);
             async_wait<0>();
@@ -322,7 +322,9 @@ static void run_part(struct cuda *c, enum tile_form form, const struct attend_ar
     const struct flash_job *dev = (const struct flash_job *)cuda_args(c, job, (size_t)n * sizeof *job);
     if (!dev)
         return;
-    if (form == TILE_F16)
+    if (c->wgmma)
+        hopper_launch(c, form, dev, n, rows, heads, d);
+    else if (form == TILE_F16)
         d == 64 ? launch<false, 64>(c, dev, n, rows, heads) : launch<false, 128>(c, dev, n, rows, heads);
     else
         d == 64 ? launch<true, 64>(c, dev, n, rows, heads) : launch<true, 128>(c, dev, n, rows, heads);

@@ -9,9 +9,10 @@
 #include "kernels/cuda/attend.h"
 #include "kernels/cuda/mma.h"
 
-#define FLASH_PIECES (2 * (2 * ATTEND_RUNS - 1)) /* of all sets: runs of keys cut where those of values end  \
-                                                  */
-#define FLASH_FAR  (1 << 30)                     /* beyond any distance; positions are less than half of it */
+#define FLASH_PIECES                                                                                         \
+    (2 * (2 * ATTEND_RUNS - 1)) /* of all sets: runs of keys cut where those of values end                   \
+                                 */
+#define FLASH_FAR  (1 << 30)    /* beyond any distance; positions are less than half of it */
 #define FLASH_LAZY 8.0f /* powers of two by which a row may exceed its reference before sums are rescaled */
 
 /* Keys and values of consecutive positions: rows of Hk * d values. */
@@ -115,16 +116,16 @@ DEVICE void flash_range(const struct flash_tile *t, const struct flash_set *s, i
     *hi = *hi < t->n ? *hi : t->n - 1;
 }
 
-/* Rows row0.. of q -> a tile of ROWS rows in the unit's type, by THREADS threads. Rows behind the end repeat
- * the last. */
-template <bool BF16, int ROWS, int D, int THREADS>
+/* COUNT rows of the block from its row `first` on -> the same rows of a tile of ROWS rows of queries in the
+ * unit's type, by THREADS threads. Rows behind the end repeat the last. */
+template <bool BF16, int ROWS, int COUNT, int D, int THREADS>
 DEVICE void flash_queries(char *tile, const struct flash_job *job, const struct flash_set *s,
-                          const struct flash_block *b, int32_t me)
+                          const struct flash_block *b, int32_t first, int32_t me)
 {
     const int CHUNKS = D / 8;
     bool same = s->q_dtype == (BF16 ? DT_BF16 : DT_F16);
-    for (int32_t i = me; i < ROWS * CHUNKS; i += THREADS) {
-        int32_t row = i / CHUNKS, chunk = i % CHUNKS, r = b->row0 + row;
+    for (int32_t i = me; i < COUNT * CHUNKS; i += THREADS) {
+        int32_t row = first + i / CHUNKS, chunk = i % CHUNKS, r = b->row0 + row;
         int64_t at = flash_row_at(job, b, r < b->rows ? r : b->rows - 1, D) + chunk * 8;
         uint4 x;
         if (same) {

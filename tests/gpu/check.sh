@@ -46,7 +46,7 @@ unpack() {
 }
 
 build_all() {
-    local options=(-DKVS_MPI=off -DKVS_HDF5=off -DKVS_ONEDNN=auto -DKVS_TESTS=ON) targets=(kvsweep check_ops gpu_matrix)
+    local options=(-DKVS_MPI=off -DKVS_HDF5=off -DKVS_ONEDNN=auto -DKVS_TESTS=ON) targets=(kvsweep check_ops gpu_matrix gpu_attend)
     if [ "$shim" = 1 ]; then
         options+=(-DKVS_CUDA=off)
         targets+=(kvs_cuda_shim)
@@ -70,6 +70,10 @@ export LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 [ "$shim" = 1 ] || say "card" "$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>&1 | head -1)"
 
 wanted ops && check "every kernel against the plain loops" "$build/check_ops" cuda
+# Attention of prompts by both kernels against doubles; what is timed stands in the table. The warpgroup kernel runs only
+# where it is asked for, until this line has passed on a card.
+wanted ops && check "prompts by the warpgroup kernel" "$build/check_ops" cuda-wgmma
+wanted ops && check "attention against doubles" "$build/gpu_attend" 70 $([ "$shim" = 1 ] || echo 200 513 1000)
 wanted matrix && check "method matrix, generated model" "$build/gpu_matrix" tests/fixtures/tiny $([ "$shim" = 1 ] && echo 150 6 || echo 700 64)
 if wanted model && [ -n "${KVS_MODEL:-}" ]; then
     check "method matrix, $(basename "$KVS_MODEL")" "$build/gpu_matrix" "$KVS_MODEL" $([ "$shim" = 1 ] && echo 40 2 || echo 1500 96)
@@ -78,6 +82,8 @@ if [ "$shim" != 1 ]; then
     tool=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
     if wanted sanitizer && [ -n "$tool" ]; then
         check "memcheck" timeout 240 "$tool" --tool memcheck --error-exitcode 9 "$build/gpu_matrix" tests/fixtures/tiny 80 3
+        check "memcheck, attention" timeout 240 "$tool" --tool memcheck --error-exitcode 9 "$build/gpu_attend" 70 200
+        check "racecheck, attention" timeout 240 "$tool" --tool racecheck --error-exitcode 9 "$build/gpu_attend" 70 200
         check "racecheck" timeout 240 "$tool" --tool racecheck --error-exitcode 9 "$build/gpu_matrix" tests/fixtures/tiny 80 3
     fi
     if wanted bench || wanted peer; then
@@ -86,6 +92,8 @@ if [ "$shim" != 1 ]; then
         [ -s "$model/config.json" ] || check "generated weights" python3 tests/gpu/make_model.py "${KVS_SHAPE:-8b}" "$model"
     fi
     if wanted bench; then
+        check "attention alone" "$build/gpu_attend" ${KVS_CONTEXTS:-8192 16384 32768} &&
+            grep TFLOP "$out/attention_alone.log" | sed 's/^/    /' >>"$table"
         for context in ${KVS_CONTEXTS:-2048 8192 32768}; do
             bench "prefill $context" prefill "$context" full
             for method in full kivi:bits=2 kivi:bits=4 flexgen streaming:keep=0.25; do

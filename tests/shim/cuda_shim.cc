@@ -35,6 +35,7 @@ struct copy {
 };
 struct fiber {
     std::deque<std::vector<copy>> under_way; // groups of copies, the last still open
+    std::deque<std::vector<std::function<void()>>> deferred;
     char *stack;
 #ifdef __x86_64__
     void *sp;
@@ -61,6 +62,8 @@ ucontext_t main_at;
 const std::function<void()> *body;
 unsigned n_threads, n_alive, arrived, current;
 unsigned long phase; // barriers of the block so far
+unsigned part_arrived[16], part_phase[16];
+unsigned long yields; // since the launch began, to notice threads that wait for each other
 alignas(1024) char shared_bytes[SHARED_MOST];
 
 [[noreturn]] void die(const char *text)
@@ -115,6 +118,10 @@ void fiber_main(void)
         if (!group.empty())
             die("a thread ends with copies under way");
     fibers[me].under_way.clear();
+    for (const std::vector<std::function<void()>> &group : fibers[me].deferred)
+        if (!group.empty())
+            die("a thread ends with work under way");
+    fibers[me].deferred.clear();
     fibers[me].alive = false;
     n_alive--;
     warps[me / 32].alive--;
@@ -159,6 +166,7 @@ void run_block(void)
 {
     n_alive = n_threads;
     arrived = 0;
+    yields = 0;
     for (unsigned i = 0; i < n_threads; i++) {
         prepare(&fibers[i]);
         fibers[i].index = dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y);
@@ -278,6 +286,49 @@ void shim_async_wait(unsigned left)
                 memcpy(c.dst, c.src, c.bytes);
             else
                 memset(c.dst, 0, c.bytes);
+}
+
+void shim_defer(const std::function<void()> &work)
+{
+    std::deque<std::vector<std::function<void()>>> &q = fibers[current].deferred;
+    if (q.empty())
+        q.emplace_back();
+    q.back().push_back(work);
+}
+
+void shim_defer_group(void)
+{
+    std::deque<std::vector<std::function<void()>>> &q = fibers[current].deferred;
+    if (q.empty())
+        q.emplace_back();
+    q.emplace_back();
+}
+
+void shim_defer_wait(unsigned left)
+{
+    std::deque<std::vector<std::function<void()>>> &q = fibers[current].deferred;
+    for (; q.size() > left + 1; q.pop_front())
+        for (const std::function<void()> &work : q.front())
+            work();
+}
+
+void shim_yield(void)
+{
+    if (++yields > 100000000UL)
+        die("threads wait for each other");
+    give_way();
+}
+
+void shim_part_barrier(unsigned id, unsigned threads)
+{
+    unsigned mine = part_phase[id];
+    if (++part_arrived[id] == threads) {
+        part_arrived[id] = 0;
+        part_phase[id]++;
+        return;
+    }
+    while (part_phase[id] == mine)
+        shim_yield();
 }
 
 /* ------------------------------------------------------------------ runtime */

@@ -52,6 +52,15 @@ void shim_async_wait(unsigned left); /* until at most that many groups are left 
 void shim_device_begin(void);
 void shim_device_end(void);
 
+/* Work of one thread that is done when it waits for it, in groups, apart from its copies. */
+void shim_defer(const std::function<void()> &work);
+void shim_defer_group(void);
+void shim_defer_wait(unsigned left);
+/* Other threads go first. */
+void shim_yield(void);
+/* Barrier `id` (1 to 15) of `threads` threads. */
+void shim_part_barrier(unsigned id, unsigned threads);
+
 static inline void __syncthreads(void)
 {
     shim_barrier();
