@@ -16,6 +16,6 @@ if [ "$ran" -lt "$expected" ]; then
     echo "only $ran of at least $expected tests ran"
     failed=$((failed + expected - ran))
 fi
-[ "$skipped" -eq 0 ] || grep -ah SKIPPED build/Testing/Temporary/LastTest.log
-echo "$passed passed, $failed failed$([ "$skipped" -eq 0 ] || echo ", $skipped skipped")"
+[ "$skipped" -eq 0 ] || { echo "$skipped skipped:" && grep -ah SKIPPED build/Testing/Temporary/LastTest.log; }
+echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
