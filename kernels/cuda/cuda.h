@@ -122,6 +122,10 @@ void quant_run(struct ops *o, const struct quant_args *a, int n);
 size_t matmul_pack_bytes(struct ops *o, int64_t n_out, int64_t n_in, enum dtype dtype);
 void matmul_pack(struct ops *o, struct weight *w, const struct tensor *src);
 void matmul_run(struct ops *o, struct tensor out, struct tensor x, const struct weight *w, const float *bias);
+void matmul_project(struct ops *o, const struct project_args *a);
+void matmul_add(struct ops *o, struct tensor x, struct tensor y, const struct weight *w, const float *bias,
+                struct tensor h);
+void matmul_mlp(struct ops *o, const struct mlp_args *a);
 void attend_run(struct ops *o, const struct attend_args *a, int n);
 void choose_select(struct ops *o, const struct select_args *a, int n);
 void choose_gather(struct ops *o, const struct gather_args *a, int n);

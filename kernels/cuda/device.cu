@@ -265,6 +265,9 @@ static void fill_table(struct ops *o)
     o->pack_bytes = matmul_pack_bytes;
     o->pack = matmul_pack;
     o->matmul = matmul_run;
+    o->project = matmul_project;
+    o->matmul_add = matmul_add;
+    o->mlp = matmul_mlp;
     o->embed = rows_embed;
     o->rmsnorm = rows_rmsnorm;
     o->add = rows_add;

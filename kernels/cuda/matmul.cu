@@ -42,8 +42,9 @@ static struct skinny skinny_of(struct tensor out, const void *x, const struct we
     p.x = x;
     p.w = w->packed;
     p.bias = bias;
-    p.out = out.data;
-    p.out_dtype = out.dtype;
+    p.out[0] = out.data;
+    p.upto[0] = p.upto[1] = p.upto[2] = w->n_out;
+    p.out_dtype = p.more_dtype = out.dtype;
     p.T = out.n[0];
     p.N = w->n_out;
     p.K = w->n_in;
@@ -81,4 +82,66 @@ void matmul_run(struct ops *o, struct tensor out, struct tensor x, const struct 
         unsigned blocks = blocks_of(n, THREADS);
         LAUNCH(c, bias_kernel, blocks < 8192 ? blocks : 8192, THREADS, 0, out, (const float *)sum, bias, n);
     }
+}
+
+/* ------------------------------------------------------------------ several in one */
+
+// Few rows in the weights' dtype: one launch does what is behind the product as well. Sums are rounded as
+// they would be on their way through memory, so the bits are the same.
+static bool fused(const struct skinny *p, struct tensor x, const struct weight *w)
+{
+    return x.dtype == w->dtype && p->out_dtype == x.dtype && skinny_fits(p, w->dtype);
+}
+
+void matmul_project(struct ops *o, const struct project_args *a)
+{
+    struct cuda *c = cuda_of(o);
+    struct skinny p = skinny_of(a->wide, a->h.data, a->w, a->bias);
+    int64_t T = a->x.n[0], at = 0;
+    size_t elt = dtype_bytes(o->act), row = (size_t)a->wide.n[1] * elt;
+    rows_rmsnorm(o, a->h, a->x, a->norm, a->eps, a->w_add);
+    for (int i = 0; i < a->n_out; i++) {
+        at += a->out[i].n[1] * a->out[i].n[2];
+        p.out[i] = a->out[i].data;
+        p.upto[i] = at;
+    }
+    if (T && fused(&p, a->h, a->w)) {
+        skinny_run(c, &p, a->w->dtype);
+        return;
+    }
+    matmul_run(o, a->wide, a->h, a->w, a->bias);
+    for (int i = 0; i < a->n_out; i++) {
+        size_t from = i ? (size_t)p.upto[i - 1] * elt : 0, width = (size_t)p.upto[i] * elt - from;
+        o->copy_rows(o, a->out[i].data, width, (const char *)a->wide.data + from, row, width, T);
+    }
+}
+
+void matmul_add(struct ops *o, struct tensor x, struct tensor y, const struct weight *w, const float *bias,
+                struct tensor h)
+{
+    struct skinny p = skinny_of(h, y.data, w, bias);
+    p.out[0] = NULL;
+    p.sum = x.data;
+    if (y.n[0] && fused(&p, y, w) && x.dtype == h.dtype) {
+        skinny_run(cuda_of(o), &p, w->dtype);
+        return;
+    }
+    matmul_run(o, h, y, w, bias);
+    rows_add(o, x, h);
+}
+
+void matmul_mlp(struct ops *o, const struct mlp_args *a)
+{
+    struct skinny p = skinny_of(a->wide, a->h.data, a->gate_up, NULL);
+    p.out[0] = NULL;
+    p.mid = a->mid.data;
+    rows_rmsnorm(o, a->h, a->x, a->norm, a->eps, a->w_add);
+    if (a->x.n[0] && a->gate_up->dtype != DT_F32 && fused(&p, a->h, a->gate_up) &&
+        a->mid.dtype == a->h.dtype) {
+        skinny_run(cuda_of(o), &p, a->gate_up->dtype);
+    } else {
+        matmul_run(o, a->wide, a->h, a->gate_up, NULL);
+        rows_swiglu(o, a->mid, a->wide);
+    }
+    matmul_add(o, a->x, a->mid, a->down, NULL, a->h);
 }

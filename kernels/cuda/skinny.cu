@@ -43,15 +43,19 @@ template <int MT> DEVICE int64_t row_of(const struct skinny *p, int32_t r)
     return f >= F ? p->N : r % 16 < 8 ? f : F + f;
 }
 
-// The finished sum of row n of w and row t of x. Returns what was written, as it was rounded.
+// The finished sum of row n of w and row t of x, to where it belongs. Returns it as it was rounded.
 DEVICE float finish(const struct skinny *p, int64_t t, int64_t n, float v)
 {
     if (p->bias)
         v += p->bias[n];
-    store(p->out, p->out_dtype, t * p->N + n, v);
+    int i = n < p->upto[0] ? 0 : n < p->upto[1] ? 1 : 2;
+    int64_t first = i ? p->upto[i - 1] : 0;
+    void *out = i == 0 ? p->out[0] : i == 1 ? p->out[1] : p->out[2]; // no array of parameters by index
+    if (out)
+        store(out, p->out_dtype, t * (p->upto[i] - first) + n - first, v);
     v = rounded(p->out_dtype, v);
     if (p->sum)
-        store(p->sum, p->sum_dtype, t * p->N + n, load(p->sum, p->sum_dtype, t * p->N + n) + v);
+        store(p->sum, p->more_dtype, t * p->N + n, load(p->sum, p->more_dtype, t * p->N + n) + v);
     return v;
 }
 
@@ -120,7 +124,7 @@ static __global__ void __launch_bounds__(THREADS) skinny_kernel(struct skinny p)
         for (int j = 0; j < WARPS; j++)
             up += part[j][t][r + 8];
         up = finish(&p, t, row + p.N / 2, up);
-        store(p.mid, p.mid_dtype, t * (p.N / 2) + row, v / (1.0f + expf(-v)) * up);
+        store(p.mid, p.more_dtype, t * (p.N / 2) + row, v / (1.0f + expf(-v)) * up);
     }
 }
 

@@ -11,10 +11,15 @@
 struct skinny {
     const void *x, *w;
     const float *bias; /* [N] or NULL */
-    void *out, *sum;   /* sum [T,N] += out, after rounding; NULL */
-    void *mid;         /* [T,N/2] = silu(out[:, :N/2]) * out[:, N/2:], after rounding; NULL */
     int64_t T, N, K;
-    enum dtype out_dtype, sum_dtype, mid_dtype;
+    /* Where sums go, rounded to their dtype: columns [upto[i-1], upto[i]) to out[i], dense; data NULL:
+     * nowhere. */
+    void *out[3];
+    int64_t upto[3]; /* the last used one is N */
+    enum dtype out_dtype;
+    enum dtype more_dtype;
+    void *sum; /* [T,N] of more_dtype += the rounded sums; NULL */
+    void *mid; /* [T,N/2] of more_dtype = silu(left half) * right half, of the rounded sums; NULL */
 };
 /* Whether the kernel can do it: t is the dtype of x and w. */
 bool skinny_fits(const struct skinny *p, enum dtype t);
