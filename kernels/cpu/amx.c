@@ -281,18 +281,79 @@ static void scores64_max(float *S, const uint16_t *K, const uint16_t *q, struct 
     max_keys(l, S - 16 * 32, 16);
 }
 
-/* Weights of PART_KEYS keys as bf16 pairs. */
-static void part_weights(struct lanes *l, const float *S, uint16_t *P)
+/* Values that wait for their product: O [64,32] += V [64,PART_KEYS] P [PART_KEYS,32], in eight slots that
+ * fill the time of the weights of the next rows. */
+struct waiting {
+    float *O; /* NULL: none */
+    const uint16_t *V, *P;
+};
+
+static inline void values64_step(const uint16_t *V, const uint16_t *P)
 {
-    for (int64_t j = 0; j < PART_KEYS; j += 2) {
+    _tile_loadd(4, V, BLOCK_KEYS * 2);
+    _tile_loadd(6, P, 128);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, P + 32, 128);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(5, V + 16 * BLOCK_KEYS, BLOCK_KEYS * 2);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+}
+
+static inline void values64_slot(const struct waiting *w, int slot)
+{
+    if (!w->O)
+        return;
+    float *O = w->O + slot / 4 * 32 * 32; /* 32 channels */
+    const uint16_t *V = w->V + slot / 4 * 32 * BLOCK_KEYS;
+    switch (slot % 4) {
+    case 0:
+        _tile_loadd(0, O, 128);
+        _tile_loadd(1, O + 16, 128);
+        _tile_loadd(2, O + 16 * 32, 128);
+        _tile_loadd(3, O + 16 * 32 + 16, 128);
+        break;
+    case 1:
+        values64_step(V, w->P);
+        break;
+    case 2:
+        values64_step(V + 32, w->P + 32 * 32);
+        break;
+    default:
+        _tile_stored(0, O, 128);
+        _tile_stored(1, O + 16, 128);
+        _tile_stored(2, O + 16 * 32, 128);
+        _tile_stored(3, O + 16 * 32 + 16, 128);
+    }
+}
+
+static void values64(struct waiting *w)
+{
+    __asm__ volatile("" ::: "memory");
+    for (int slot = 0; slot < 8; slot++)
+        values64_slot(w, slot);
+    __asm__ volatile("" ::: "memory");
+    w->O = NULL;
+}
+
+/* Weights of PART_KEYS keys as bf16 pairs, while tiles work on what waits. */
+static void part_weights(struct lanes *l, const float *S, uint16_t *P, struct waiting *w)
+{
+    __asm__ volatile("" ::: "memory");
+    for (int slot = 0; slot < 8; slot++) {
+        values64_slot(w, slot);
+        for (int64_t j = slot * PART_KEYS / 8; j < (slot + 1) * PART_KEYS / 8; j += 2) {
 #pragma GCC unroll 2
-        for (int v = 0; v < 2; v++) {
-            __m512 p0 = exp2_fast(vf_sub(vf_load(S + j * 32 + 16 * v), l->max[v]));
-            __m512 p1 = exp2_fast(vf_sub(vf_load(S + (j + 1) * 32 + 16 * v), l->max[v]));
-            l->sum[v] = vf_add(l->sum[v], vf_add(p0, p1));
-            _mm512_storeu_si512(P + (j / 2 * 32 + 16 * v) * 2, weight_bits(p0, p1));
+            for (int v = 0; v < 2; v++) {
+                __m512 p0 = exp2_fast(vf_sub(vf_load(S + j * 32 + 16 * v), l->max[v]));
+                __m512 p1 = exp2_fast(vf_sub(vf_load(S + (j + 1) * 32 + 16 * v), l->max[v]));
+                l->sum[v] = vf_add(l->sum[v], vf_add(p0, p1));
+                _mm512_storeu_si512(P + (j / 2 * 32 + 16 * v) * 2, weight_bits(p0, p1));
+            }
         }
     }
+    __asm__ volatile("" ::: "memory");
+    w->O = NULL;
 }
 
 /* New maxima of rows r.., and what was summed before under them. */
@@ -312,11 +373,12 @@ static void raise_rows(struct attend_block *b, int64_t r, struct lanes *l)
     }
 }
 
-/* Scores and weights of 32 rows that see all PART_KEYS keys. */
-static void whole_part(struct attend_block *b, int64_t r)
+/* Scores and weights of 32 rows that see all PART_KEYS keys; their values wait at the end. */
+static void whole_part(struct attend_block *b, int64_t r, struct waiting *w)
 {
     struct lanes l = {.max = {vf_load(b->max + r), vf_load(b->max + r + 16)}};
     const uint16_t *q = b->q16 + r * b->dp;
+    uint16_t *P = b->P16 + r / 32 % 2 * PART_KEYS * 32; /* the other half is still to be read */
     if (b->dp == 64) {
         scores64_max(b->S, b->K16, q, &l);
     } else {
@@ -324,29 +386,38 @@ static void whole_part(struct attend_block *b, int64_t r)
         max_keys(&l, b->S, PART_KEYS);
     }
     raise_rows(b, r, &l);
-    part_weights(&l, b->S, b->P16);
+    part_weights(&l, b->S, P, w);
     vf_store(b->sum + r, l.sum[0]);
     vf_store(b->sum + r + 16, l.sum[1]);
+    if (b->dp == 64)
+        *w = (struct waiting){b->O + r * 64, b->V16, P};
+    else
+        mm(b->O + r * b->dp, 32, b->V16, BLOCK_KEYS, P, 32, round_up(b->d, 16), PART_KEYS, 32, true);
+}
+
+/* Rows r.. of which some do not see all n keys, or fewer than 32. */
+static void mixed_part(struct attend_block *b, int64_t r, int64_t n)
+{
+    int64_t rows = min_i64(32, b->R - r);
+    const uint16_t *q = b->q16 + r * b->dp;
+    if (b->dp == 64 && rows == 32)
+        scores64(b->S, b->K16, q, round_up(n, 16));
+    else
+        mm(b->S, 32, b->K16, b->dp, q, 32, round_up(n, 16), b->dp, rows, false);
+    cpu_softmax16(b, n, r, rows, b->S, b->P16, 32);
+    mm(b->O + r * b->dp, 32, b->V16, BLOCK_KEYS, b->P16, 32, round_up(b->d, 16), round_up(n, 32), rows, true);
 }
 
 /* 32 query rows at a time. */
 static void part(struct attend_block *b, int64_t n, bool whole)
 {
-    for (int64_t r = 0; r < b->R; r += 32) {
-        int64_t rows = min_i64(32, b->R - r);
-        const uint16_t *q = b->q16 + r * b->dp;
-        if (whole && rows == 32) {
-            whole_part(b, r);
-        } else {
-            if (b->dp == 64 && rows == 32)
-                scores64(b->S, b->K16, q, round_up(n, 16));
-            else
-                mm(b->S, 32, b->K16, b->dp, q, 32, round_up(n, 16), b->dp, rows, false);
-            cpu_softmax16(b, n, r, rows, b->S, b->P16, 32);
-        }
-        mm(b->O + r * b->dp, 32, b->V16, BLOCK_KEYS, b->P16, 32, round_up(b->d, 16), round_up(n, 32), rows,
-           true);
-    }
+    struct waiting w = {0};
+    int64_t r = 0;
+    for (; whole && r + 32 <= b->R; r += 32)
+        whole_part(b, r, &w);
+    values64(&w);
+    for (; r < b->R; r += 32)
+        mixed_part(b, r, n);
 }
 
 void cpu_block_amx(struct attend_block *b, int64_t n)

@@ -299,7 +299,7 @@ static void cut_chunk(struct chunk *k)
     k->g = k->H / k->Hk;
     k->heads = min_i64(k->g, ATTEND_HEADS);
     k->parts = (k->g + k->heads - 1) / k->heads;
-    k->Tq = k->heads > 4 ? 32 : k->heads > 2 ? 64 : 128;
+    k->Tq = k->heads > 2 ? 32 : 64;
     while (k->Tq > 16 && k->Tq / 2 >= k->T)
         k->Tq /= 2;
     k->blocks = (k->T + k->Tq - 1) / k->Tq;
