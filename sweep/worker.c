@@ -42,12 +42,9 @@ int worker_load(struct worker *w, int model, struct comm *c)
     if (w->loaded == model)
         return 0;
     const struct plan_model *m = &w->plan->model[model];
-    w->loaded = -1;
     int rc = c ? runner_load_together(w->runner, &m->run, c) : runner_load(w->runner, &m->run);
-    if (rc < 0)
-        return err_prefix(rc, "model '%s'", m->run.id);
-    w->loaded = model;
-    return 0;
+    w->loaded = rc < 0 ? -1 : model;
+    return rc;
 }
 
 void worker_failed(const struct plan *p, int64_t unit, enum record_status status, const char *text,

@@ -46,10 +46,10 @@ unpack() {
 }
 
 build_all() {
-    local options=(-DKVS_MPI=off -DKVS_HDF5=off -DKVS_ONEDNN=auto -DKVS_TESTS=ON) targets=(kvsweep check_ops gpu_matrix gpu_attend)
+    local options=(-DKVS_MPI=off -DKVS_HDF5=off -DKVS_ONEDNN=auto -DKVS_TESTS=ON) targets=(kvsweep check_ops gpu_matrix gpu_attend gpu_group)
     if [ "$shim" = 1 ]; then
         options+=(-DKVS_CUDA=off)
-        targets+=(kvs_cuda_shim)
+        targets+=(kvs_cuda_shim kvs_nccl_shim)
     else
         options+=(-DKVS_CUDA=on "-DKVS_CUDA_ARCH=${KVS_ARCH:-90}")
         targets+=(kvs_cuda)
@@ -74,6 +74,7 @@ wanted ops && check "every kernel against the plain loops" "$build/check_ops" cu
 # where it is asked for, until this line has passed on a card.
 wanted ops && check "prompts by the warpgroup kernel" "$build/check_ops" cuda-wgmma
 wanted ops && check "attention against doubles" "$build/gpu_attend" 70 $([ "$shim" = 1 ] || echo 200 513 1000)
+wanted ops && check "NCCL, a group of one" "$build/gpu_group" $([ "$shim" = 1 ] && echo must)
 wanted matrix && check "method matrix, generated model" "$build/gpu_matrix" tests/fixtures/tiny $([ "$shim" = 1 ] && echo 150 6 || echo 700 64)
 if wanted model && [ -n "${KVS_MODEL:-}" ]; then
     check "method matrix, $(basename "$KVS_MODEL")" "$build/gpu_matrix" "$KVS_MODEL" $([ "$shim" = 1 ] && echo 40 2 || echo 1500 96)
