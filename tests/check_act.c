@@ -99,6 +99,53 @@ static void act_matmul(struct ops *o, struct ops *ref, enum dtype t, enum dtype 
         buf_free(all[i]);
 }
 
+/* What follows a product of many rows: outputs apart, and the residual. */
+static void act_many(struct ops *o, struct ops *ref, enum dtype t, int64_t T)
+{
+    const int64_t D = 40, n[3] = {32, 8, 16}, N = 56;
+    struct buf x = buf_random(ref, t, T * D), wide = widened(ref, &x, t), norm = buf_random(ref, DT_F32, D),
+               src = buf_random(ref, t, N * D), sum = buf_random(ref, t, T * N), sums = widened(ref, &sum, t);
+    struct buf got = buf_new(o, (size_t)(T * N) * 2), want = buf_new(ref, (size_t)(T * N) * 4);
+    struct buf room[2] = {buf_new(o, (size_t)(T * (D + N)) * 2), buf_new(ref, (size_t)(T * (D + N)) * 4)};
+    struct ops *both[2] = {o, ref};
+    struct weight w[2];
+    ops_set_act(o, t); /* sizes of rows follow from it */
+    for (int i = 0; i < 2; i++) {
+        struct tensor s = view(&src, t, N, D, 1);
+        enum dtype act = i ? DT_F32 : t;
+        w[i] = (struct weight){
+            .n_out = N, .n_in = D, .dtype = t, .bytes = both[i]->pack_bytes(both[i], N, D, t)};
+        w[i].packed = both[i]->alloc(both[i], w[i].bytes, MEM_WEIGHTS, PLACE_DEVICE);
+        both[i]->pack(both[i], &w[i], &s);
+        struct project_args a = {.x = view(i ? &wide : &x, act, T, D, 1),
+                                 .norm = buf_data(&norm),
+                                 .eps = 1e-5f,
+                                 .w = &w[i],
+                                 .n_out = 3,
+                                 .h = view(&room[i], act, T, D, 1)};
+        a.wide = (struct tensor){(char *)a.h.data + tensor_bytes(&a.h), act, {T, N, 1, 1}};
+        char *at = buf_data(i ? &want : &got);
+        for (int k = 0; k < 3; k++) {
+            a.out[k] = (struct tensor){at, act, {T, n[k], 1, 1}};
+            at += tensor_bytes(&a.out[k]);
+        }
+        both[i]->project(both[i], &a);
+        both[i]->matmul_add(both[i], view(i ? &sums : &sum, act, T, N, 1), view(i ? &wide : &x, act, T, D, 1),
+                            &w[i], NULL, a.wide);
+    }
+    ops_set_act(o, DT_F32);
+    char text[60];
+    snprintf(text, sizeof text, "%s T=%lld", dtype_name(t), (long long)T);
+    double tol = (2 * sqrt((double)D) + 2) * one_rounding(t);
+    same("project", text, t, &got, &want, tol);
+    same("matmul_add", text, t, &sum, &sums, 3 * one_rounding(t));
+    for (int i = 0; i < 2; i++)
+        both[i]->free(both[i], w[i].packed);
+    struct buf *all[] = {&x, &wide, &norm, &src, &sum, &sums, &got, &want, &room[0], &room[1]};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        buf_free(all[i]);
+}
+
 /* Attention with 16-bit queries and output over a cache; two sets (near and far keys) where `two`. */
 static void act_attend(struct ops *o, struct ops *ref, enum dtype t, enum cache kind, int64_t T, int64_t N,
                        int64_t Hk, int64_t g, int64_t d, bool two)
@@ -243,6 +290,8 @@ void test_act(struct ops *o, struct ops *ref)
             act_rows(o, ref, act, rng_int(1, 40), i % 2 ? 8 * rng_int(1, 300) : rng_int(1, 600));
         for (int i = 0; i < 6; i++)
             act_rope(o, ref, act, i / 2 * 32, i < 2 ? 64 : 32 * rng_int(i / 2, 4), i % 2);
+        act_many(o, ref, act, 300);
+        act_many(o, ref, act, 2048);
         for (int wt = DT_F32; wt <= DT_BF16; wt++)
             for (int to = 0; to < 2; to++)
                 for (int bias = 0; bias < 2; bias++)

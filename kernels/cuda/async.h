@@ -68,15 +68,15 @@ template <int LEFT> DEVICE void async_wait(void)
 /* Rows src, src + stride, … (`n` of them; the rest of the tile becomes zero) -> tile, by THREADS threads of
  * which this is number `me`. */
 template <int ROWS, int D, int THREADS>
-DEVICE void tile_fetch(char *tile, const uint16_t *src, int64_t stride, int32_t n, int32_t me)
+DEVICE void tile_fetch(char *tile, const uint16_t *src, int32_t stride, int32_t n, int32_t me)
 {
     const int STEP = THREADS / 8; // a thread keeps its chunk of a panel
     static_assert(STEP % 8 == 0 && ROWS % STEP == 0, "rows of a step must share their swizzle");
     int32_t row = me / 8, chunk = me % 8;
     char *dst = tile + tile_byte<ROWS>(row, chunk);
-    src += row * stride + chunk * 8;
+    src += (int64_t)row * stride + chunk * 8;
 #pragma unroll
-    for (int i = 0; i < ROWS / STEP; i++, src += STEP * stride)
+    for (int i = 0; i < ROWS / STEP; i++, src += (int64_t)STEP * stride)
 #pragma unroll
         for (int p = 0; p < D / PANEL; p++)
             async_copy16(dst + p * ROWS * 128 + i * STEP * 128, src + p * PANEL, row + i * STEP < n);

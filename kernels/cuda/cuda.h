@@ -97,12 +97,12 @@ struct pool_block {
 struct pool_block *pool_find(struct pool *p, const void *data);
 bool pool_owns(const struct pool *p, const void *data); /* any address inside */
 
-/* products.cu: out [T,n_out] = x [T,n_in] w^T, row-major; x and w of dtype `in`, out of dtype f32 or `in`;
- * f32 accumulation, f32 operands are not cut to tf32. */
+/* products.cu: out [T,n_out] = x [T,n_in] w^T (add: out += it, rounded once), row-major; x and w of dtype `in`,
+ * out of dtype f32 or `in`; f32 accumulation, f32 operands are not cut to tf32. */
 struct product *product_open(struct cuda *c);
 void product_close(struct product *p);
 void product_run(struct cuda *c, void *out, enum dtype out_dtype, const void *x, const void *w, enum dtype in,
-                 int64_t T, int64_t n_out, int64_t n_in);
+                 int64_t T, int64_t n_out, int64_t n_in, bool add);
 void product_version(char *text, size_t size);
 
 /* Values of any float dtype -> values of another one. */

@@ -8,12 +8,16 @@
 // other, so that all read the same keys at about the same time. Source of the scheme: arXiv 2307.08691 (flash
 // attention 2).
 //
-// Counted for head dimension 128 and one tile of a warp (32 rows, 64 keys: 256 products of 16x8x16): 256
-// HMMA; 80 LDSM.x4 (keys 32, values 32, queries 16), which is 1280 of 1664 cycles of shared memory for the 4
-// warps of a multiprocessor's quarters, if HMMA issues every 6.5 cycles (mma.sync reaches about 0.62 of wgmma
-// on H100); 64 MUFU = 512 cycles; about 400 other issue slots. Queries stay in shared memory: their 64
-// registers beside 128 of sums and 64 of scores would not fit into 255. See the foot of this file for what
-// the compiler made of it.
+// Counted for head dimension 128, one tile of a warp (32 rows, 64 keys: 256 products of 16x8x16), in the
+// machine code for sm_90 where nothing is masked or rescaled: about 920 instructions, among them 256 HMMA, 80
+// LDSM (keys 32, values 32, queries 16), 64 MUFU, 16 copies. mma.sync reaches about 0.62 of wgmma's rate on
+// H100, so HMMA issues every 6.5 cycles; two warps of a quarter of the multiprocessor take 3328 cycles of it,
+// 1840 issue slots, 1024 cycles of MUFU, and with the other quarters 2560 of shared memory: the matrix unit
+// sets the pace. Its ceiling is about 610 TFLOP/s; flash attention 2, cut the same way, is published with
+// 0.55 to 0.65 of that, which is what to expect: 340 to 400. Not measured yet. Queries stay in shared memory:
+// their 64 registers beside 128 of sums and 64 of scores would not fit into 255. Registers 255 (64 channels:
+// 229), nothing spilled (f16: two, around the copies); shared memory 96 KiB (48), two blocks on a
+// multiprocessor.
 #include "kernels/cuda/flash.h"
 
 #define THREADS 128
@@ -160,7 +164,7 @@ static __global__ void __launch_bounds__(THREADS, 2) flash_kernel(const struct f
     if ((int32_t)blockIdx.x >= job->Hk || block < 0)
         return;
     struct flash_block b = flash_block_of(job, blockIdx.x, block * ROWS, ROWS);
-    int64_t stride = (int64_t)job->Hk * D;
+    int32_t stride = job->Hk * D;
     char *queries = flash_shared, *keys = queries + flash_room<D>::QUERIES,
          *values = keys + 2 * flash_room<D>::TILE;
     struct flash_row row[2][2];

@@ -77,7 +77,7 @@ void matmul_run(struct ops *o, struct tensor out, struct tensor x, const struct 
     if (!sum)
         return;
     cuda_flush(c);
-    product_run(c, sum, direct ? out.dtype : DT_F32, in, w->packed, w->dtype, T, w->n_out, w->n_in);
+    product_run(c, sum, direct ? out.dtype : DT_F32, in, w->packed, w->dtype, T, w->n_out, w->n_in, false);
     if (!direct) {
         unsigned blocks = blocks_of(n, THREADS);
         LAUNCH(c, bias_kernel, blocks < 8192 ? blocks : 8192, THREADS, 0, out, (const float *)sum, bias, n);
@@ -91,6 +91,29 @@ void matmul_run(struct ops *o, struct tensor out, struct tensor x, const struct 
 static bool fused(const struct skinny *p, struct tensor x, const struct weight *w)
 {
     return x.dtype == w->dtype && p->out_dtype == x.dtype && skinny_fits(p, w->dtype);
+}
+
+#define SPLIT_ROWS 2048 // from here on every output has products enough to fill a card
+#define ADD_ROWS   256
+
+// Many rows, 16-bit: each output by a product of its own rows of the weights, not one product and copies
+// apart.
+static bool project_apart(struct cuda *c, const struct project_args *a)
+{
+    int64_t T = a->x.n[0], from = 0, K = a->w->n_in;
+    if (T < SPLIT_ROWS || a->bias || a->h.dtype != a->w->dtype || a->w->dtype == DT_F32)
+        return false;
+    for (int i = 0; i < a->n_out; i++)
+        if (a->out[i].dtype != a->w->dtype)
+            return false;
+    cuda_flush(c);
+    for (int i = 0; i < a->n_out; i++) {
+        int64_t n = a->out[i].n[1] * a->out[i].n[2];
+        product_run(c, a->out[i].data, a->w->dtype, a->h.data, (const uint16_t *)a->w->packed + from * K,
+                    a->w->dtype, T, n, K, false);
+        from += n;
+    }
+    return true;
 }
 
 void matmul_project(struct ops *o, const struct project_args *a)
@@ -109,6 +132,8 @@ void matmul_project(struct ops *o, const struct project_args *a)
         skinny_run(c, &p, a->w->dtype);
         return;
     }
+    if (project_apart(c, a))
+        return;
     matmul_run(o, a->wide, a->h, a->w, a->bias);
     for (int i = 0; i < a->n_out; i++) {
         size_t from = i ? (size_t)p.upto[i - 1] * elt : 0, width = (size_t)p.upto[i] * elt - from;
@@ -124,6 +149,12 @@ void matmul_add(struct ops *o, struct tensor x, struct tensor y, const struct we
     p.sum = x.data;
     if (y.n[0] && fused(&p, y, w) && x.dtype == h.dtype) {
         skinny_run(cuda_of(o), &p, w->dtype);
+        return;
+    }
+    if (y.n[0] >= ADD_ROWS && !bias && w->dtype != DT_F32 && y.dtype == w->dtype && x.dtype == w->dtype) {
+        cuda_flush(cuda_of(o)); // the library adds, with one rounding fewer than the steps
+        product_run(cuda_of(o), x.data, x.dtype, y.data, w->packed, w->dtype, y.n[0], w->n_out, w->n_in,
+                    true);
         return;
     }
     matmul_run(o, h, y, w, bias);

@@ -144,7 +144,7 @@ static bool plan_make(struct cuda *c, plan *p, enum dtype out, enum dtype in, ui
 }
 
 void product_run(struct cuda *c, void *out, enum dtype out_dtype, const void *x, const void *w, enum dtype in,
-                 int64_t T, int64_t n_out, int64_t n_in)
+                 int64_t T, int64_t n_out, int64_t n_in, bool add)
 {
     uint32_t align = alignment(out, x, w);
     shape key((int)out_dtype, (int)in, align, T, n_out, n_in);
@@ -158,8 +158,8 @@ void product_run(struct cuda *c, void *out, enum dtype out_dtype, const void *x,
     const plan *p = &at->second;
     const float one = 1.0f, zero = 0.0f;
     lt_ok(c,
-          cublasLtMatmul(c->product->lt, p->op, &one, w, p->w, x, p->x, &zero, out, p->out, out, p->out,
-                         &p->algo, c->product->workspace, WORKSPACE, c->stream),
+          cublasLtMatmul(c->product->lt, p->op, &one, w, p->w, x, p->x, add ? &one : &zero, out, p->out, out,
+                         p->out, &p->algo, c->product->workspace, WORKSPACE, c->stream),
           "product");
     cuda_launched(c, "product", cudaGetLastError());
 }

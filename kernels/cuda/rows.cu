@@ -1,6 +1,12 @@
 // Rows: embed, norms, elementwise layers, rotary positions. Values are read and written in their dtype, eight
 // at a time (16 bytes of 16-bit values) where their places allow it; arithmetic is f32. One block per row
 // where rows matter.
+//
+// Counted for a prompt of Llama-3-8B in 16 bits, KiB of a token and layer besides products and attention:
+// norms 32, rotation and caches 24, swiglu 84, the residual 16 more in products that add (matmul.cu); q, k
+// and v come apart from their products. With 8192 tokens and 32 layers that is 42 GB, 14 ms at 3 TB/s, beside
+// about 165 ms of products at 700 TFLOP/s and 35 to 52 ms of attention: three quarters of the product rate,
+// if all keep to it.
 #include "kernels/cuda/cuda.h"
 
 #define THREADS 256

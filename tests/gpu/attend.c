@@ -199,6 +199,7 @@ int main(int argc, char **argv)
 {
     static const char *const isas[] = {"auto", "wgmma"};
     int failed = 0, done = 0;
+    setvbuf(stdout, NULL, _IOLBF, 0); /* what was found stays, should a kernel hang */
     state = (uint64_t)(clock_now() * 1e9) | 1; /* fresh values every time */
     printf("seed %llu\n", (unsigned long long)state);
     for (int i = 0; i < 2; i++) {

@@ -58,8 +58,8 @@ build_all() {
         cmake --build "$build" -j "$(nproc)" --target "${targets[@]}" && echo "built: ${targets[*]}"
 }
 
-bench() { # NAME WHAT CONTEXT METHOD
-    check "$1" "$build/kvsweep" bench "$2" --model "$model" --device cuda --dtype bf16 --context "$3" --method "$4" &&
+bench() { # NAME WHAT CONTEXT METHOD [ISA]
+    check "$1" timeout 300 "$build/kvsweep" bench "$2" --model "$model" --device cuda --dtype bf16 --context "$3" --method "$4" ${5:+--isa "$5"} &&
         grep -E 'tokens/s|times|MiB' "$out/${1//[^A-Za-z0-9]/_}.log" | sed 's/^/    /' >>"$table"
 }
 
@@ -72,8 +72,8 @@ export LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 wanted ops && check "every kernel against the plain loops" "$build/check_ops" cuda
 # Attention of prompts by both kernels against doubles; what is timed stands in the table. The warpgroup kernel runs only
 # where it is asked for, until this line has passed on a card.
-wanted ops && check "prompts by the warpgroup kernel" "$build/check_ops" cuda-wgmma
-wanted ops && check "attention against doubles" "$build/gpu_attend" 70 $([ "$shim" = 1 ] || echo 200 513 1000)
+wanted ops && check "prompts by the warpgroup kernel" timeout 240 "$build/check_ops" cuda-wgmma
+wanted ops && check "attention against doubles" timeout 240 "$build/gpu_attend" 70 $([ "$shim" = 1 ] || echo 200 513 1000)
 wanted ops && check "NCCL, a group of one" "$build/gpu_group" $([ "$shim" = 1 ] && echo must)
 wanted matrix && check "method matrix, generated model" "$build/gpu_matrix" tests/fixtures/tiny $([ "$shim" = 1 ] && echo 150 6 || echo 700 64)
 if wanted model && [ -n "${KVS_MODEL:-}" ]; then
@@ -93,10 +93,11 @@ if [ "$shim" != 1 ]; then
         [ -s "$model/config.json" ] || check "generated weights" python3 tests/gpu/make_model.py "${KVS_SHAPE:-8b}" "$model"
     fi
     if wanted bench; then
-        check "attention alone" "$build/gpu_attend" ${KVS_CONTEXTS:-8192 16384 32768} &&
+        check "attention alone" timeout 240 "$build/gpu_attend" ${KVS_CONTEXTS:-8192 16384 32768} &&
             grep TFLOP "$out/attention_alone.log" | sed 's/^/    /' >>"$table"
         for context in ${KVS_CONTEXTS:-2048 8192 32768}; do
             bench "prefill $context" prefill "$context" full
+            bench "prefill $context, wgmma" prefill "$context" full wgmma
             for method in full kivi:bits=2 kivi:bits=4 flexgen streaming:keep=0.25; do
                 bench "decode $context $method" decode "$context" "$method"
             done

@@ -24,7 +24,7 @@ void product_close(struct product *p)
 }
 
 void product_run(struct cuda *c, void *out, enum dtype out_dtype, const void *x, const void *w, enum dtype in,
-                 int64_t T, int64_t n_out, int64_t n_in)
+                 int64_t T, int64_t n_out, int64_t n_in, bool add)
 {
     if (out_dtype != DT_F32 && out_dtype != in) {
         cuda_fail(c, ERR_INTERNAL, "cuBLASLt has no such product");
@@ -43,6 +43,7 @@ void product_run(struct cuda *c, void *out, enum dtype out_dtype, const void *x,
             float sum = 0.0f;
             for (int64_t k = 0; k < n_in; k++)
                 sum += row[k] * b[(size_t)k];
+            sum += add ? load(out, out_dtype, t * n_out + n) : 0.0f;
             store(out, out_dtype, t * n_out + n, sum);
         }
     }
