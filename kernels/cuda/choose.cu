@@ -1,15 +1,15 @@
 // Scoring and choosing keys: select, gather, mean, dots, norms.
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/place.h"
 
-#define THREADS 256
+#define THREADS 512
 #define MOST    128
+#define STAGED  12000 /* keys of a row that fit into a block's shared memory */
 
 /* ------------------------------------------------------------------ select */
 
 struct choice {
     struct select_args a;
-    uint32_t *key; // [rows, n]: the mean scores as integers of the same order
-    uint8_t *mark; // [rows, n]: chosen
+    uint32_t *key; // [rows, n]: the mean scores as integers of the same order; NULL: in shared memory
 };
 
 // Floats -> integers of the same order; both zeros are equal, as in comparisons of floats.
@@ -19,22 +19,8 @@ DEVICE uint32_t order_of(float x)
     return u & 0x80000000U ? ~u : u | 0x80000000U;
 }
 
-// Every thread gets the sum of all.
-DEVICE uint32_t block_count(uint32_t v, uint32_t *part)
-{
-    for (int step = 16; step > 0; step /= 2)
-        v += __shfl_xor_sync(FULL, v, step);
-    __syncthreads();
-    if (threadIdx.x % WARP == 0)
-        part[threadIdx.x / WARP] = v;
-    __syncthreads();
-    uint32_t sum = 0;
-    for (unsigned i = 0; i < blockDim.x / WARP; i++)
-        sum += part[i];
-    return sum;
-}
-
-// The k-th largest key of n, bit by bit from the top: the largest value that at least k keys reach.
+// The k-th largest key of n, bit by bit from the top: the largest value that at least k keys reach. A bar
+// that exactly k keys reach is as good.
 DEVICE uint32_t kth_largest(const uint32_t *key, int64_t n, int64_t k, uint32_t *part)
 {
     uint32_t bar = 0;
@@ -42,37 +28,30 @@ DEVICE uint32_t kth_largest(const uint32_t *key, int64_t n, int64_t k, uint32_t 
         uint32_t at_least = bar | 1U << bit, count = 0;
         for (int64_t j = threadIdx.x; j < n; j += blockDim.x)
             count += key[j] >= at_least;
-        if ((int64_t)block_count(count, part) >= k)
+        int64_t reach = block_count(count, part);
+        if (reach >= k)
             bar = at_least;
+        if (reach == k)
+            break;
     }
     return bar;
 }
 
-// Threads own neighbouring entries, so that places among them can be counted: entries before the thread's
-// own.
-DEVICE uint32_t count_before(uint32_t mine, uint32_t *table)
-{
-    __syncthreads();
-    table[threadIdx.x] = mine;
-    __syncthreads();
-    uint32_t before = 0;
-    for (unsigned i = 0; i < threadIdx.x; i++)
-        before += table[i];
-    return before;
-}
-
-// Grid (rows, calls).
+// Grid (rows, calls): scores are read once and written once; in between a row's keys lie in shared memory
+// where they fit. Threads own neighbouring keys, so that places among them can be counted.
 KERNEL select_kernel(const struct choice *choices)
 {
-    __shared__ uint32_t part[32], table[THREADS];
+    __shared__ uint32_t part[32];
+    BLOCK_SHARED(uint32_t, staged);
     const struct choice *s = &choices[blockIdx.y];
     const struct select_args *a = &s->a;
-    int64_t row = blockIdx.x, n = a->n, all = n + a->tail;
+    int64_t row = blockIdx.x, n = a->n;
     if (row >= a->rows)
         return;
     float *score = a->score + row * a->group * a->score_ld;
-    uint32_t *key = s->key + row * n;
-    uint8_t *mark = s->mark + row * n;
+    uint32_t *key = s->key ? s->key + row * n : staged;
+    int32_t *index = a->index ? a->index + row * a->index_ld : NULL;
+    uint8_t *keep = a->keep ? a->keep + row * a->keep_ld : NULL;
     for (int64_t j = threadIdx.x; j < n; j += blockDim.x) {
         float sum = score[j];
         for (int64_t g = 1; g < a->group; g++)
@@ -80,34 +59,37 @@ KERNEL select_kernel(const struct choice *choices)
         key[j] = order_of(sum / (float)a->group);
     }
     __syncthreads();
-    uint32_t bar = a->k ? kth_largest(key, n, a->k, part) : 0, above = 0, ties = 0;
+    uint32_t bar = a->k ? kth_largest(key, n, a->k, part) : 0, above = 0, ties = 0, tie, chosen = 0, at;
     int64_t per = (n + THREADS - 1) / THREADS, from = (int64_t)threadIdx.x * per,
             to = from + per < n ? from + per : n;
-    for (int64_t j = threadIdx.x; j < n; j += blockDim.x)
-        above += key[j] > bar;
-    above = block_count(above, part);
-    for (int64_t j = from; j < to; j++)
-        ties += key[j] == bar;
-    uint32_t tie = count_before(ties, table), chosen = 0;
     for (int64_t j = from; j < to; j++) {
-        bool in = a->k && (key[j] > bar || (key[j] == bar && (int64_t)above + tie < a->k));
-        tie += key[j] == bar;
-        mark[j] = in;
-        chosen += in;
+        above += key[j] > bar;
+        ties += key[j] == bar;
     }
-    int64_t m = count_before(chosen, table);
-    for (int64_t j = from; j < to && a->index; j++)
-        if (mark[j])
-            a->index[row * a->index_ld + m++] = (int32_t)j;
-    __syncthreads();
-    for (int64_t j = threadIdx.x; j < all; j += blockDim.x) {
-        bool in = j >= n || mark[j];
-        if (a->index && j >= n)
-            a->index[row * a->index_ld + a->k + j - n] = (int32_t)j;
-        if (a->keep)
-            a->keep[row * a->keep_ld + j] = in;
+    (void)block_place(ties, &tie, part);
+    uint32_t first_tie = tie, all_above = block_count(above, part);
+    for (int64_t j = from; j < to; j++) {
+        chosen += a->k && (key[j] > bar || (key[j] == bar && (int64_t)all_above + tie < a->k));
+        tie += key[j] == bar;
+    }
+    (void)block_place(chosen, &at, part);
+    tie = first_tie;
+    for (int64_t j = from; j < to; j++) {
+        bool in = a->k && (key[j] > bar || (key[j] == bar && (int64_t)all_above + tie < a->k));
+        tie += key[j] == bar;
+        if (in && index)
+            index[at] = (int32_t)j;
+        at += in;
+        if (keep)
+            keep[j] = in;
         for (int64_t g = 0; (a->zero_rest || a->bar_rest) && !in && g < a->group; g++)
             score[g * a->score_ld + j] = a->bar_rest ? -INFINITY : 0.0f;
+    }
+    for (int64_t j = threadIdx.x; j < a->tail; j += blockDim.x) {
+        if (index)
+            index[a->k + j] = (int32_t)(n + j);
+        if (keep)
+            keep[n + j] = 1;
     }
 }
 
@@ -117,22 +99,25 @@ void choose_select(struct ops *o, const struct select_args *args, int n)
     struct choice part[MOST];
     for (int from = 0; from < n; from += MOST) {
         int m = n - from < MOST ? n - from : MOST;
-        int64_t keys = 0, rows = 0;
-        for (int i = 0; i < m; i++)
-            keys += (args[from + i].rows * args[from + i].n + 3) / 4 * 4;
-        char *room = (char *)cuda_scratch(c, SCRATCH_SELECT, (size_t)keys * 5 + 64);
-        if (!room)
-            return;
-        int64_t at = 0;
+        int64_t keys = 0, rows = 0, longest = 0;
         for (int i = 0; i < m; i++) {
             const struct select_args *a = &args[from + i];
-            part[i] = choice{*a, (uint32_t *)(void *)room + at, (uint8_t *)room + keys * 4 + at};
-            at += (a->rows * a->n + 3) / 4 * 4;
+            keys += a->n > STAGED ? a->rows * a->n : 0;
+            longest = a->n <= STAGED && a->n > longest ? a->n : longest;
             rows = a->rows > rows ? a->rows : rows;
+        }
+        uint32_t *room = keys ? (uint32_t *)cuda_scratch(c, SCRATCH_SELECT, (size_t)keys * 4) : NULL;
+        if (keys && !room)
+            return;
+        for (int i = 0; i < m; i++) {
+            const struct select_args *a = &args[from + i];
+            part[i] = choice{*a, a->n > STAGED ? room : NULL};
+            room += a->n > STAGED ? a->rows * a->n : 0;
         }
         const struct choice *dev = (const struct choice *)cuda_args(c, part, (size_t)m * sizeof *part);
         if (dev && rows)
-            LAUNCH(c, select_kernel, dim3((unsigned)rows, (unsigned)m), THREADS, 0, dev);
+            LAUNCH(c, select_kernel, dim3((unsigned)rows, (unsigned)m), THREADS, (size_t)longest * 4 + 16,
+                   dev);
     }
 }
 

@@ -5,7 +5,7 @@
 // then lower id first), finds the K-th largest by bits and keeps those that reach it. The lists of all chunks
 // are cut again in the same way until one block can sort what is left. With V = 128k and K = 64: 32 blocks
 // per row, 16 KB of candidates per row, one sort of 2048.
-#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/place.h"
 
 #include <string.h>
 
@@ -74,26 +74,6 @@ DEVICE double block_sum_double(double v, double *part)
     return sum;
 }
 
-// Every thread gets the sum of all, and in *before the sum of the threads before it.
-DEVICE uint32_t block_place(uint32_t v, uint32_t *before, uint32_t *part)
-{
-    uint32_t upto = v, lane = threadIdx.x % WARP, all = 0;
-    for (uint32_t step = 1; step < WARP; step *= 2) {
-        uint32_t w = __shfl_sync(FULL, upto, (int)(lane >= step ? lane - step : lane));
-        upto += lane >= step ? w : 0U;
-    }
-    __syncthreads();
-    if (lane == WARP - 1)
-        part[threadIdx.x / WARP] = upto;
-    __syncthreads();
-    *before = upto - v;
-    for (uint32_t i = 0; i < blockDim.x / WARP; i++) {
-        *before += i < threadIdx.x / WARP ? part[i] : 0U;
-        all += part[i];
-    }
-    return all;
-}
-
 // Larger keys come first: by logit (NaN ranks with -infinity, both zeros are equal), then by lower id. Never
 // 0.
 DEVICE uint64_t key_of(float x, int32_t id)
@@ -113,14 +93,14 @@ DEVICE int32_t id_of(uint64_t key)
 DEVICE void keep_largest(const uint64_t key[HELD], int32_t K, uint64_t *out, uint32_t *part)
 {
     uint64_t bar = 0;
-    uint32_t mine, at, count, before;
+    uint32_t mine, at, count;
     for (int bit = 63; bit >= 0; bit--) {
         uint64_t next = bar | (uint64_t)1 << bit;
         mine = 0;
 #pragma unroll
         for (int i = 0; i < HELD; i++)
             mine += key[i] >= next;
-        count = block_place(mine, &before, part);
+        count = block_count(mine, part);
         if (count < (uint32_t)K)
             continue;
         bar = next;
@@ -152,7 +132,7 @@ static __global__ void __launch_bounds__(THREADS)
     uint64_t key[HELD];
     float v[HELD];
     struct best real = {-INFINITY, INT32_MAX};
-    uint32_t bad = 0, before_me;
+    uint32_t bad = 0;
     int64_t j0 = from + threadIdx.x;
 #pragma unroll
     for (int i = 0; i < HELD; i++) {
@@ -171,7 +151,7 @@ static __global__ void __launch_bounds__(THREADS)
     for (int i = 0; i < HELD; i++)
         sum += j0 + i * THREADS < V ? (double)expf(v[i] - base) : 0.0;
     sum = block_sum_double(sum, sum_part);
-    bad = block_place(bad, &before_me, part);
+    bad = block_count(bad, part);
     if (threadIdx.x == 0) {
         told[at].sum = sum;
         told[at].max = real.x;
