@@ -73,7 +73,7 @@ wanted ops && check "every kernel against the plain loops" "$build/check_ops" cu
 # Attention of prompts by both kernels against doubles; what is timed stands in the table. The warpgroup kernel runs only
 # where it is asked for, until this line has passed on a card.
 wanted ops && check "prompts by the warpgroup kernel" timeout 240 "$build/check_ops" cuda-wgmma
-wanted ops && check "attention against doubles" timeout 240 "$build/gpu_attend" 70 $([ "$shim" = 1 ] || echo 200 513 1000)
+wanted ops && check "attention against doubles" timeout 240 "$build/gpu_attend" 140 $([ "$shim" = 1 ] || echo 200 513 1000)
 wanted ops && check "NCCL, a group of one" "$build/gpu_group" $([ "$shim" = 1 ] && echo must)
 wanted matrix && check "method matrix, generated model" "$build/gpu_matrix" tests/fixtures/tiny $([ "$shim" = 1 ] && echo 150 6 || echo 700 64)
 if wanted model && [ -n "${KVS_MODEL:-}" ]; then
