@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "hdf5io/sink.h"
 #include "kernels/bench.h"
@@ -14,13 +15,31 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { KEY_CONTEXT = 1, KEY_JSON, KEY_DTYPE, KEY_CACHE, KEY_THREADS, KEY_ISA, KEY_DEVICE };
+enum {
+    KEY_CONTEXT = 1,
+    KEY_SETTINGS,
+    KEY_NEW,
+    KEY_JSON,
+    KEY_DTYPE,
+    KEY_CACHE,
+    KEY_THREADS,
+    KEY_ISA,
+    KEY_DEVICE
+};
 
 struct bench_args {
     const char *what, *model, *method, *dtype, *cache_dtype, *isa, *device;
-    int64_t context, threads;
+    int64_t context, threads, settings, n_new;
     bool json;
 };
+
+static int64_t *number_of(struct bench_args *a, int key)
+{
+    return key == KEY_CONTEXT   ? &a->context
+           : key == KEY_THREADS ? &a->threads
+           : key == KEY_NEW     ? &a->n_new
+                                : &a->settings;
+}
 
 static error_t parser(int key, char *arg, struct argp_state *state)
 {
@@ -49,7 +68,9 @@ static error_t parser(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_CONTEXT:
     case KEY_THREADS:
-        if (!str_to_int(arg, key == KEY_CONTEXT ? &a->context : &a->threads) || *arg == '-') {
+    case KEY_SETTINGS:
+    case KEY_NEW:
+        if (!str_to_int(arg, number_of(a, key)) || *arg == '-') {
             fprintf(stderr, "%s: '%s' is not a whole number\n", state->name, arg);
             exit(1);
         }
@@ -77,6 +98,7 @@ struct bench {
     struct kv_spec spec;
     enum dtype dtype, cache;
     struct run_limits lim;
+    const char *path; /* of the model */
     struct str table, json;
 };
 
@@ -108,8 +130,9 @@ static void print(struct bench *b)
                b->a->what, o->device, o->isa, o->threads, dtype_name(b->dtype), str_c(&b->json));
         return;
     }
-    printf("%s, %s, %d threads, %s weights, %s cache; memory reads %.1f GB/s, products %.0f GFLOP/s\n\n",
-           o->device, o->isa, o->threads, dtype_name(b->dtype), dtype_name(b->cache), 1e-9 * b->lim.read_rate,
+    printf("%s, %s, %d threads, %s weights, %s cache; %s %.1f GB/s, products %.0f GFLOP/s\n\n", o->device,
+           o->isa, o->threads, dtype_name(b->dtype), dtype_name(b->cache),
+           strcmp(o->name, "cuda") ? "memory reads" : "device copy", 1e-9 * b->lim.read_rate,
            1e-9 * b->lim.product_rate);
     struct str all = {0};
     str_add(&all, "what\tmeasured\tlimit\tratio\n");
@@ -118,51 +141,100 @@ static void print(struct bench *b)
     str_free(&all);
 }
 
-static double time_product(struct ops *o, struct tensor y, struct tensor x, const struct weight *w)
+static bool on_card(const struct bench *b)
+{
+    return strcmp(runner_ops(b->r)->name, "cuda") == 0;
+}
+
+/* Weights of one shape. On a card there are so many copies that its cache holds none until its turn comes. */
+enum { COPIES = 64 };
+struct shape {
+    struct weight w[COPIES];
+    int n;
+};
+
+/* Seconds of one product: the best of runs over all copies. */
+static double time_product(struct ops *o, struct tensor y, struct tensor x, const struct shape *s)
 {
     double best = 0, end = clock_now() + 0.3;
     for (int i = 0; i < 3 || clock_now() < end; i++) {
         double t = clock_now();
-        o->matmul(o, y, x, w, NULL);
+        for (int k = 0; k < s->n; k++)
+            o->matmul(o, y, x, &s->w[k], NULL);
         o->sync(o);
-        t = clock_now() - t;
+        t = (clock_now() - t) / s->n;
         best = best == 0 || t < best ? t : best;
     }
     return best;
 }
 
-static int bench_product_rows(struct bench *b, const char *name, int64_t n_out, int64_t n_in)
+static int shape_open(struct bench *b, struct shape *s, int64_t n_out, int64_t n_in)
 {
-    static const int64_t rows[] = {1, 16, 512};
     struct ops *o = runner_ops(b->r);
-    struct weight w = {
-        .n_out = n_out, .n_in = n_in, .dtype = b->dtype, .bytes = o->pack_bytes(o, n_out, n_in, b->dtype)};
-    struct tensor src = {
-        o->alloc(o, (size_t)(n_out * n_in) * 4, MEM_WORKSPACE, PLACE_DEVICE), DT_F32, {n_out, n_in, 1, 1}};
-    struct tensor x = {
-        o->alloc(o, (size_t)(512 * n_in) * 4, MEM_WORKSPACE, PLACE_DEVICE), o->act, {512, n_in, 1, 1}};
-    struct tensor y = {
-        o->alloc(o, (size_t)(512 * n_out) * 4, MEM_WORKSPACE, PLACE_DEVICE), o->act, {512, n_out, 1, 1}};
-    w.packed = o->alloc(o, w.bytes, MEM_WEIGHTS, PLACE_DEVICE);
-    int rc =
-        src.data && x.data && y.data && w.packed ? 0 : err_set(ERR_NOMEM, "no memory for product %s", name);
-    if (rc == 0)
-        o->pack(o, &w, &src);
-    for (int i = 0; i < 3 && rc == 0; i++) {
-        int64_t m = rows[i];
-        double s = time_product(o, tensor_rows(&y, 0, m), tensor_rows(&x, 0, m), &w);
-        const struct bench_product p = {m, n_in, n_out, 1};
-        double limit = bench_product_rate(&p, 1, b->dtype == DT_BF16 ? DT_BF16 : DT_F32, o->threads, 0.3);
-        char label[96];
-        snprintf(label, sizeof label, "%s %lldx%lld, %lld rows", name, (long long)n_out, (long long)n_in,
-                 (long long)m);
-        row(b, label, 2e-9 * (double)(m * n_in * n_out) / s, "GFLOP/s", 1e-9 * limit,
-            "GFLOP/s (library alone)");
+    size_t bytes = o->pack_bytes(o, n_out, n_in, b->dtype), enough = (size_t)256 << 20;
+    struct tensor src = {bench_random(o, n_out * n_in, b->dtype), b->dtype, {n_out, n_in, 1, 1}};
+    int n = !on_card(b) ? 1 : bytes * COPIES < enough ? COPIES : (int)((enough + bytes - 1) / bytes);
+    *s = (struct shape){.n = 0};
+    for (int i = 0; i < n && src.data; i++) {
+        struct weight *w = &s->w[i];
+        *w = (struct weight){.n_out = n_out, .n_in = n_in, .dtype = b->dtype, .bytes = bytes};
+        w->packed = o->alloc(o, bytes, MEM_WEIGHTS, PLACE_DEVICE);
+        if (!w->packed)
+            break;
+        o->pack(o, w, &src);
+        s->n++;
     }
     o->free(o, src.data);
+    return s->n == n && n ? o->sync(o)
+                          : err_set(ERR_NOMEM, "no memory for products of %lld x %lld", (long long)n_out,
+                                    (long long)n_in);
+}
+
+static void shape_close(struct bench *b, struct shape *s)
+{
+    struct ops *o = runner_ops(b->r);
+    for (int i = 0; i < s->n; i++)
+        o->free(o, s->w[i].packed);
+}
+
+/* Few rows on a card are bound by reading the weights, everything else by the product library's own rate. */
+static void product_row(struct bench *b, const char *name, const struct weight *w, int64_t m, double s)
+{
+    char label[96];
+    snprintf(label, sizeof label, "%s %lldx%lld, %lld rows", name, (long long)w->n_out, (long long)w->n_in,
+             (long long)m);
+    double flops = 2.0 * (double)m * (double)w->n_in * (double)w->n_out;
+    if (on_card(b) && m <= 32) {
+        row(b, label, 1e-9 * (double)w->bytes / s, "GB/s", 1e-9 * b->lim.read_rate, "GB/s (device copy)");
+        return;
+    }
+    const struct bench_product p = {m, w->n_in, w->n_out, 1};
+    double limit = on_card(b) ? bench_table_product_rate(runner_ops(b->r), &p, 1, b->dtype)
+                              : bench_product_rate(&p, 1, b->dtype == DT_BF16 ? DT_BF16 : DT_F32,
+                                                   runner_ops(b->r)->threads, 0.3);
+    row(b, label, 1e-9 * flops / s, "GFLOP/s", 1e-9 * limit, "GFLOP/s (library alone)");
+}
+
+static int bench_product_rows(struct bench *b, const char *name, int64_t n_out, int64_t n_in)
+{
+    static const int64_t rows[] = {1, 16, 20, 32, 512};
+    struct ops *o = runner_ops(b->r);
+    struct shape s;
+    struct tensor x = {bench_random(o, 512 * n_in, o->act), o->act, {512, n_in, 1, 1}};
+    struct tensor y = {
+        o->alloc(o, (size_t)(512 * n_out) * 4, MEM_WORKSPACE, PLACE_DEVICE), o->act, {512, n_out, 1, 1}};
+    int rc = shape_open(b, &s, n_out, n_in);
+    if (rc == 0 && (!x.data || !y.data))
+        rc = err_set(ERR_NOMEM, "no memory for product %s", name);
+    for (int i = 0; i < 5 && rc == 0; i++) {
+        int64_t m = rows[i];
+        if (on_card(b) || m == 1 || m == 16 || m == 512)
+            product_row(b, name, &s.w[0], m,
+                        time_product(o, tensor_rows(&y, 0, m), tensor_rows(&x, 0, m), &s));
+    }
+    shape_close(b, &s);
     o->free(o, x.data);
     o->free(o, y.data);
-    o->free(o, w.packed);
     return rc;
 }
 
@@ -170,7 +242,7 @@ static int bench_kernels(struct bench *b)
 {
     const struct model_config *c = model_config(runner_model(b->r));
     int64_t hd = (int64_t)c->n_head * c->head_dim, kd = (int64_t)c->n_kv_head * c->head_dim;
-    row(b, "memory reads", 1e-9 * b->lim.read_rate, "GB/s", 0, "");
+    row(b, on_card(b) ? "device copy" : "memory reads", 1e-9 * b->lim.read_rate, "GB/s", 0, "");
     TRY(bench_product_rows(b, "q,k,v", hd + 2 * kd, c->d_model));
     TRY(bench_product_rows(b, "o", c->d_model, hd));
     TRY(bench_product_rows(b, "gate,up", 2 * c->d_ff, c->d_model));
@@ -197,65 +269,135 @@ static int bench_prefill(struct bench *b)
     return 0;
 }
 
+static void decode_rows(struct bench *b, int64_t context, int n_seq, const struct probe_time *t)
+{
+    char label[96];
+    double floor = limits_step_s(runner_model(b->r), &b->lim, b->dtype, n_seq, (double)t->device_bytes);
+    snprintf(label, sizeof label, "decode at %lld, %s, %d sequence%s", (long long)context, b->spec.label,
+             n_seq, n_seq == 1 ? "" : "s");
+    row(b, label, n_seq / t->s_step, "tokens/s", floor > 0 ? n_seq / floor : 0,
+        on_card(b) ? "tokens/s at the copy rate" : "tokens/s at the read rate");
+    if (floor > 0 && on_card(b))
+        row(b, "  weights and caches", 1e-9 * floor * b->lim.read_rate / t->s_step, "GB/s",
+            1e-9 * b->lim.read_rate, "GB/s (device copy)");
+}
+
 static int bench_decode_at(struct bench *b, int64_t context)
 {
     struct probe_time one, many;
-    char label[96];
     TRY(probe_time(b->r, &b->spec, context, 1, 24, &one));
-    double floor1 = limits_step_s(runner_model(b->r), &b->lim, b->dtype, 1, (double)one.cache_bytes);
-    snprintf(label, sizeof label, "decode at %lld, %s, 1 sequence", (long long)context, b->spec.label);
-    row(b, label, 1 / one.s_step, "tokens/s", floor1 > 0 ? 1 / floor1 : 0, "tokens/s at the read rate");
-    row(b, "  attention per step", 1e3 * one.s_attend_step, "ms", 0, "");
+    decode_rows(b, context, 1, &one);
+    if (!on_card(b))
+        row(b, "  attention per step", 1e3 * one.s_attend_step, "ms", 0, "");
     row(b, "  cache", (double)one.cache_bytes / 1048576, "MiB", 0, "");
-    if (context > 4096)
+    if (one.device_bytes != one.cache_bytes)
+        row(b, "  of it on the device", (double)one.device_bytes / 1048576, "MiB", 0, "");
+    if (context > 4096 && !on_card(b))
         return 0; /* sixteen long caches are a test of memory, not of speed */
-    TRY(probe_time(b->r, &b->spec, context, 16, 12, &many));
-    double floor16 = limits_step_s(runner_model(b->r), &b->lim, b->dtype, 16, (double)many.cache_bytes);
-    snprintf(label, sizeof label, "decode at %lld, %s, 16 sequences", (long long)context, b->spec.label);
-    row(b, label, 16 / many.s_step, "tokens/s", floor16 > 0 ? 16 / floor16 : 0, "tokens/s at the read rate");
+    int rc = probe_time(b->r, &b->spec, context, 16, 12, &many);
+    if (rc == ERR_NOMEM && on_card(b)) {
+        row(b, "  16 sequences: no memory", 0, "", 0, "");
+        return 0;
+    }
+    TRY(rc);
+    decode_rows(b, context, 16, &many);
     row(b, "  16 sequences over 1", 16 * one.s_step / many.s_step, "times", 0, "");
     row(b, "  prompt passes of the 16", (double)many.prefill_passes, "", 0, "");
     return 0;
 }
 
-/* Seven settings of one needle example: one prompt pass for its class, together against one by one, and the
- * journal's share. */
-static const char sweep_text[] =
-    "models: [%s]\n"
-    "methods: [full, \"kivi:bits=4\", \"kivi:bits=2\", \"kivi:bits=4,group=64\", \"kivi:bits=2,group=64\", "
-    "\"kivi:bits=4,residual=64\", \"kivi:bits=2,residual=64\"]\n"
-    "tasks:\n  - {name: passkey, lengths: [%lld], unit: tokens, depths: 2, iterations: 1, digits: 7, "
-    "haystack: synthetic, max_new: 32}\n"
-    "dtype: %s\ncache_dtype: %s\n";
+/* Settings of one needle example that share its prompt pass: together against one by one, and the journal's
+ * share. */
+static const char *const settings[] = {"full",
+                                       "kivi:bits=4",
+                                       "kivi:bits=2",
+                                       "kivi:bits=4,group=64",
+                                       "kivi:bits=2,group=64",
+                                       "kivi:bits=4,residual=64",
+                                       "kivi:bits=2,residual=64",
+                                       "streaming:keep=0.5,when=after",
+                                       "streaming:keep=0.25,when=after",
+                                       "streaming:keep=0.17,when=after",
+                                       "streaming:keep=0.125,when=after",
+                                       "kivi:bits=4,group=64,residual=64",
+                                       "kivi:bits=2,group=64,residual=64",
+                                       "kivi:bits=4,residual=256",
+                                       "kivi:bits=2,residual=256",
+                                       "kivi:bits=4,residual=32",
+                                       "kivi:bits=2,residual=32",
+                                       "kivi:bits=4,residual=96",
+                                       "kivi:bits=2,residual=96",
+                                       "flexgen-upstream"};
+enum { SETTINGS = sizeof settings / sizeof *settings };
+static const char sweep_text[] = "models: [{id: bench, path: \"%s\", template: none}]\n"
+                                 "methods: [%s]\n"
+                                 "tasks:\n  - {name: passkey, lengths: [%lld], unit: tokens, depths: 1, "
+                                 "iterations: 1, digits: 7, haystack: synthetic, max_new: %d}\n"
+                                 "dtype: %s\ncache_dtype: %s\n";
 
-static int run_bundles(struct bench *b, const struct plan *p, struct sink *sink, int per_call, double *s_run,
-                       double *s_put, int64_t *passes)
+enum { TOGETHER = 32 };
+
+/* What a run over all units took. */
+struct taken {
+    double s_run, s_put, s_passes, s_decode;
+    int64_t passes, n;
+};
+
+/* Units of the first example alone where both examples would be too many together. */
+static int64_t wanted_units(const struct plan *p, int n_settings, int64_t *unit)
 {
-    struct record out[PLAN_BATCH];
-    struct run_unit u[PLAN_BATCH];
-    int64_t p0, p1, tokens;
-    runner_counts(b->r, &p0, &tokens);
-    *s_run = *s_put = 0;
-    for (int64_t i = 0; i < p->n_bundle; i++) {
-        const struct plan_bundle *bundle = &p->bundle[i];
-        for (int at = 0; at < bundle->n; at += per_call) {
-            int n = bundle->n - at < per_call ? bundle->n - at : per_call;
-            for (int k = 0; k < n; k++)
-                u[k] = plan_run_unit(p, bundle->first + at + k);
-            double t0 = clock_now();
-            TRY(runner_bundle(b->r, p->model[bundle->model].task[bundle->task], u, n, out));
-            double t1 = clock_now();
-            int rc = sink ? sink_hdf5.put(sink, out, n) : 0;
-            *s_run += t1 - t0;
-            *s_put += clock_now() - t1;
-            for (int k = 0; k < n; k++)
-                record_free(&out[k]);
-            TRY(rc);
-        }
+    int64_t n = 0;
+    for (int64_t i = 0; i < p->n_unit; i++)
+        if (n < TOGETHER && (p->unit[i].example == 0 || 2 * n_settings <= TOGETHER / 2))
+            unit[n++] = i;
+    return n;
+}
+
+/* The units, of one task and model, `per_call` at a time. */
+static int run_units(struct bench *b, const struct plan *p, struct sink *sink, int per_call, struct taken *t)
+{
+    struct record out[TOGETHER];
+    struct run_unit u[TOGETHER];
+    int64_t tokens, passes, unit[TOGETHER], n_unit = wanted_units(p, (int)b->a->settings, unit);
+    *t = (struct taken){.n = n_unit};
+    double passes0, decode0;
+    runner_counts(b->r, &passes, &tokens);
+    runner_seconds(b->r, &passes0, &decode0);
+    for (int64_t at = 0; at < n_unit; at += per_call) {
+        int n = (int)(n_unit - at < per_call ? n_unit - at : per_call);
+        for (int k = 0; k < n; k++)
+            u[k] = plan_run_unit(p, unit[at + k]);
+        double t0 = clock_now();
+        TRY(runner_bundle(b->r, p->model[0].task[0], u, n, out));
+        double t1 = clock_now();
+        int rc = sink ? sink_hdf5.put(sink, out, n) : 0;
+        t->s_run += t1 - t0;
+        t->s_put += clock_now() - t1;
+        for (int k = 0; k < n && rc == 0; k++)
+            if (out[k].status != ST_OK)
+                rc = err_set(ERR_INPUT, "a unit of the bench failed: %s", out[k].error ? out[k].error : "");
+        for (int k = 0; k < n; k++)
+            record_free(&out[k]);
+        TRY(rc);
     }
-    runner_counts(b->r, &p1, &tokens);
-    *passes = p1 - p0;
+    runner_counts(b->r, &t->passes, &tokens);
+    runner_seconds(b->r, &t->s_passes, &t->s_decode);
+    t->passes -= passes;
+    t->s_passes -= passes0;
+    t->s_decode -= decode0;
     return 0;
+}
+
+static void sweep_table(struct bench *b, const struct taken *all, const struct taken *one)
+{
+    row(b, "units", (double)all->n, "", 0, "");
+    row(b, "prompt passes, together", (double)all->passes, "", 0, "");
+    row(b, "prompt passes, one by one", (double)one->passes, "", 0, "");
+    row(b, "time together over one by one", all->s_run / one->s_run, "times", 0, "");
+    row(b, "  prompt passes", all->s_passes / one->s_passes, "times", 0, "");
+    row(b, "  decoding", all->s_decode / one->s_decode, "times", 0, "");
+    row(b, "prompt passes' share, together", all->s_passes / all->s_run, "", 0, "");
+    row(b, "prompt passes' share, one by one", one->s_passes / one->s_run, "", 0, "");
 }
 
 static int sweep_rows(struct bench *b, const struct plan *p)
@@ -264,23 +406,27 @@ static int sweep_rows(struct bench *b, const struct plan *p)
     struct str text = {0};
     struct sink *sink = NULL;
     char *path = mem_printf("/tmp/kvsweep-bench-%d.h5", (int)getpid());
-    double together, alone, put, none;
-    int64_t passes, passes_alone;
+    struct taken all, one, warm;
     plan_sink(p, &sp, &text);
     int rc = sink_hdf5.open(&sink, path, &sp);
+    if (rc < 0) { /* built without HDF5: the times stand without a journal */
+        log_warn("%s: no journal in this bench", err_text());
+        sink = NULL;
+        rc = 0;
+    }
+    if (rc == 0 && on_card(b)) /* memory of the card, graphs of its launches */
+        rc = run_units(b, p, NULL, TOGETHER, &warm);
     if (rc == 0)
-        rc = run_bundles(b, p, sink, PLAN_BATCH, &together, &put, &passes);
+        rc = run_units(b, p, sink, TOGETHER, &all);
     if (rc == 0)
-        rc = run_bundles(b, p, NULL, 1, &alone, &none, &passes_alone);
+        rc = run_units(b, p, NULL, 1, &one);
+    if (rc == 0) {
+        sweep_table(b, &all, &one);
+        if (sink)
+            row(b, "journal's share of the time", all.s_put / (all.s_run + all.s_put), "", 0, "");
+    }
     if (sink)
         sink_hdf5.close(sink);
-    if (rc == 0) {
-        row(b, "units", (double)p->n_unit, "", 0, "");
-        row(b, "prompt passes, together", (double)passes, "", 0, "");
-        row(b, "prompt passes, one by one", (double)passes_alone, "", 0, "");
-        row(b, "time together over one by one", together / alone, "times", 0, "");
-        row(b, "journal's share of the time", put / (together + put), "", 0, "");
-    }
     unlink(path);
     plan_sink_free(&sp);
     str_free(&text);
@@ -288,10 +434,20 @@ static int sweep_rows(struct bench *b, const struct plan *p)
     return rc;
 }
 
+static char *sweep_config(const struct bench *b)
+{
+    struct str list = {0};
+    for (int64_t i = 0; i < b->a->settings; i++)
+        str_printf(&list, "%s\"%s\"", i ? ", " : "", settings[i]);
+    char *yaml = mem_printf(sweep_text, b->path, str_c(&list), (long long)b->a->context, (int)b->a->n_new,
+                            dtype_name(b->dtype), dtype_name(b->cache));
+    str_free(&list);
+    return yaml;
+}
+
 static int bench_sweep(struct bench *b)
 {
-    char *yaml = mem_printf(sweep_text, b->a->model, (long long)b->a->context, dtype_name(b->dtype),
-                            dtype_name(b->cache));
+    char *yaml = sweep_config(b);
     struct config_source src = app_source(b->app);
     src.path = "bench";
     src.text = yaml;
@@ -334,6 +490,7 @@ static int with_model(struct bench *b, const struct config_model *cm)
                                 .max_len = cm->max_len,
                                 .dtype = b->dtype,
                                 .cache_dtype = b->cache};
+    b->path = cm->path;
     TRY(runner_open(&b->r, &o));
     TRY(runner_load(b->r, &m));
     runner_limits(b->r, &b->lim);
@@ -348,6 +505,8 @@ int cmd_bench(struct app *app, int argc, char **argv)
         {"model", 'm', "MODEL", 0, "id, GGUF file or folder (default smollm2-135m-instruct)", 0},
         {"method", 's', "SPEC", 0, "compressor (default full)", 0},
         {"context", KEY_CONTEXT, "N", 0, "tokens in the cache or prompt (default 2048)", 0},
+        {"settings", KEY_SETTINGS, "N", 0, "sweep: settings of one example (default 7, at most 20)", 0},
+        {"new", KEY_NEW, "N", 0, "sweep: new tokens of each (default 32)", 0},
         {"dtype", KEY_DTYPE, "f32|bf16|f16", 0, "weights (default bf16)", 0},
         {"cache-dtype", KEY_CACHE, "f32|bf16|f16", 0, "cache (default: the dtype)", 0},
         {"threads", KEY_THREADS, "N", 0, "threads (default: all processors)", 0},
@@ -360,14 +519,16 @@ int cmd_bench(struct app *app, int argc, char **argv)
         .options = options,
         .parser = parser,
         .args_doc = "kernels|prefill|decode|sweep",
-        .doc = "Measures speed beside the limits of this machine: memory reads, and products by the product "
-               "library alone. Ratios hold within one run."};
+        .doc = "Measures speed beside the limits of this machine: memory reads (a card: copies inside its "
+               "memory), and products by the product library alone. Ratios hold within one run."};
     struct bench_args a = {.model = "smollm2-135m-instruct",
                            .method = "full",
                            .dtype = "bf16",
                            .isa = "auto",
                            .device = "auto",
-                           .context = 2048};
+                           .context = 2048,
+                           .settings = 7,
+                           .n_new = 32};
     app_parse(app, &argp, argc, argv, &a);
     struct bench b = {.a = &a, .app = app};
     struct config_model cm = {0};
@@ -375,6 +536,10 @@ int cmd_bench(struct app *app, int argc, char **argv)
     TRY(dtype_parse(a.cache_dtype ? a.cache_dtype : a.dtype, &b.cache));
     if (a.context < 1 || a.context > 1 << 24)
         return err_set(ERR_INPUT, "--context takes 1 to %d", 1 << 24);
+    if (a.settings < 1 || a.settings > SETTINGS)
+        return err_set(ERR_INPUT, "--settings takes 1 to %d", SETTINGS);
+    if (a.n_new < 1 || a.n_new > 4096)
+        return err_set(ERR_INPUT, "--new takes 1 to 4096");
     TRY(app_model(app, a.model, &cm));
     int rc = kv_spec_parse(&b.spec, a.method);
     if (rc == 0)

@@ -282,6 +282,83 @@ static void act_rope(struct ops *o, struct ops *ref, enum dtype t, int32_t n_rot
         buf_free(all[i]);
 }
 
+/* Entries that do several steps in one give the bits of the steps, whatever a table makes of them: rounding
+ * on the way is part of the meaning. */
+static struct weight act_weight(struct ops *o, struct ops *ref, enum dtype t, int64_t N, int64_t K)
+{
+    struct buf src = buf_random(ref, t, N * K);
+    struct tensor s = view(&src, t, N, K, 1);
+    struct weight w = {.n_out = N, .n_in = K, .dtype = t, .bytes = o->pack_bytes(o, N, K, t)};
+    w.packed = o->alloc(o, w.bytes, MEM_WEIGHTS, PLACE_DEVICE);
+    o->pack(o, &w, &s);
+    rig_wait();
+    buf_free(&src);
+    return w;
+}
+
+static void act_equal(const char *what, const char *text, const struct buf *got, const struct buf *want)
+{
+    rig_wait();
+    check(memcmp(buf_data(got), buf_data(want), got->bytes) == 0, what, text);
+}
+
+static void act_fused(struct ops *o, struct ops *ref, enum dtype t, int64_t T, int64_t D, int64_t F)
+{
+    char text[80];
+    snprintf(text, sizeof text, "%s T=%lld D=%lld F=%lld", dtype_name(t), (long long)T, (long long)D,
+             (long long)F);
+    const int64_t n[3] = {F, 16, D}, N = n[0] + n[1] + n[2];
+    struct buf x = buf_random(ref, t, T * D), y = buf_random(ref, t, T * F), w = buf_random(ref, DT_F32, D),
+               b = buf_random(ref, DT_F32, N);
+    struct buf got = buf_new(o, (size_t)(T * N) * 2), want = buf_new(o, (size_t)(T * N) * 2);
+    struct buf room[] = {buf_new(o, (size_t)(T * D) * 2), buf_new(o, (size_t)(T * (N + 2 * F)) * 2),
+                         buf_new(o, (size_t)(T * F) * 2)};
+    struct weight all = act_weight(o, ref, t, N, D), up = act_weight(o, ref, t, 2 * F, D),
+                  down = act_weight(o, ref, t, D, F);
+    struct tensor h = view(&room[0], t, T, D, 1);
+    ops_set_act(o, t); /* the steps' own copies go by it */
+    for (int side = 0; side < 2; side++) {
+        struct project_args a = {.x = view(&x, t, T, D, 1),
+                                 .norm = buf_data(&w),
+                                 .eps = 1e-5f,
+                                 .w = &all,
+                                 .bias = T % 2 ? buf_data(&b) : NULL,
+                                 .n_out = 3,
+                                 .h = h,
+                                 .wide = view(&room[1], t, T, N, 1)};
+        char *at = buf_data(side ? &want : &got);
+        for (int i = 0; i < 3; at += T * n[i++] * 2)
+            a.out[i] = (struct tensor){at, t, {T, n[i], 1, 1}};
+        (side ? ops_project : o->project)(o, &a);
+    }
+    act_equal("project", text, &got, &want);
+    struct buf sum[2];
+    for (int side = 0; side < 2; side++) {
+        sum[side] = buf_new(o, (size_t)(T * D) * 2);
+        o->copy(o, buf_data(&sum[side]), buf_data(&x), sum[side].bytes);
+        (side ? ops_matmul_add : o->matmul_add)(o, view(&sum[side], t, T, D, 1), view(&y, t, T, F, 1), &down,
+                                                T % 2 ? buf_data(&b) : NULL, h);
+    }
+    act_equal("matmul_add", text, &sum[0], &sum[1]);
+    for (int side = 0; side < 2; side++)
+        (side ? ops_mlp : o->mlp)(o, &(struct mlp_args){.x = view(&sum[side], t, T, D, 1),
+                                                        .norm = buf_data(&w),
+                                                        .eps = 1e-5f,
+                                                        .gate_up = &up,
+                                                        .down = &down,
+                                                        .h = h,
+                                                        .wide = view(&room[1], t, T, 2 * F, 1),
+                                                        .mid = view(&room[2], t, T, F, 1)});
+    act_equal("mlp", text, &sum[0], &sum[1]);
+    ops_set_act(o, DT_F32);
+    struct weight *weights[] = {&all, &up, &down};
+    for (int i = 0; i < 3; i++)
+        o->free(o, weights[i]->packed);
+    struct buf *bufs[] = {&x, &y, &w, &b, &got, &want, &room[0], &room[1], &room[2], &sum[0], &sum[1]};
+    for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++)
+        buf_free(bufs[i]);
+}
+
 void test_act(struct ops *o, struct ops *ref)
 {
     for (int t = DT_F16; t <= DT_BF16; t++) {
@@ -297,6 +374,9 @@ void test_act(struct ops *o, struct ops *ref)
                 for (int bias = 0; bias < 2; bias++)
                     act_matmul(o, ref, act, (enum dtype)wt, to ? act : DT_F32, rng_int(1, 40),
                                8 * rng_int(1, 20), 8 * rng_int(1, 30), bias);
+        static const int64_t few[] = {1, 2, 8, 9, 16, 20, 32, 33};
+        for (size_t i = 0; i < sizeof few / sizeof *few; i++)
+            act_fused(o, ref, act, few[i], 8 * rng_int(1, 20), 8 * rng_int(1, 20));
         for (int kind = 0; kind < CACHE_N; kind++) {
             for (int two = 0; two < 2; two++) {
                 act_attend(o, ref, act, (enum cache)kind, 1, rng_int(1, 300), 2, 4, 64, two);

@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "run/fidelity.h"
+#include "run/room.h"
 #include "run/runner.h"
 
 #include <math.h>
@@ -163,7 +164,6 @@ static void put_bytes(const struct job *j, const struct lane *l, struct record *
 {
     rec->kv_bytes_full = kv_full_bytes(&j->shape, j->prompt.n_ids + l->max_new);
     if (!l->open || j->rc < 0) {
-        rec->want_bytes = j->rc == ERR_NOMEM ? rec->kv_bytes_full : 0;
         return;
     }
     struct kv_ledger led = {0};
@@ -224,6 +224,20 @@ static void put_score(const struct task *task, const struct job *j, struct recor
                 rec->metric[rec->n_metric++] = (struct record_metric){k, extra[i].value};
 }
 
+/* A sequence that got no memory says how much it wanted, and what would have fitted. */
+static void put_wanted(struct runner *r, const struct job *j, const struct lane *l, struct record *rec)
+{
+    rec->want_bytes = room_wanted(&j->spec, &j->shape, j->prompt.n_ids, l->max_new);
+    int64_t longest = room_longest(r->ops, &j->spec, &j->shape, j->prompt.n_ids, l->max_new);
+    char *text =
+        mem_printf("%s; %llu bytes wanted for a prompt of %lld tokens, the longest that would fit alone "
+                   "has about %lld",
+                   rec->error ? rec->error : "out of device memory", (unsigned long long)rec->want_bytes,
+                   (long long)j->prompt.n_ids, (long long)longest);
+    free(rec->error);
+    rec->error = text;
+}
+
 /* Moves what the lane holds into the record. */
 static int put_record(struct runner *r, const struct task *task, struct job *j, struct lane *l,
                       struct record *rec)
@@ -243,6 +257,8 @@ static int put_record(struct runner *r, const struct task *task, struct job *j, 
     put_bytes(j, l, rec);
     rec->error = j->error;
     j->error = NULL;
+    if (l->status == ST_OOM)
+        put_wanted(r, j, l, rec);
     if (l->status == ST_NAN && !rec->error)
         rec->error = mem_printf("a logit was not finite after %d new tokens", l->n_new);
     TRY(answer_text(r, j, l, &rec->text));
@@ -336,8 +352,13 @@ static void cast_free(struct runner *r, struct cast *c)
 /* Passes and decode of n units; job and lane are the caller's to free. */
 static int play(struct runner *r, struct job *job, struct lane *lane, int n)
 {
+    double t0 = clock_now();
     TRY(all_passes(r, job, lane, n));
-    return engine_decode(&r->engine, lane, n);
+    double t1 = clock_now();
+    int rc = engine_decode(&r->engine, lane, n);
+    r->s_passes += t1 - t0;
+    r->s_decode += clock_now() - t1;
+    return rc;
 }
 
 static int free_play(struct runner *r, const struct task *task, struct cast *c, struct job *job,
@@ -416,6 +437,10 @@ int runner_bundle(struct runner *r, const struct task *task, const struct run_un
     int made = 0;
     r->ops->peak(r->ops, true);
     int rc = free_play(r, task, &c, job, lane);
+    if (rc == ERR_NOMEM && c.n_all == 1 && job->spec.method) { /* nobody to make room: it is this unit's */
+        fail(job, lane, rc);
+        rc = 0;
+    }
     uint64_t peak = r->ops->peak(r->ops, false);
     if (rc == 0)
         mark_holders(job, lane, n);
@@ -443,8 +468,8 @@ static void put_limits(struct runner *r, const struct job *j, const struct lane 
     if (lim.product_rate > 0)
         t->s_prefill_limit = limits_prefill_flops(r->model, j->prompt.n_ids) / lim.product_rate;
     if (l->n_new > 1)
-        t->s_decode_limit =
-            (l->n_new - 1) * limits_step_s(r->model, &lim, r->m.dtype, 1, (double)kv_ledger_total(&led));
+        t->s_decode_limit = (l->n_new - 1) * limits_step_s(r->model, &lim, r->m.dtype, 1,
+                                                           (double)kv_ledger_place(&led, PLACE_DEVICE));
 }
 
 int runner_timing(struct runner *r, const struct task *task, const struct run_unit *u, struct run_timing *t)

@@ -5,9 +5,10 @@
 #include "run/run.h"
 
 struct run_limits {
-    double read_rate;    /* bytes/s that all threads read from memory together */
-    double product_rate; /* flop/s of the model's own products at 512 rows in its dtype, by the product
-                            library alone */
+    double read_rate; /* bytes/s that all threads read from memory together; on a card: that a copy inside its
+                         memory reads and writes */
+    double product_rate; /* flop/s of the model's own products at 512 rows (cards: up to 8192) in its dtype,
+                            by the product library alone */
 };
 /* Measured on the loaded model at the first call (about two seconds). Zeros where nothing could be measured.
  */
@@ -17,8 +18,8 @@ void runner_limits(struct runner *r, struct run_limits *l);
 void runner_limits_again(struct runner *r, struct run_limits *l);
 /* Flops of a prompt of n tokens: products, causal half of attention, one row of the head. */
 double limits_prefill_flops(struct model *m, int64_t n);
-/* Least seconds of one decode step of n_seq sequences whose caches take cache_bytes each: weights and caches
- * are read once. */
+/* Least seconds of one decode step of n_seq sequences whose caches take cache_bytes each (on the device: what
+ * waits on the host is not read): weights and caches are read once. */
 double limits_step_s(struct model *m, const struct run_limits *l, enum dtype dtype, int n_seq,
                      double cache_bytes);
 

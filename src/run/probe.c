@@ -210,6 +210,7 @@ int probe_time(struct runner *r, const struct kv_spec *spec, int64_t n_ctx, int 
     if (rc == 0)
         seq_bytes(&s[0], &led);
     t->cache_bytes = kv_ledger_total(&led);
+    t->device_bytes = kv_ledger_place(&led, PLACE_DEVICE);
     t->prefill_passes = r->engine.passes - before;
     for (int i = 0; i < n_seq; i++)
         seq_close(&s[i]);

@@ -30,7 +30,7 @@ struct probe_time {
     double s_prefill;     /* a prompt of n_ctx tokens */
     double s_step;        /* median of the decode steps of n_seq sequences at that context */
     double s_attend_step; /* of it: attention and cache work, over all layers (CPU tables; else 0) */
-    uint64_t cache_bytes; /* of one sequence */
+    uint64_t cache_bytes, device_bytes; /* of one sequence; the part on the device */
     int64_t prefill_passes;
 };
 /* Random tokens; n_seq copies forked from one prompt pass where the method allows, n_steps timed steps after

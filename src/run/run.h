@@ -70,6 +70,8 @@ int runner_bundle(struct runner *r, const struct task *task, const struct run_un
                   struct record *out);
 /* How many prompt passes and prompt tokens runner_bundle has computed since the runner was opened. */
 void runner_counts(const struct runner *r, int64_t *passes, int64_t *tokens);
+/* Seconds that runner_bundle has spent in prompt passes (with the forks from them) and in decoding, likewise. */
+void runner_seconds(const struct runner *r, double *passes, double *decode);
 
 /* The same unit alone, nothing shared: seconds of its prompt pass and of its decode. */
 struct run_timing {

@@ -105,6 +105,12 @@ void runner_counts(const struct runner *r, int64_t *passes, int64_t *tokens)
     *tokens = r->engine.prompt_tokens;
 }
 
+void runner_seconds(const struct runner *r, double *passes, double *decode)
+{
+    *passes = r->s_passes;
+    *decode = r->s_decode;
+}
+
 static void wire_engine(struct runner *r)
 {
     struct engine *e = &r->engine;

@@ -22,6 +22,7 @@ struct runner {
     char *prompt_paths;       /* it was opened with, owned */
     struct run_limits limits; /* of the loaded model */
     bool limits_known;
+    double s_passes, s_decode; /* spent by bundles in prompt passes (with forks) and in decoding */
 };
 
 /* What the unit's prompt method does to prompts: its files are opened once and kept while others use the

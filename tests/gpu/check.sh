@@ -46,7 +46,7 @@ unpack() {
 }
 
 build_all() {
-    local options=(-DKVS_MPI=off -DKVS_HDF5=off -DKVS_ONEDNN=auto -DKVS_TESTS=ON) targets=(kvsweep check_ops gpu_matrix gpu_attend gpu_group)
+    local options=(-DKVS_MPI=off -DKVS_HDF5=off -DKVS_ONEDNN=auto -DKVS_TESTS=ON) targets=(kvsweep check_ops gpu_matrix gpu_steps gpu_attend gpu_group)
     if [ "$shim" = 1 ]; then
         options+=(-DKVS_CUDA=off)
         targets+=(kvs_cuda_shim kvs_nccl_shim)
@@ -58,9 +58,9 @@ build_all() {
         cmake --build "$build" -j "$(nproc)" --target "${targets[@]}" && echo "built: ${targets[*]}"
 }
 
-bench() { # NAME WHAT CONTEXT METHOD [ISA]
-    check "$1" timeout 300 "$build/kvsweep" bench "$2" --model "$model" --device cuda --dtype bf16 --context "$3" --method "$4" ${5:+--isa "$5"} &&
-        grep -E 'tokens/s|times|MiB' "$out/${1//[^A-Za-z0-9]/_}.log" | sed 's/^/    /' >>"$table"
+bench() { # NAME WHAT CONTEXT METHOD [ISA [OPTION…]]
+    check "$1" timeout 300 "$build/kvsweep" bench "$2" --model "$model" --device cuda --dtype bf16 --context "$3" --method "$4" ${5:+--isa "$5"} "${@:6}" &&
+        grep -E 'tokens/s|times|MiB|B/s|FLOP/s|share' "$out/${1//[^A-Za-z0-9]/_}.log" | sed 's/^/    /' >>"$table"
 }
 
 if [ -n "${KVS_CARRY:-}" ]; then unpack || { echo "cannot unpack $KVS_CARRY"; exit 1; }; fi
@@ -75,6 +75,7 @@ wanted ops && check "every kernel against the plain loops" "$build/check_ops" cu
 wanted ops && check "prompts by the warpgroup kernel" timeout 240 "$build/check_ops" cuda-wgmma
 wanted ops && check "attention against doubles" timeout 240 "$build/gpu_attend" 140 $([ "$shim" = 1 ] || echo 200 513 1000)
 wanted ops && check "NCCL, a group of one" "$build/gpu_group" $([ "$shim" = 1 ] && echo must)
+wanted ops && check "decode steps as graphs" "$build/gpu_steps" tests/fixtures/tiny
 wanted matrix && check "method matrix, generated model" "$build/gpu_matrix" tests/fixtures/tiny $([ "$shim" = 1 ] && echo 150 6 || echo 700 64)
 if wanted model && [ -n "${KVS_MODEL:-}" ]; then
     check "method matrix, $(basename "$KVS_MODEL")" "$build/gpu_matrix" "$KVS_MODEL" $([ "$shim" = 1 ] && echo 40 2 || echo 1500 96)
@@ -95,6 +96,8 @@ if [ "$shim" != 1 ]; then
     if wanted bench; then
         check "attention alone" timeout 240 "$build/gpu_attend" ${KVS_CONTEXTS:-8192 16384 32768} &&
             grep TFLOP "$out/attention_alone.log" | sed 's/^/    /' >>"$table"
+        bench "products" kernels 1 full
+        bench "twenty settings" sweep "${KVS_SWEEP_CONTEXT:-8192}" full "" --settings 20 --new 128
         for context in ${KVS_CONTEXTS:-2048 8192 32768}; do
             bench "prefill $context" prefill "$context" full
             bench "prefill $context, wgmma" prefill "$context" full wgmma

@@ -369,6 +369,9 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 {
     *total = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
     *free_bytes = (size_t)sysconf(_SC_AVPHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+    const char *kib = getenv("KVS_SHIM_KIB"); // a card with so much free memory
+    if (kib)
+        *free_bytes = (size_t)atol(kib) << 10;
     return cudaSuccess;
 }
 /* Device memory lies behind a protection key where the processor has them, else behind page protection: host
