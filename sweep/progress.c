@@ -1,5 +1,5 @@
-#include "base/clock.h"
 #include "sweep/progress.h"
+#include "base/clock.h"
 
 #include "base/log.h"
 #include "base/mem.h"
@@ -26,8 +26,9 @@ void progress_duration(char out[32], double seconds)
 void progress_open(struct progress *g, const struct plan *plan, bool quiet)
 {
     *g = (struct progress){.plan = plan, .quiet = quiet};
-    g->sum = mem_alloc((size_t)plan->n_setting, sizeof *g->sum);
-    g->n_score = mem_alloc((size_t)plan->n_setting, sizeof *g->n_score);
+    size_t cells = (size_t)plan->n_setting * (size_t)plan->n_task;
+    g->sum = mem_alloc(cells, sizeof *g->sum);
+    g->n_score = mem_alloc(cells, sizeof *g->n_score);
     g->s_start = g->s_said = clock_now();
     g->terminal = isatty(STDERR_FILENO);
 }
@@ -46,9 +47,12 @@ void progress_unit(struct progress *g, const struct record *r, bool before)
     (void)before;
     g->n_done++;
     g->n_bad += r->status != ST_OK;
-    if (r->setting >= 0 && r->setting < g->plan->n_setting && isfinite(r->score)) {
-        g->sum[r->setting] += r->score;
-        g->n_score[r->setting]++;
+    const struct plan *p = g->plan;
+    if (r->setting >= 0 && r->setting < p->n_setting && r->task >= 0 && r->task < p->n_task &&
+        isfinite(r->score)) {
+        int cell = r->setting * p->n_task + r->task;
+        g->sum[cell] += r->score;
+        g->n_score[cell]++;
     }
 }
 
@@ -63,14 +67,29 @@ void progress_cost(struct progress *g, double cost)
     g->s_last = clock_now();
 }
 
+/* Mean of the means of tasks, as in the report; -1 without any score. */
+static double setting_score(const struct progress *g, int setting)
+{
+    double sum = 0;
+    int n = 0;
+    for (int t = 0; t < g->plan->n_task; t++) {
+        int cell = setting * g->plan->n_task + t;
+        if (g->n_score[cell]) {
+            sum += g->sum[cell] / (double)g->n_score[cell];
+            n++;
+        }
+    }
+    return n ? sum / n : -1;
+}
+
 /* Setting names without the model when there is only one. */
 static void add_scores(const struct progress *g, struct str *line)
 {
     for (int i = 0; i < g->plan->n_setting; i++) {
         const struct plan_setting *s = &g->plan->setting[i];
-        if (g->n_score[i])
-            str_printf(line, "  %s %.2f", g->plan->n_model > 1 ? s->id : s->spec->label,
-                       g->sum[i] / (double)g->n_score[i]);
+        double score = setting_score(g, i);
+        if (score >= 0)
+            str_printf(line, "  %s %.2f", g->plan->n_model > 1 ? s->id : s->spec->label, score);
     }
 }
 

@@ -7,8 +7,8 @@
 
 struct progress {
     const struct plan *plan;
-    double *sum;      /* per setting: of scores */
-    int64_t *n_score; /* per setting: of units with a score */
+    double *sum;      /* [setting, task]: of scores */
+    int64_t *n_score; /* [setting, task]: units with a score */
     int64_t n_done, n_bad;
     double cost_all, cost_done;     /* of this run, by the plan's estimate */
     double s_start, s_said, s_last; /* clock: start, last line, last finished work */
