@@ -365,6 +365,7 @@ void config_close(struct config *c)
         config_model_close(&c->model[i]);
     for (int i = 0; i < c->n_method; i++) {
         kv_spec_free(&c->method[i].spec);
+        free(c->method[i].asked);
         free(c->method[i].where);
     }
     for (int i = 0; i < c->n_task; i++) {

@@ -18,6 +18,7 @@ struct config_model {
 };
 struct config_method {
     struct kv_spec spec;
+    char *asked; /* as written: "streaming:ratio=4" */
     char *where;
 };
 struct config_task {
@@ -26,7 +27,8 @@ struct config_task {
     void *params; /* by type->params, owned */
     char *where;
 };
-/* Patterns (str_match); NULL matches everything. Later rules win, key by key. */
+/* Patterns (str_match); NULL matches everything. For one setting and task a key may come from one place
+ * alone: its entry in `methods` or one rule. */
 struct config_override {
     char *model, *task, *method;
     double rope_theta_factor; /* 0: left as it is */

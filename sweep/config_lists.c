@@ -71,21 +71,23 @@ static int take_method(void *ctx, const char *params)
     struct method_list *l = ctx;
     struct config *c = l->c;
     struct kv_spec spec = {0};
-    char *text = mem_printf("%s%s%s", l->name, *params ? ":" : "", params);
-    int rc = kv_spec_parse(&spec, text);
-    free(text);
-    if (rc < 0)
+    /* a map's name may have parameters of its own */
+    char *text = mem_printf("%s%s%s", l->name, !*params ? "" : strchr(l->name, ':') ? "," : ":", params);
+    if (kv_spec_parse(&spec, text) < 0) {
+        free(text);
         return node_error(l->node, "methods: %s", err_text());
+    }
     for (int i = 0; i < c->n_method; i++) {
         if (!strcmp(c->method[i].spec.text, spec.text)) {
-            rc = node_error(l->node, "methods: '%s' is listed twice (first at %s)", spec.label,
-                            c->method[i].where);
+            int rc = node_error(l->node, "methods: '%s' is listed twice (first at %s)", spec.label,
+                                c->method[i].where);
             kv_spec_free(&spec);
+            free(text);
             return rc;
         }
     }
     c->method = mem_grow(c->method, (size_t)c->n_method + 1, sizeof *c->method);
-    c->method[c->n_method++] = (struct config_method){spec, config_where(l->node)};
+    c->method[c->n_method++] = (struct config_method){spec, text, config_where(l->node)};
     return 0;
 }
 

@@ -173,6 +173,15 @@ static int expand(struct node *n, const struct vars *vars)
 
 static int convert(struct loading *l, int id, int depth, struct node **out);
 
+static int given_twice(const struct node *at, const char *key, const struct node *first,
+                       const struct node *second)
+{
+    if (first->kind != NODE_SCALAR || second->kind != NODE_SCALAR)
+        return node_error(at, "key '%s' is given twice; leave one of them out", key);
+    return node_error(at, "key '%s' is given twice, %s and %s; leave one of them out", key, first->text,
+                      second->text);
+}
+
 static int convert_map(struct loading *l, const yaml_node_t *y, int depth, struct node *n)
 {
     for (const yaml_node_pair_t *p = y->data.mapping.pairs.start; p < y->data.mapping.pairs.top; p++) {
@@ -182,10 +191,13 @@ static int convert_map(struct loading *l, const yaml_node_t *y, int depth, struc
         if (k->type != YAML_SCALAR_NODE)
             return node_error(&at, "a key must be a word");
         const char *key = (const char *)k->data.scalar.value;
-        if (node_get(n, key))
-            return node_error(&at, "key '%s' is given twice", key);
         struct node *value = NULL;
         TRY(convert(l, p->value, depth + 1, &value));
+        if (node_get(n, key)) {
+            int rc = given_twice(&at, key, node_get(n, key), value);
+            node_free(value);
+            return rc;
+        }
         node_put(n, key, value);
         n->key_line[n->n - 1] = at.line;
         n->key_col[n->n - 1] = at.col;

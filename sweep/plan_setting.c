@@ -51,25 +51,35 @@ static int resolve(const struct config *c, const char *model, const struct confi
 {
     struct str text = {0};
     const struct config_override *last = NULL;
-    v->over = (struct run_overrides){.rope_theta_factor = 1};
-    str_add(&text, method->spec.text);
-    bool any = strchr(method->spec.text, ':') != NULL;
+    double theta = 0;
+    str_add(&text, method->asked); /* not the full text: a rule may give what the entry leaves open */
+    bool any = strchr(method->asked, ':') != NULL;
     for (int i = 0; i < c->n_override; i++) {
         const struct config_override *o = &c->override[i];
         if (!match(o->model, model) || !match_method(o->method, &method->spec) ||
             (task ? !match(o->task, task) : o->task != NULL))
             continue;
+        if (o->rope_theta_factor > 0 && theta > 0) {
+            str_free(&text);
+            return err_set(ERR_INPUT,
+                           "%s: overrides: setting %s/%s: rope_theta_factor is given twice, %g and %g; leave "
+                           "one of them out",
+                           o->where, model, method->spec.label, theta, o->rope_theta_factor);
+        }
         if (o->rope_theta_factor > 0)
-            v->over.rope_theta_factor = o->rope_theta_factor;
+            theta = o->rope_theta_factor;
         if (o->params) {
             str_printf(&text, "%c%s", any ? ',' : ':', o->params);
             any = true;
             last = o;
         }
     }
+    v->over = (struct run_overrides){.rope_theta_factor = theta > 0 ? theta : 1};
     int rc = kv_spec_parse(&v->spec, str_c(&text));
     str_free(&text);
-    return rc < 0 && last ? err_prefix(rc, "%s: overrides", last->where) : rc;
+    return rc < 0 && last
+               ? err_prefix(rc, "%s: overrides: setting %s/%s", last->where, model, method->spec.label)
+               : rc;
 }
 
 /* What a prompt of n tokens takes, without room for an answer. Where a prompt is shortened before a plain

@@ -54,6 +54,8 @@ static void params(void **state)
     assert_int_equal(param_parse(demo_params, &d, "share=nan", "m"), ERR_INPUT);
     assert_int_equal(param_parse(demo_params, &d, "share=1.5", "m"), ERR_INPUT);
     assert_int_equal(param_parse(demo_params, &d, "share", "m"), ERR_INPUT);
+    assert_int_equal(param_parse(demo_params, &d, "bits=4,share=0,bits=2", "m"), ERR_INPUT);
+    assert_string_equal(err_text(), "m: bits is given twice, 4 and 2; leave one of them out");
     str_clear(&s);
     param_text(demo_params, &d, &s); /* refused values changed nothing */
     assert_string_equal(s.data, "bits=4,when=after,share=0.25,name=hello");

@@ -128,6 +128,39 @@ static void rules_set_parameters(void **state)
     assert_non_null(strstr(err_text(), "unknown parameter 'cap'"));
 }
 
+static void refused(const char *rules, const char *why)
+{
+    struct planned p;
+    assert_int_equal(open_plan(&p, rules), ERR_INPUT);
+    if (!strstr(err_text(), why))
+        fail_msg("%s", err_text());
+}
+
+/* A key of one setting and task comes from its entry or from one rule; what the entry leaves open, and what
+ * rules for different tasks say, is no conflict. */
+static void rules_that_disagree(void **state)
+{
+    (void)state;
+    struct planned p;
+    refused(TEXT "overrides: [{when: {method: kivi}, set: {bits: 4}}]\n",
+            "overrides: setting tiny/kivi:bits=2: method kivi: bits is given twice, 2 and 4; leave one of "
+            "them out");
+    refused(
+        TEXT
+        "overrides: [{when: {method: streaming}, set: {cap: 10}}, {when: {method: 'str*'}, set: {cap: 9}}]\n",
+        "method streaming: cap is given twice, 10 and 9");
+    refused(
+        TEXT
+        "overrides: [{set: {rope_theta_factor: 2}}, {when: {task: passkey}, set: {rope_theta_factor: 32}}]\n",
+        "rope_theta_factor is given twice, 2 and 32");
+    assert_int_equal(open_plan(&p, TEXT "overrides: [{when: {method: kivi}, set: {group: 16}},"
+                                        " {when: {method: kivi}, set: {residual: 64}},"
+                                        " {when: {method: streaming, task: passkey}, set: {cap: 10}},"
+                                        " {when: {method: streaming, task: '!passkey'}, set: {cap: 9}}]\n"),
+                     0);
+    close_plan(&p);
+}
+
 /* A model that is absent, and data that is absent: sketched, marked, and never planned for a run. */
 static void sketches(void **state)
 {
@@ -351,6 +384,7 @@ int main(void)
         cmocka_unit_test(ids_are_stable),
         cmocka_unit_test(ids_follow_content),
         cmocka_unit_test(rules_set_parameters),
+        cmocka_unit_test(rules_that_disagree),
         cmocka_unit_test(sketches),
         cmocka_unit_test(settings_may_be_added),
         cmocka_unit_test(bundles_cover_units),

@@ -109,10 +109,33 @@ int param_set(const struct param *table, void *dst, const char *key, const char 
     return 0;
 }
 
+/* The next item of "k=v,k=v". */
+static const char *next_item(const char *item)
+{
+    item += strcspn(item, ",");
+    return item + (*item == ',');
+}
+
+int param_once(const char *text, const char *where)
+{
+    for (const char *a = text; *a; a = next_item(a)) {
+        int n = (int)strcspn(a, "=,");
+        for (const char *b = next_item(a); a[n] == '=' && *b; b = next_item(b)) {
+            if (strncmp(a, b, (size_t)n + 1))
+                continue;
+            const char *va = a + n + 1, *vb = b + n + 1;
+            return err_set(ERR_INPUT, "%s: %.*s is given twice, %.*s and %.*s; leave one of them out", where,
+                           n, a, (int)strcspn(va, ","), va, (int)strcspn(vb, ","), vb);
+        }
+    }
+    return 0;
+}
+
 int param_parse(const struct param *table, void *dst, const char *text, const char *where)
 {
     if (!text || !*text)
         return 0;
+    TRY(param_once(text, where));
     char *copy = mem_strdup(text);
     int rc = 0;
     char *save = NULL;

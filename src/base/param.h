@@ -27,7 +27,9 @@ void param_defaults(const struct param *table, void *dst);
 /* Sets one key. `where` begins the error ("method kivi"): unknown keys name the nearest, bad values the
  * allowed range. */
 int param_set(const struct param *table, void *dst, const char *key, const char *value, const char *where);
-/* Parses "k=v,k=v" (may be empty or NULL) over the present values. */
+/* Refuses a key that stands twice in "k=v,k=v", with both values. */
+int param_once(const char *text, const char *where);
+/* Parses "k=v,k=v" (may be empty or NULL) over the present values; a key may stand there once. */
 int param_parse(const struct param *table, void *dst, const char *text, const char *where);
 /* Canonical text: every key in table order, "bits=2,group=32"; equal structs give equal text. */
 void param_text(const struct param *table, const void *src, struct str *out);

@@ -122,7 +122,7 @@ static int set_params(struct kv_spec *s, const char *text, const char *where)
     char *copy = mem_strdup(text), *save = NULL;
     const char *budget = NULL;
     bool ratio = false;
-    int rc = 0;
+    int rc = param_once(text, where);
     for (char *item = strtok_r(copy, ",", &save); item && rc == 0; item = strtok_r(NULL, ",", &save)) {
         if (!strncmp(item, "ratio=", 6)) {
             rc = set_ratio(s, item + 6, where);
