@@ -48,11 +48,13 @@ DEVICE float finish(const struct skinny *p, int64_t t, int64_t n, float v)
 {
     if (p->bias)
         v += p->bias[n];
-    int i = n < p->upto[0] ? 0 : n < p->upto[1] ? 1 : 2;
-    int64_t first = i ? p->upto[i - 1] : 0;
-    void *out = i == 0 ? p->out[0] : i == 1 ? p->out[1] : p->out[2]; // no array of parameters by index
+    // Chosen by hand: an index into the parameters would move them to local memory.
+    bool in0 = n < p->upto[0], in1 = n < p->upto[1];
+    void *out = in0 ? p->out[0] : in1 ? p->out[1] : p->out[2];
+    int64_t first = in0 ? 0 : in1 ? p->upto[0] : p->upto[1];
+    int64_t end = in0 ? p->upto[0] : in1 ? p->upto[1] : p->upto[2];
     if (out)
-        store(out, p->out_dtype, t * (p->upto[i] - first) + n - first, v);
+        store(out, p->out_dtype, t * (end - first) + n - first, v);
     v = rounded(p->out_dtype, v);
     if (p->sum)
         store(p->sum, p->more_dtype, t * p->N + n, load(p->sum, p->more_dtype, t * p->N + n) + v);
@@ -60,7 +62,7 @@ DEVICE float finish(const struct skinny *p, int64_t t, int64_t n, float v)
 }
 
 template <bool BF16, int MT, int NT>
-static __global__ void __launch_bounds__(THREADS) skinny_kernel(struct skinny p)
+static __global__ void __launch_bounds__(THREADS, MT == 1 ? 4 : 2) skinny_kernel(struct skinny p)
 {
     const int UNROLL = PIECE / 32;
     __shared__ float part[WARPS][NT * 8][MT * 16];
