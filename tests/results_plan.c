@@ -2,13 +2,10 @@
 
 #include "base/mem.h"
 
-#include <dirent.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 static const char *const methods[4] = {"full", "kivi:bits=4", "streaming:ratio=4", "kivi:bits=2"};
 
@@ -119,36 +116,4 @@ const struct record *grid_find(const struct grid *g, uint64_t hi, uint64_t lo)
         if (g->record[i].unit_hi == hi && g->record[i].unit_lo == lo)
             return &g->record[i];
     return NULL;
-}
-
-char *scratch_make(void)
-{
-    const char *tmp = getenv("TMPDIR");
-    char *dir = mem_printf("%s/kvs-test.XXXXXX", tmp ? tmp : "/tmp");
-    if (!mkdtemp(dir))
-        abort();
-    return dir;
-}
-
-static void remove_tree(const char *dir, int depth)
-{
-    DIR *d = opendir(dir);
-    struct dirent *e;
-    while (d && (e = readdir(d))) {
-        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
-            continue;
-        char *p = mem_printf("%s/%s", dir, e->d_name);
-        if (unlink(p) != 0 && depth > 0)
-            remove_tree(p, depth - 1);
-        free(p);
-    }
-    if (d)
-        closedir(d);
-    rmdir(dir);
-}
-
-void scratch_remove(char *dir)
-{
-    remove_tree(dir, 2);
-    free(dir);
 }

@@ -24,8 +24,4 @@ int grid_put(const struct grid *g, const struct sink_type *type, struct sink *s,
 /* The record of the grid with this id, or NULL. */
 const struct record *grid_find(const struct grid *g, uint64_t hi, uint64_t lo);
 
-/* A fresh folder below TMPDIR or /tmp, owned path; removed with all files in it and one level below. */
-char *scratch_make(void);
-void scratch_remove(char *dir);
-
 #endif

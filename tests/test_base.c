@@ -3,13 +3,13 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/param.h"
+#include "scratch.h"
 
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -108,9 +108,7 @@ static void unicode(void **state)
 static void files(void **state)
 {
     (void)state;
-    char dir[] = "/tmp/kvs-test-XXXXXX";
-    assert_non_null(mkdtemp(dir));
-    char *deep = file_join(dir, "a/b"), *path = file_join(dir, "a/b/f");
+    char *dir = scratch_make(), *deep = file_join(dir, "a/b"), *path = file_join(dir, "a/b/f");
     assert_int_equal(file_mkdirs(deep), 0);
     assert_int_equal(file_write_atomic(path, "hello", 5), 0);
     char *data;
@@ -131,8 +129,7 @@ static void files(void **state)
     memset(text, 'a', sizeof text);
     file_sha256(text, 119, hex); /* the length no longer fits the first padded block */
     assert_string_equal(hex, "31eba51c313a5c08226adf18d4a359cfdfd8d2e816b13f4af952f7ea6584dcfb");
-    unlink(path);
-    rmdir(deep);
+    scratch_remove(dir);
     free(data);
     free(deep);
     free(path);

@@ -1,6 +1,7 @@
 /* Results files: what goes in comes out, through the journal, the file and both; resume, extension, merge,
  * refusals, damage. */
 #include "results_plan.h"
+#include "scratch.h"
 
 #include "base/err.h"
 #include "base/file.h"

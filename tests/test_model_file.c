@@ -1,47 +1,9 @@
 /* Reading model files: metadata, expansion of every type, configurations, hostile bytes. */
 #include "model/file_int.h"
 #include "model_common.h"
-
-#include <sys/stat.h>
-#include <unistd.h>
+#include "scratch.h"
 
 static const char gguf_path_ok[] = "fixtures/model/gguf/model.gguf";
-
-/* ---- a folder of its own for each test ---- */
-
-struct dir {
-    char path[64];
-};
-static struct dir make_dir(void)
-{
-    struct dir d = {"/tmp/kvs_test_model_XXXXXX"};
-    assert_non_null(mkdtemp(d.path));
-    return d;
-}
-
-static void put(const struct dir *d, const char *name, const void *data, size_t n)
-{
-    char *p = file_join(d->path, name);
-    FILE *f = fopen(p, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(data, 1, n, f), n);
-    fclose(f);
-    free(p);
-}
-
-static void remove_dir(struct dir *d)
-{
-    char **names;
-    int n;
-    OK(file_list(d->path, &names, &n));
-    for (int i = 0; i < n; i++) {
-        char *p = file_join(d->path, names[i]);
-        unlink(p);
-        free(p);
-    }
-    file_list_free(names, n);
-    rmdir(d->path);
-}
 
 /* ---- metadata ---- */
 
@@ -143,10 +105,10 @@ static void test_expand_parts(void **state)
 
 static int open_config(const char *json, struct model_config *c)
 {
-    struct dir d = make_dir();
+    char *d = scratch_make();
     struct model_file *f;
-    put(&d, "config.json", json, strlen(json));
-    int rc = model_file_open(&f, d.path);
+    scratch_text(d, "config.json", json);
+    int rc = model_file_open(&f, d);
     if (rc == 0) {
         *c = *model_file_config(f);
         struct model_tensor t;
@@ -156,7 +118,7 @@ static int open_config(const char *json, struct model_config *c)
         assert_int_equal(model_file_bytes(f), 0);
         model_file_close(f);
     }
-    remove_dir(&d);
+    scratch_remove(d);
     return rc;
 }
 
@@ -247,31 +209,31 @@ static void test_missing(void **state)
 {
     (void)state;
     struct model_file *f;
-    struct dir d = make_dir();
+    char *d = scratch_make();
     assert_int_equal(model_file_open(&f, "/tmp/no/such/model.gguf"), ERR_INPUT);
     assert_non_null(strstr(err_text(), "/tmp/no/such/model.gguf"));
     assert_null(f);
-    assert_true(model_file_open(&f, d.path) < 0); /* no config.json */
+    assert_true(model_file_open(&f, d) < 0); /* no config.json */
     assert_non_null(strstr(err_text(), "config.json"));
     /* an index that names a shard that is not there: opens, but says so when a tensor is wanted */
     char *text;
     size_t n;
     OK(file_read("fixtures/model/sharded/config.json", &text, &n));
-    put(&d, "config.json", text, n);
+    scratch_put(d, "config.json", text, n);
     free(text);
     static const char index[] = "{\"weight_map\": {\"model.norm.weight\": \"one.safetensors\"}}";
-    put(&d, "model.safetensors.index.json", index, strlen(index));
-    OK(model_file_open(&f, d.path));
+    scratch_text(d, "model.safetensors.index.json", index);
+    OK(model_file_open(&f, d));
     struct model_tensor t;
     int64_t len = 32;
     assert_int_equal(model_file_find(f, "model.norm.weight", &len, 1, &t), ERR_INPUT);
     assert_non_null(strstr(err_text(), "one.safetensors is missing"));
     model_file_close(f);
     static const char evil[] = "{\"weight_map\": {\"model.norm.weight\": \"../one.safetensors\"}}";
-    put(&d, "model.safetensors.index.json", evil, strlen(evil));
-    assert_int_equal(model_file_open(&f, d.path), ERR_INPUT);
+    scratch_text(d, "model.safetensors.index.json", evil);
+    assert_int_equal(model_file_open(&f, d), ERR_INPUT);
     assert_non_null(strstr(err_text(), "plain file name"));
-    remove_dir(&d);
+    scratch_remove(d);
 }
 
 /* Equal content elsewhere has an equal hash; another configuration has another. */
@@ -282,28 +244,28 @@ static void test_hash(void **state)
     uint64_t ha[2], hb[2];
     char *text;
     size_t n;
-    struct dir d = make_dir();
+    char *d = scratch_make();
     OK(model_file_open(&a, "fixtures/model/linear"));
     model_file_hash(a, ha);
     OK(file_read("fixtures/model/linear/model.safetensors", &text, &n));
-    put(&d, "model.safetensors", text, n);
+    scratch_put(d, "model.safetensors", text, n);
     free(text);
     OK(file_read("fixtures/model/linear/config.json", &text, &n));
-    put(&d, "config.json", text, n);
-    OK(model_file_open(&b, d.path));
+    scratch_put(d, "config.json", text, n);
+    OK(model_file_open(&b, d));
     model_file_hash(b, hb);
     assert_memory_equal(ha, hb, sizeof ha);
     assert_true(a->identity != b->identity);
     model_file_close(b);
     *strstr(text, "4.0") = '5';
-    put(&d, "config.json", text, n);
+    scratch_put(d, "config.json", text, n);
     free(text);
-    OK(model_file_open(&b, d.path));
+    OK(model_file_open(&b, d));
     model_file_hash(b, hb);
     assert_memory_not_equal(ha, hb, sizeof ha);
     model_file_close(b);
     model_file_close(a);
-    remove_dir(&d);
+    scratch_remove(d);
 }
 
 /* ---- hostile files ---- */
@@ -459,8 +421,8 @@ static void test_gguf_refused(void **state)
         {"llama.attention.value_length", "differ", 8},
         {"llama.block_count_x", "token_embd.weight", 1},
     };
-    struct dir d = make_dir();
-    char *path = file_join(d.path, "f.gguf");
+    char *d = scratch_make();
+    char *path = file_join(d, "f.gguf");
     struct model_file *f;
     for (size_t i = 0; i <= sizeof cases / sizeof *cases; i++) {
         bool arch = i == sizeof cases / sizeof *cases;
@@ -475,13 +437,13 @@ static void test_gguf_refused(void **state)
         add_u32(&b, "llama.context_length", 512);
         add_u32(&b, arch ? "x" : cases[i].key, arch ? 0 : cases[i].value);
         text(&b, "llama.attention.layer_norm_rms_epsilon"), u32(&b, 6), u32(&b, 0x3727c5ac);
-        put(&d, "f.gguf", b.p, b.n);
+        scratch_put(d, "f.gguf", b.p, b.n);
         free(b.p);
         if (model_file_open(&f, path) != ERR_INPUT || !strstr(err_text(), says) || !strstr(err_text(), path))
             fail_msg("wanted '%s', got: %s", says, err_text());
     }
     free(path);
-    remove_dir(&d);
+    scratch_remove(d);
 }
 
 /* Header cut at every length: always one line, never a crash. */
@@ -625,7 +587,7 @@ static void test_fuzz_gguf(void **state)
     size_t n, head = 12000;
     uint64_t seed = 88172645463325252U;
     int opened = 0;
-    struct dir d = make_dir();
+    char *d = scratch_make();
     OK(file_read(gguf_path_ok, &all, &n));
     for (int i = 0; i < 4000; i++) {
         unsigned char *copy = mem_dup(all, n);
@@ -643,8 +605,8 @@ static void test_fuzz_gguf(void **state)
             opened++;
             if (i % 4 == 1) { /* the whole way, through a file */
                 struct model_file *f;
-                put(&d, "f.gguf", copy, n);
-                char *path = file_join(d.path, "f.gguf");
+                scratch_put(d, "f.gguf", copy, n);
+                char *path = file_join(d, "f.gguf");
                 if (model_file_open(&f, path) == 0)
                     read_everything(f);
                 model_file_close(f);
@@ -655,7 +617,7 @@ static void test_fuzz_gguf(void **state)
     }
     assert_true(opened > 100 && opened < 3900);
     free(all);
-    remove_dir(&d);
+    scratch_remove(d);
 }
 
 static void test_fuzz_safetensors(void **state)

@@ -1,6 +1,8 @@
 /* Plans: ids of units are stable and mean what they should, bundles follow the configuration alone. */
 #include "base/err.h"
+#include "base/file.h"
 #include "base/mem.h"
+#include "scratch.h"
 #include "sweep/jobs.h"
 #include "sweep/plan.h"
 #include "sweep/stop.h"
@@ -331,11 +333,9 @@ static void jobs_skip_what_is_done(void **state)
 static void note(const char *dir, const struct plan *p, const int64_t *unit, int n)
 {
     for (int i = 0; i < 2; i++) {
-        char *path = mem_printf("%s/%016llx.1.%d", dir, (unsigned long long)plan_bundle_id(p, unit, n), i);
-        FILE *f = fopen(path, "w");
-        assert_non_null(f);
-        fclose(f);
-        free(path);
+        char *name = mem_printf("%016llx.1.%d", (unsigned long long)plan_bundle_id(p, unit, n), i);
+        scratch_text(dir, name, "");
+        free(name);
     }
 }
 
@@ -344,11 +344,10 @@ static void jobs_split_where_it_crashed(void **state)
 {
     (void)state;
     static const struct sink_type type = {.name = "list", .has = has};
-    char dir[] = "/tmp/kvsweep-notes-XXXXXX";
+    char *dir = scratch_make();
     struct planned p;
     struct jobs j;
     struct sink sink = {NULL, 0};
-    assert_non_null(mkdtemp(dir));
     assert_int_equal(open_plan(&p, TEXT), 0);
     sink.plan = &p.plan;
     int64_t first = p.plan.bundle[0].first, all[PLAN_BATCH], one_setting[4];
@@ -375,6 +374,8 @@ static void jobs_split_where_it_crashed(void **state)
     assert_int_equal(j.poison[0], one_setting[1]);
     jobs_close(&j);
     crash_clear(dir);
+    assert_false(file_exists(dir));
+    scratch_remove(dir);
     close_plan(&p);
 }
 

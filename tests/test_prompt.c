@@ -20,6 +20,7 @@
 #include "model/encoder.h"
 #include "prompt/llmlingua2.h"
 #include "prompt/prompt.h"
+#include "scratch.h"
 
 static const char *dir = "fixtures/prompt";
 
@@ -161,17 +162,10 @@ static void test_encoder_refusals(void **state)
     free(logits);
 }
 
-static void write_text(const char *folder, const char *name, const char *text)
-{
-    char *path = file_join(folder, name);
-    OK(file_write_atomic(path, text, strlen(text)));
-    free(path);
-}
-
 static void refused(const char *folder, const char *config, const char *says)
 {
     struct model_file *f = NULL;
-    write_text(folder, "config.json", config);
+    scratch_text(folder, "config.json", config);
     assert_int_equal(encoder_file_open(&f, folder), ERR_INPUT);
     if (!strstr(err_text(), says))
         fail_msg("'%s' does not say '%s'", err_text(), says);
@@ -180,9 +174,8 @@ static void refused(const char *folder, const char *config, const char *says)
 static void test_wrong_kinds(void **state)
 {
     (void)state;
-    char folder[] = "/tmp/kvs_promptXXXXXX";
+    char *folder = scratch_make();
     struct model_file *f = NULL;
-    assert_non_null(mkdtemp(folder));
     refused(folder, "{\"model_type\": \"llama\", \"architectures\": [\"LlamaForCausalLM\"]}",
             "model_type 'llama'");
     refused(folder, "{\"model_type\": \"xlm-roberta\", \"architectures\": [\"XLMRobertaForMaskedLM\"]}",
@@ -197,10 +190,7 @@ static void test_wrong_kinds(void **state)
     refused(folder, "[]", "no JSON object");
     refused(folder, "{", "not JSON");
     assert_int_equal(encoder_file_open(&f, "/nowhere/at/all"), ERR_INPUT);
-    char *path = file_join(folder, "config.json");
-    unlink(path);
-    free(path);
-    rmdir(folder);
+    scratch_remove(folder);
 }
 
 /* ---- compression ---- */

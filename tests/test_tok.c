@@ -10,11 +10,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/err.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "scratch.h"
 #include "tok/tok.h"
 
 static json_t *load(const char *folder, const char *name)
@@ -257,43 +257,6 @@ static void test_gguf_refused(void **state)
 
 /* ---- folders: the small files ---- */
 
-static char *scratch(void)
-{
-    char name[] = "/tmp/test_tok_XXXXXX";
-    assert_non_null(mkdtemp(name));
-    return mem_strdup(name);
-}
-
-static void put(const char *dir, const char *name, const void *data, size_t n)
-{
-    char *path = file_join(dir, name);
-    FILE *f = fopen(path, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(data, 1, n, f), n);
-    fclose(f);
-    free(path);
-}
-
-static void put_text(const char *dir, const char *name, const char *text)
-{
-    put(dir, name, text, strlen(text));
-}
-
-static void clear(char *dir)
-{
-    char **names;
-    int n;
-    assert_int_equal(file_list(dir, &names, &n), 0);
-    for (int i = 0; i < n; i++) {
-        char *path = file_join(dir, names[i]);
-        unlink(path);
-        free(path);
-    }
-    file_list_free(names, n);
-    rmdir(dir);
-    free(dir);
-}
-
 /* A vocabulary of "a", "b", "ab" with what is added to the document. */
 static char *document(const char *more)
 {
@@ -324,10 +287,10 @@ static void check_ids(const struct tok *t, const char *text, bool special, const
 static void test_config(void **state)
 {
     (void)state;
-    char *dir = scratch(), *json = document("");
+    char *dir = scratch_make(), *json = document("");
     const int32_t *stop;
     struct tok *t;
-    put_text(dir, "tokenizer.json", json);
+    scratch_text(dir, "tokenizer.json", json);
     assert_int_equal(tok_open_dir(&t, dir), 0);
     assert_int_equal(tok_bos(t), -1);
     assert_int_equal(tok_stop_ids(t, &stop), 0);
@@ -335,10 +298,11 @@ static void test_config(void **state)
     check_ids(t, "abab<s>b<e>a", true, "2 2 3 1 5 0");
     tok_close(t);
 
-    put_text(dir, "tokenizer_config.json",
-             "{\"tokenizer_class\":\"LlamaTokenizer\",\"add_bos_token\":true,\"bos_token\":{\"content\":\"<s>"
-             "\"}}");
-    put_text(dir, "special_tokens_map.json", "{\"eos_token\":\"</s>\"}");
+    scratch_text(
+        dir, "tokenizer_config.json",
+        "{\"tokenizer_class\":\"LlamaTokenizer\",\"add_bos_token\":true,\"bos_token\":{\"content\":\"<s>"
+        "\"}}");
+    scratch_text(dir, "special_tokens_map.json", "{\"eos_token\":\"</s>\"}");
     assert_int_equal(tok_open_dir(&t, dir), 0);
     assert_int_equal(tok_bos(t), 3);
     assert_int_equal(tok_eos(t), 4);
@@ -354,17 +318,17 @@ static void test_config(void **state)
     check_ids(t, "ab", false, "2");
     tok_close(t);
 
-    put_text(dir, "generation_config.json", "{\"eos_token_id\":[4,5]}");
+    scratch_text(dir, "generation_config.json", "{\"eos_token_id\":[4,5]}");
     assert_int_equal(tok_open_dir(&t, dir), 0);
     assert_int_equal(tok_stop_ids(t, &stop), 2);
     assert_int_equal(stop[1], 5);
     tok_close(t);
 
-    put_text(dir, "generation_config.json", "{\"eos_token_id\":\"x\"");
+    scratch_text(dir, "generation_config.json", "{\"eos_token_id\":\"x\"");
     assert_int_equal(tok_open_dir(&t, dir), ERR_INPUT);
     assert_non_null(strstr(err_text(), "generation_config.json"));
     free(json);
-    clear(dir);
+    scratch_remove(dir);
 }
 
 static void test_refused(void **state)
@@ -404,18 +368,18 @@ static void test_refused(void **state)
         {",\"added_tokens\":[{\"content\":\"<s>\"}]", "added_tokens[0].id"},
         {",\"added_tokens\":7", "added_tokens: a list"},
     };
-    char *dir = scratch();
+    char *dir = scratch_make();
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char *json = document(cases[i][0]);
         struct tok *t;
-        put_text(dir, "tokenizer.json", json);
+        scratch_text(dir, "tokenizer.json", json);
         assert_int_equal(tok_open_dir(&t, dir), ERR_INPUT);
         assert_null(t);
         if (!strstr(err_text(), cases[i][1]) || !strstr(err_text(), "tokenizer.json: "))
             fail_msg("\"%s\" instead of %s", err_text(), cases[i][1]);
         free(json);
     }
-    clear(dir);
+    scratch_remove(dir);
     struct tok *t;
     assert_true(tok_open_dir(&t, "/nonexistent") < 0);
     assert_non_null(strstr(err_text(), "/nonexistent"));
@@ -522,7 +486,7 @@ static bool survives(const char *dir)
 
 static void fuzz_bytes(const char *folder, const char *name, int rounds)
 {
-    char *path = mem_printf("fixtures/tok/%s/%s", folder, name), *data, *dir = scratch();
+    char *path = mem_printf("fixtures/tok/%s/%s", folder, name), *data, *dir = scratch_make();
     size_t n;
     uint64_t seed = 1;
     int bad = 0;
@@ -532,14 +496,14 @@ static void fuzz_bytes(const char *folder, const char *name, int rounds)
         size_t keep = i % 2 ? n : next_random(&seed) % n;
         for (uint32_t k = 1 + next_random(&seed) % 4; i % 2 && k; k--)
             copy[next_random(&seed) % (i % 4 == 1 ? 1500 : n)] = (char)next_random(&seed);
-        put(dir, name, copy, keep);
+        scratch_put(dir, name, copy, keep);
         bad += !survives(dir);
         free(copy);
     }
     assert_true(bad > rounds / 4);
     free(data);
     free(path);
-    clear(dir);
+    scratch_remove(dir);
 }
 
 static json_t *odd_value(uint64_t *seed)
@@ -588,21 +552,21 @@ static void mutate(json_t *j, uint64_t *seed)
 static void fuzz_values(const char *folder, int rounds)
 {
     json_t *j = load(folder, "tokenizer.json");
-    char *dir = scratch();
+    char *dir = scratch_make();
     uint64_t seed = 7;
     int bad = 0;
     for (int i = 0; i < rounds; i++) {
         json_t *copy = json_deep_copy(j);
         mutate(copy, &seed);
         char *text = json_dumps(copy, JSON_COMPACT);
-        put_text(dir, "tokenizer.json", text);
+        scratch_text(dir, "tokenizer.json", text);
         bad += !survives(dir);
         free(text);
         json_decref(copy);
     }
     assert_true(bad > rounds / 20);
     json_decref(j);
-    clear(dir);
+    scratch_remove(dir);
 }
 
 static void test_hostile(void **state)

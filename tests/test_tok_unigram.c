@@ -10,11 +10,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/err.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "scratch.h"
 #include "tok/tok.h"
 #include "tok/tok_int.h"
 
@@ -219,38 +219,12 @@ static void test_tiktoken(void **state)
 
 /* ---- small vocabularies, where the rules can be seen ---- */
 
-static char *scratch(void)
-{
-    char name[] = "/tmp/test_tok_unigram_XXXXXX";
-    assert_non_null(mkdtemp(name));
-    return mem_strdup(name);
-}
-
-static void put(const char *dir, const char *name, const void *data, size_t n)
-{
-    char *path = file_join(dir, name);
-    FILE *f = fopen(path, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(data, 1, n, f), n);
-    fclose(f);
-    free(path);
-}
-
-static void clear(char *dir, const char *name)
-{
-    char *path = file_join(dir, name);
-    unlink(path);
-    rmdir(dir);
-    free(path);
-    free(dir);
-}
-
 static int open_text(struct tok **t, const char *json)
 {
-    char *dir = scratch();
-    put(dir, "tokenizer.json", json, strlen(json));
+    char *dir = scratch_make();
+    scratch_text(dir, "tokenizer.json", json);
     int rc = tok_open_dir(t, dir);
-    clear(dir, "tokenizer.json");
+    scratch_remove(dir);
     return rc;
 }
 
@@ -344,15 +318,15 @@ static void test_ranks_refused(void **state)
                                            {"YQ== 0\r\nYQ== 1\n", "line 2: a token that an earlier line has"},
                                            {"YQ== 0\n\nYg== 0\n", "two tokens have the rank 0"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char *dir = scratch(), *path = file_join(dir, "x.tiktoken");
+        char *dir = scratch_make(), *path = file_join(dir, "x.tiktoken");
         struct tok *t;
-        put(dir, "x.tiktoken", cases[i][0], strlen(cases[i][0]));
+        scratch_text(dir, "x.tiktoken", cases[i][0]);
         assert_int_equal(tok_open_tiktoken(&t, path), ERR_INPUT);
         assert_null(t);
         if (!strstr(err_text(), cases[i][1]) || strncmp(err_text(), path, strlen(path)) != 0)
             fail_msg("\"%s\" instead of %s", err_text(), cases[i][1]);
         free(path);
-        clear(dir, "x.tiktoken");
+        scratch_remove(dir);
     }
     struct tok *t;
     assert_true(tok_open_tiktoken(&t, "/nonexistent.tiktoken") < 0);
@@ -507,7 +481,7 @@ static void test_hostile_files(void **state)
                                        "fixtures/tok/tiktoken/small.tiktoken"};
     uint64_t seed = 11;
     for (size_t k = 0; k < 3; k++) {
-        char *data, *dir = scratch(), *file = file_join(dir, k < 2 ? "tokenizer.json" : "x.tiktoken");
+        char *data, *dir = scratch_make(), *file = file_join(dir, k < 2 ? "tokenizer.json" : "x.tiktoken");
         size_t n;
         assert_int_equal(file_read(path[k], &data, &n), 0);
         for (int i = 0; i < 200; i++) {
@@ -515,7 +489,8 @@ static void test_hostile_files(void **state)
             for (uint32_t m = 1 + next_random(&seed) % 4; m; m--)
                 copy[next_random(&seed) % (i % 2 ? n : 4000)] =
                     (char)(i % 3 ? '0' + next_random(&seed) % 75 : next_random(&seed));
-            put(dir, k < 2 ? "tokenizer.json" : "x.tiktoken", copy, i % 5 ? n : next_random(&seed) % n);
+            scratch_put(dir, k < 2 ? "tokenizer.json" : "x.tiktoken", copy,
+                        i % 5 ? n : next_random(&seed) % n);
             struct tok *t;
             if (k < 2)
                 try_folder(dir);
@@ -525,7 +500,7 @@ static void test_hostile_files(void **state)
         }
         free(file);
         free(data);
-        clear(dir, k < 2 ? "tokenizer.json" : "x.tiktoken");
+        scratch_remove(dir);
     }
 }
 
