@@ -1,33 +1,8 @@
 /* Unigram tokenizers and files of ranks against fixtures that the field's `tokenizers` and `tiktoken` made
  * (tests/oracle/tok_unigram.py, tok_tiktoken.py), and hostile files. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "tok_common.h"
 
-#include <cmocka.h>
-#include <jansson.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "base/err.h"
-#include "base/file.h"
-#include "base/mem.h"
-#include "scratch.h"
-#include "tok/tok.h"
 #include "tok/tok_int.h"
-
-static json_t *load(const char *folder, const char *name)
-{
-    char *path = mem_printf("fixtures/tok/%s/%s", folder, name);
-    json_error_t why;
-    json_t *j = json_load_file(path, JSON_ALLOW_NUL, &why);
-    if (!j)
-        fail_msg("%s: %s", path, why.text);
-    free(path);
-    return j;
-}
 
 static bool same_ids(const int32_t *ids, int64_t n, const json_t *want)
 {
@@ -357,12 +332,6 @@ static void test_base64(void **state)
 }
 
 /* ---- hostile bytes ---- */
-
-static uint32_t next_random(uint64_t *s)
-{
-    *s = *s * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)(*s >> 33);
-}
 
 static void fixture_map(struct str *bytes)
 {

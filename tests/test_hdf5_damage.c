@@ -1,0 +1,295 @@
+/* Results files under damage: bytes changed, a full disk, kills at any moment, readers beside a writer. */
+#include "results_check.h"
+
+/* Bytes changed or cut anywhere in a journal: no crash, and every entry before the damage is still there. */
+static void damage(void **state)
+{
+    (void)state;
+    struct place p = place_make();
+    struct grid g;
+    struct sink *s;
+    struct rng rng = {7};
+    grid_init(&g, 2, 7);
+    OK(sink_hdf5.open(&s, p.path, &g.plan));
+    OK(grid_put(&g, &sink_hdf5, s, 0, 6));
+    OK(sink_hdf5.close(s));
+    OK(sink_hdf5.open(&s, p.path, &g.plan));
+    OK(grid_put(&g, &sink_hdf5, s, 6, 15));
+    OK(sink_hdf5.close(s));
+    char **names, *bytes;
+    size_t n_bytes;
+    int n;
+    OK(journal_list(p.journal, &names, &n));
+    assert_int_equal(n, 2);
+    char *victim = file_join(p.journal, names[1]);
+    OK(file_read(victim, &bytes, &n_bytes));
+    assert_int_equal(unlink(p.path), 0);
+    for (int round = 0; round < 300; round++) {
+        size_t n_left = round % 3 == 0 ? rng_below(&rng, n_bytes) : n_bytes, at = rng_below(&rng, n_bytes);
+        char *copy = mem_dup(bytes, n_bytes);
+        if (round % 3)
+            copy[at] = (char)(copy[at] + 1 + (char)rng_below(&rng, 200));
+        OK(file_write_atomic(victim, copy, n_left));
+        free(copy);
+        struct results r;
+        OK(results_open(&r, p.path));
+        assert_true(r.n_record >= 6 && r.n_record <= 15);
+        if (round % 3 && at > n_bytes - 100)
+            assert_true(r.n_record >= 12); /* only the last entry can be hit */
+        for (int64_t i = 0; i < r.n_record; i++)
+            assert_string_equal(records_difference(grid_find(&g, r.record[i].unit_hi, r.record[i].unit_lo),
+                                                   &r.record[i], false),
+                                "");
+        results_close(&r);
+    }
+    OK(file_write_atomic(victim, bytes, n_bytes - 3)); /* and a resume computes again what was lost */
+    finish(p.path, &g);
+    check_results(p.path, &g, g.n);
+    check_logits(p.path, &g);
+    free(bytes);
+    free(victim);
+    file_list_free(names, n);
+    grid_free(&g);
+    place_remove(&p);
+}
+
+/* Damaged logits cost the logits of their bundle, not its scores. */
+static void damaged_logits(void **state)
+{
+    (void)state;
+    struct place p = place_make();
+    struct grid g;
+    struct sink *s;
+    grid_init(&g, 2, 8);
+    OK(sink_hdf5.open(&s, p.path, &g.plan));
+    OK(grid_put(&g, &sink_hdf5, s, 0, g.n - 1));
+    OK(sink_hdf5.close(s));
+    char **names;
+    int n;
+    OK(journal_list(p.journal, &names, &n));
+    char *big = mem_printf("%s/%s.big", p.journal, names[0]);
+    int fd = open(big, O_RDWR);
+    char byte;
+    assert_int_equal(pread(fd, &byte, 1, 100), 1);
+    byte ^= 1;
+    assert_int_equal(pwrite(fd, &byte, 1, 100), 1);
+    close(fd);
+    finish(p.path, &g);
+    check_results(p.path, &g, g.n);
+    struct h5file f;
+    OK(h5file_open(&f, p.path));
+    int without = 0;
+    for (int64_t i = 0; i < f.n_row; i++) {
+        const struct record *want = grid_find(&g, f.row[i].unit_hi, f.row[i].unit_lo);
+        bool lost = (want->first && f.row[i].first_at < 0) || (want->topk_id && f.row[i].logit_at < 0);
+        assert_true(!lost || want->bundle == 0);
+        without += lost;
+    }
+    assert_in_range(without, 1, 3);
+    h5file_close(&f);
+    free(big);
+    file_list_free(names, n);
+    grid_free(&g);
+    place_remove(&p);
+}
+
+/* A file system that takes no more: one clear error, then nothing is taken any more; what was acknowledged is
+ * there. */
+static void disk_full(void **state)
+{
+    (void)state;
+    for (int limit = 4000; limit <= 40000; limit += 6000) {
+        struct place p = place_make();
+        struct grid g;
+        int pipefd[2], status, acked = 0;
+        grid_init(&g, 4, 9);
+        assert_int_equal(pipe(pipefd), 0);
+        pid_t pid = fork();
+        if (pid == 0) {
+            struct sink *s;
+            struct rlimit lim = {(rlim_t)limit, (rlim_t)limit};
+            int rc = sink_hdf5.open(&s, p.path, &g.plan);
+            signal(SIGXFSZ, SIG_IGN);
+            setrlimit(RLIMIT_FSIZE, &lim);
+            for (int i = 0; i < g.n && rc == 0; i += 3) {
+                rc = grid_put(&g, &sink_hdf5, s, i, i + 3 < g.n ? i + 3 : g.n);
+                if (rc == 0 && write(pipefd[1], &i, sizeof i) != sizeof i)
+                    _exit(3);
+            }
+            if (rc == 0)
+                rc = sink_hdf5.refresh(s, true, true); /* the rebuilt file itself may be too large */
+            bool clear = rc == ERR_IO && strstr(err_text(), "File too large");
+            bool sticks = sink_hdf5.put(s, g.record, 1) == ERR_IO;
+            bool closes = sink_hdf5.close(s) == ERR_IO;
+            if (!clear)
+                fprintf(stderr, "rc %d: %s\n", rc, err_text());
+            exit(clear && sticks && closes ? 0 : 1); /* exit: HDF5's own clean-up must survive it too */
+        }
+        close(pipefd[1]);
+        for (int i; read(pipefd[0], &i, sizeof i) == sizeof i;)
+            acked = i + 3;
+        close(pipefd[0]);
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_int_equal(status, 0);
+        struct results r;
+        OK(results_open(&r, p.path));
+        assert_true(r.n_record >= (acked < g.n ? acked : g.n));
+        results_close(&r);
+        char **names;
+        int n;
+        OK(file_list(p.dir, &names, &n));
+        for (int i = 0; i < n; i++)
+            assert_null(strstr(names[i], ".tmp."));
+        file_list_free(names, n);
+        finish(p.path, &g);
+        check_logits(p.path, &g);
+        grid_free(&g);
+        place_remove(&p);
+    }
+}
+
+static bool h5dump_reads(const char *path)
+{
+    char *command = mem_printf("h5dump -H '%s' > /dev/null 2>&1", path);
+    int rc = system(command);
+    free(command);
+    if (WIFEXITED(rc) && WEXITSTATUS(rc) == 127) { /* no hdf5-tools here: the library's word */
+        h5_quiet();
+        hid_t f;
+        rc = h5_open(&f, path);
+        if (rc == 0)
+            H5Fclose(f);
+    }
+    return rc == 0;
+}
+
+static void writer(const char *path, const struct grid *g, int ack)
+{
+    struct sink *s;
+    if (sink_hdf5.open(&s, path, &g->plan) < 0) {
+        fprintf(stderr, "%s\n", err_text());
+        _exit(1);
+    }
+    for (int i = 0; i < g->n; i += 3) {
+        int to = i + 3 < g->n ? i + 3 : g->n;
+        if (grid_put(g, &sink_hdf5, s, i, to) < 0 || write(ack, &i, sizeof i) != sizeof i)
+            _exit(2);
+        if (i % 9 == 0 && sink_hdf5.refresh(s, true, i % 18 == 0) < 0)
+            _exit(3);
+        usleep(500);
+    }
+    _exit(sink_hdf5.close(s) < 0 ? 4 : 0);
+}
+
+/* kill -9 at random moments, then resume: the file always opens, nothing acknowledged is lost, the end equals
+ * an undisturbed run. */
+static void kills(void **state)
+{
+    (void)state;
+    struct place p = place_make(), q = place_make();
+    struct grid g;
+    struct rng rng = {10};
+    grid_init_wide(&g, 4, 10, 8);
+    finish(q.path, &g);
+    for (int done = 0, n_kill = 0, acked = 0; n_kill < 30;) { /* acked: units safe so far */
+        int pipefd[2], status;
+        assert_int_equal(pipe(pipefd), 0);
+        pid_t pid = fork();
+        if (pid == 0)
+            writer(p.path, &g, pipefd[1]);
+        close(pipefd[1]);
+        usleep((useconds_t)(1000 + rng_below(&rng, 60000)));
+        kill(pid, SIGKILL);
+        for (int i; read(pipefd[0], &i, sizeof i) == sizeof i;)
+            acked = i + 3 > acked ? i + 3 : acked;
+        close(pipefd[0]);
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        n_kill += WIFSIGNALED(status);
+        done = WIFEXITED(status);
+        if (done)
+            assert_int_equal(WEXITSTATUS(status), 0);
+        if (file_exists(p.path))
+            assert_true(h5dump_reads(p.path));
+        struct results r;
+        int rc = results_open(&r, p.path);
+        if (acked)
+            assert_int_equal(rc, 0);
+        for (int i = 0; i < g.n && i < acked; i++) {
+            int64_t k = 0;
+            while (k < r.n_record && r.record[k].unit_hi != g.record[i].unit_hi)
+                k++;
+            if (k == r.n_record)
+                fail_msg("unit %d of bundle %d was acknowledged and is lost (acked %d, %d records, file %d, "
+                         "journal %d)",
+                         i, (int)g.record[i].bundle, acked, (int)r.n_record, file_exists(p.path),
+                         file_exists(p.journal));
+            assert_string_equal(records_difference(&r.record[k], &g.record[i], false), "");
+        }
+        if (rc == 0)
+            results_close(&r);
+        if (done) { /* finished in spite of it: start again */
+            assert_equal_files(p.path, q.path);
+            unlink(p.path);
+            acked = 0;
+        }
+    }
+    finish(p.path, &g);
+    check_logits(p.path, &g);
+    assert_equal_files(p.path, q.path);
+    char **names;
+    int n;
+    OK(file_list(p.dir, &names, &n));
+    assert_int_equal(n, 1); /* no temporary files are left */
+    file_list_free(names, n);
+    assert_false(file_exists(p.journal));
+    grid_free(&g);
+    place_remove(&p);
+    place_remove(&q);
+}
+
+/* A reader beside a running writer, to its end and past it: never an error once there is something, never
+ * fewer units than before. */
+static void watch(void **state)
+{
+    (void)state;
+    for (int round = 0; round < 3; round++) {
+        struct place p = place_make();
+        struct grid g;
+        int pipefd[2], status = 0;
+        int64_t before = 0;
+        bool began = false;
+        grid_init_wide(&g, 4, 12, 4);
+        assert_int_equal(pipe(pipefd), 0);
+        pid_t pid = fork();
+        if (pid == 0)
+            writer(p.path, &g, pipefd[1]);
+        while (waitpid(pid, &status, WNOHANG) == 0) {
+            struct results r;
+            int rc = results_open(&r, p.path);
+            if (rc < 0 && began)
+                fail_msg("%s", err_text());
+            if (rc < 0)
+                continue;
+            began = true;
+            assert_true(r.n_record >= before);
+            before = r.n_record;
+            results_close(&r);
+        }
+        close(pipefd[0]);
+        close(pipefd[1]);
+        assert_int_equal(status, 0);
+        check_results(p.path, &g, g.n);
+        grid_free(&g);
+        place_remove(&p);
+    }
+}
+
+int main(void)
+{
+    log_set_level(LOG_QUIET);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(damage), cmocka_unit_test(damaged_logits), cmocka_unit_test(disk_full),
+        cmocka_unit_test(watch),  cmocka_unit_test(kills),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
