@@ -10,21 +10,26 @@ static double better(double a, double b)
     return a > b ? a : b;
 }
 
-void runner_limits_again(struct runner *r, struct run_limits *l)
+double limits_product_rate(struct runner *r, int64_t rows)
 {
     const struct model_config *c = model_config(r->model);
-    const int64_t m = PIECE, hd = (int64_t)c->n_head * c->head_dim, kd = (int64_t)c->n_kv_head * c->head_dim;
-    const struct bench_product p[] = {{m, c->d_model, hd + 2 * kd, c->n_layer},
-                                      {m, hd, c->d_model, c->n_layer},
-                                      {m, c->d_model, 2 * c->d_ff, c->n_layer},
-                                      {m, c->d_ff, c->d_model, c->n_layer}};
+    const int64_t hd = (int64_t)c->n_head * c->head_dim, kd = (int64_t)c->n_kv_head * c->head_dim;
+    const struct bench_product p[] = {{rows, c->d_model, hd + 2 * kd, c->n_layer},
+                                      {rows, hd, c->d_model, c->n_layer},
+                                      {rows, c->d_model, 2 * c->d_ff, c->n_layer},
+                                      {rows, c->d_ff, c->d_model, c->n_layer}};
     enum dtype t = r->m.dtype;
+    if (strcmp(r->ops->name, "cuda") == 0)
+        return bench_table_product_rate(r->ops, p, 4, t);
+    return bench_product_rate(p, 4, t == DT_BF16 ? DT_BF16 : DT_F32, r->ops->threads, 1.0);
+}
+
+void runner_limits_again(struct runner *r, struct run_limits *l)
+{
     bool card = strcmp(r->ops->name, "cuda") == 0;
     double memory = card ? bench_copy_rate(r->ops) : bench_read_rate(r->ops->threads);
-    double products = card ? bench_table_product_rate(r->ops, p, 4, t)
-                           : bench_product_rate(p, 4, t == DT_BF16 ? DT_BF16 : DT_F32, r->ops->threads, 1.0);
     r->limits.read_rate = better(r->limits.read_rate, memory);
-    r->limits.product_rate = better(r->limits.product_rate, products);
+    r->limits.product_rate = better(r->limits.product_rate, limits_product_rate(r, PIECE));
     r->limits_known = true;
     *l = r->limits;
 }

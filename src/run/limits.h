@@ -16,6 +16,8 @@ void runner_limits(struct runner *r, struct run_limits *l);
 /* Measures once more and keeps the better figures: on a machine shared with others, best stands beside best
  * only if both had the same chances. */
 void runner_limits_again(struct runner *r, struct run_limits *l);
+/* flop/s of the model's own products at `rows` rows, by the product library alone (about a second). */
+double limits_product_rate(struct runner *r, int64_t rows);
 /* Flops of a prompt of n tokens: products, causal half of attention, one row of the head. */
 double limits_prefill_flops(struct model *m, int64_t n);
 /* Least seconds of one decode step of n_seq sequences whose caches take cache_bytes each (on the device: what
