@@ -250,22 +250,13 @@ static int read_root(const struct reader *r, struct model_config *c)
 int config_read(struct model_config *cfg, const char *dir)
 {
     *cfg = (struct model_config){0};
-    char *path = file_join(dir, "config.json"), *text = NULL;
-    size_t n;
-    json_error_t e;
-    int rc = file_read(path, &text, &n);
-    if (rc == 0) {
-        json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES, &e);
-        struct reader r = {path, root};
-        if (!root)
-            rc = err_set(ERR_INPUT, "%s line %d: not JSON: %s", path, e.line, e.text);
-        else if (!json_is_object(root))
-            rc = err_set(ERR_INPUT, "%s: is no JSON object", path);
-        else
-            rc = read_root(&r, cfg);
-        json_decref(root);
-    }
-    free(text);
+    char *path = file_join(dir, "config.json");
+    json_t *root;
+    int rc = file_json(path, &root);
+    struct reader r = {path, root};
+    if (rc == 0)
+        rc = read_root(&r, cfg);
+    json_decref(root);
     free(path);
     return rc;
 }

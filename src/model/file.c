@@ -7,10 +7,30 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <xxhash.h>
+
+int file_json(const char *path, json_t **root)
+{
+    char *text;
+    size_t n;
+    json_error_t e;
+    *root = NULL;
+    TRY(file_read(path, &text, &n));
+    json_t *j = json_loadb(text, n, JSON_REJECT_DUPLICATES, &e);
+    free(text);
+    if (!j)
+        return err_set(ERR_INPUT, "%s line %d: not JSON: %s", path, e.line, e.text);
+    if (!json_is_object(j)) {
+        json_decref(j);
+        return err_set(ERR_INPUT, "%s: is no JSON object", path);
+    }
+    *root = j;
+    return 0;
+}
 
 void file_tensor_add(struct model_file *f, const struct file_tensor *t)
 {
@@ -119,7 +139,8 @@ static int open_model(struct model_file *f)
 static int open_encoder(struct model_file *f)
 {
     if (!file_is_dir(f->path))
-        return err_set(ERR_INPUT, "%s: no such folder (a prompt encoder is one with config.json and safetensors)",
+        return err_set(ERR_INPUT,
+                       "%s: no such folder (a prompt encoder is one with config.json and safetensors)",
                        f->path);
     TRY(encoder_config_read(&f->cfg, f->path));
     TRY(safetensors_open(f));

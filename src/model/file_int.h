@@ -45,6 +45,9 @@ const struct file_tensor *file_tensor_find(const struct model_file *f, const cha
 void file_identify(struct model_file *f, const char *path);
 /* Foreign text for a message of one line: control characters replaced, cut. */
 const char *file_shown(char out[80], const char *s);
+/* The JSON object of a file, owned (json_decref); NULL on error. */
+struct json_t;
+int file_json(const char *path, struct json_t **root);
 /* Lets go of the pages of one tensor after it was read. */
 void file_tensor_release(const struct model_file *f, const char *name);
 

@@ -191,15 +191,10 @@ static int add_shards(struct model_file *f, const char *index, const json_t *roo
 
 static int open_index(struct model_file *f, const char *index)
 {
-    char *text = NULL;
-    size_t n;
-    json_error_t e;
-    TRY(file_read(index, &text, &n));
-    json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES, &e);
-    int rc = root ? add_shards(f, index, root)
-                  : err_set(ERR_INPUT, "%s line %d: not JSON: %s", index, e.line, e.text);
+    json_t *root;
+    TRY(file_json(index, &root));
+    int rc = add_shards(f, index, root);
     json_decref(root);
-    free(text);
     return rc;
 }
 
