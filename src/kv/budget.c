@@ -65,9 +65,6 @@ uint64_t kv_ledger_place(const struct kv_ledger *l, enum mem_place place)
     return sum;
 }
 
-/* Largest ratio that a budget may lead to. */
-#define RATIO_MAX 1000.0
-
 /* A plain cache has none: where it has a ratio all the same, the prompt is what gets shorter. */
 bool kv_has_strength(const struct kv_method *m)
 {
@@ -77,7 +74,7 @@ bool kv_has_strength(const struct kv_method *m)
 int kv_at_strength(const struct kv_method *m, void *params, double s)
 {
     if (!m->at_strength)
-        return m->from_ratio(params, 1 / (1 - s * (1 - 1 / RATIO_MAX)));
+        return m->from_ratio(params, 1 / (1 - s * (1 - 1 / KV_RATIO_MAX)));
     m->at_strength(params, s);
     return 0;
 }
@@ -102,8 +99,8 @@ static int bytes_at(const struct solve *v, double s, uint64_t *bytes)
 static int strongest(const struct solve *v, double *s, uint64_t *bytes)
 {
     int rc = bytes_at(v, *s = 1, bytes);
-    for (double ratio = RATIO_MAX / 2; rc < 0 && ratio > 1; ratio /= 2)
-        rc = bytes_at(v, *s = (1 - 1 / ratio) / (1 - 1 / RATIO_MAX), bytes);
+    for (double ratio = KV_RATIO_MAX / 2; rc < 0 && ratio > 1; ratio /= 2)
+        rc = bytes_at(v, *s = (1 - 1 / ratio) / (1 - 1 / KV_RATIO_MAX), bytes);
     return rc;
 }
 

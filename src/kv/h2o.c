@@ -55,8 +55,6 @@ struct h2o {
 static int h2o_from_ratio(void *params, double ratio)
 {
     struct h2o_params *p = params;
-    if (!(ratio >= 1 && ratio <= 1000))
-        return err_set(ERR_INPUT, "method h2o: ratio=%g is not allowed; use a number from 1 to 1000", ratio);
     p->heavy = p->recent = ratio == 6 ? 0.083 : 1 / (2 * ratio);
     return 0;
 }

@@ -44,9 +44,6 @@ struct paper {
 static int paper_from_ratio(void *params, double ratio)
 {
     struct paper_params *p = params;
-    if (!(ratio >= 1 && ratio <= 1000))
-        return err_set(ERR_INPUT, "method h2o-paper: ratio=%g is not allowed; use a number from 1 to 1000",
-                       ratio);
     p->heavy = p->recent = ratio == 6 ? 0.083 : 1 / (2 * ratio);
     return 0;
 }

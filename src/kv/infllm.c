@@ -57,9 +57,6 @@ static const struct param infllm_table[] = {
 static int infllm_from_ratio(void *params, double ratio)
 {
     struct infllm_params *p = params;
-    if (!(ratio >= 1 && ratio <= 1000))
-        return err_set(ERR_INPUT, "method infllm: ratio=%g is not allowed; use a number from 1 to 1000",
-                       ratio);
     p->keep = ratio == 6 ? 0.17 : 1 / ratio;
     return 0;
 }

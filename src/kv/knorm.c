@@ -19,9 +19,6 @@ static const struct param knorm_table[] = {
 
 static int knorm_from_ratio(void *params, double ratio)
 {
-    if (!(ratio >= 1 && ratio <= 1000))
-        return err_set(ERR_INPUT, "method knorm: ratio=%g is not allowed; use a number from 1 to 1000",
-                       ratio);
     ((struct knorm_params *)params)->keep = 1 / ratio;
     return 0;
 }

@@ -68,12 +68,15 @@ struct kv_dump {
 };
 #define KV_DUMP_MAX 8
 
+/* Largest ratio that may be asked for, or that a budget may lead to. */
+#define KV_RATIO_MAX 1000.0
+
 struct kv_method {
     const char *name, *source, *summary;
     const struct param *params; /* NULL: none */
     size_t params_bytes;
-    /* Sets the parameters for "N times smaller". NULL: the method has no such notion. ERR_INPUT if N is
-     * impossible. */
+    /* Sets the parameters for "N times smaller", N from 1 to KV_RATIO_MAX. NULL: the method has no such
+     * notion. ERR_INPUT if it cannot be so many. */
     int (*from_ratio)(void *params, double ratio);
     /* Sets the parameters to strength s, from 0 (the largest cache) to 1 (the smallest); the cache may not
      * grow with s. For budgets in bytes. NULL: from_ratio, ratios from 1 on. */

@@ -54,8 +54,9 @@ static int set_ratio(const struct kv_spec *s, const char *value, const char *whe
     double ratio;
     if (!s->method->from_ratio)
         return err_set(ERR_INPUT, "%s: it has no 'ratio'; use its own parameters", where);
-    if (!str_to_double(value, &ratio) || ratio < 1)
-        return err_set(ERR_INPUT, "%s: ratio=%s is not allowed; use a number from 1", where, value);
+    if (!str_to_double(value, &ratio) || ratio < 1 || ratio > KV_RATIO_MAX)
+        return err_set(ERR_INPUT, "%s: ratio=%s is not allowed; use a number from 1 to %g", where, value,
+                       KV_RATIO_MAX);
     return s->method->from_ratio(s->params, ratio);
 }
 

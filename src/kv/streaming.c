@@ -49,9 +49,6 @@ struct stream {
 static int stream_from_ratio(void *params, double ratio)
 {
     struct stream_params *p = params;
-    if (!(ratio >= 1 && ratio <= 1000))
-        return err_set(ERR_INPUT, "method streaming: ratio=%g is not allowed; use a number from 1 to 1000",
-                       ratio);
     p->keep = ratio == 6 ? 0.17 : 1 / ratio;
     return 0;
 }
