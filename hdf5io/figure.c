@@ -1,17 +1,35 @@
 #include "hdf5io/figure.h"
 
 #include "base/mem.h"
+#include "kv/kv.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+/* Whether "method:ratio=N" for the nearest whole N means what the label says. */
+static bool ratio_form(const struct sink_setting *st, const char *label, char *buf, size_t cap)
+{
+    const struct kv_method *m = kv_method_find(st->method);
+    struct kv_spec spec;
+    if (!m || !m->from_ratio || !isfinite(st->nominal_ratio))
+        return false;
+    snprintf(buf, cap, "%s:ratio=%.0f", st->method, st->nominal_ratio);
+    if (kv_spec_parse(&spec, buf) < 0)
+        return false;
+    bool same = !strcmp(spec.label, label);
+    kv_spec_free(&spec);
+    return same;
+}
+
 const char *figure_label(const struct sink_setting *st, char *buf, size_t cap)
 {
     size_t n = strlen(st->model);
     bool prefixed = !strncmp(st->id, st->model, n) && st->id[n] == '/';
-    snprintf(buf, cap, "%s", prefixed ? st->id + n + 1 : st->id);
+    const char *label = prefixed ? st->id + n + 1 : st->id;
+    char ratio[160];
+    snprintf(buf, cap, "%s", ratio_form(st, label, ratio, sizeof ratio) ? ratio : label);
     return buf;
 }
 

@@ -2,6 +2,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "hdf5io/summary.h"
+#include "kv/kv.h"
 #include "sweep/app.h"
 
 #include <math.h>
@@ -32,26 +33,51 @@ static error_t parser(int key, char *arg, struct argp_state *state)
     return 0;
 }
 
-/* A setting by its id, or by the end of it ("kivi:bits=2") when that is unique. */
-static int find_setting(const struct results *r, const char *name, int *row)
+/* How many settings have this id or this end of one ("kivi:bits=2"), and one of them. */
+static int count_settings(const struct results *r, const char *name, int *row)
 {
     int hits = 0;
     size_t n = strlen(name);
-    const char *ids[256];
-    int n_id = 0;
     for (int i = 0; i < r->n_setting; i++) {
         const char *id = r->setting[i].id;
         size_t m = strlen(id);
-        if (n_id < 255)
-            ids[n_id++] = id;
         if (!strcmp(id, name)) {
             *row = i;
-            return 0;
+            return 1;
         }
         if (m > n && !strcmp(id + m - n, name) && id[m - n - 1] == '/') {
             *row = i;
             hits++;
         }
+    }
+    return hits;
+}
+
+/* The same with a method as configurations write it: "streaming:ratio=4", MODEL/ before it if there are
+ * several. */
+static int count_asked(const struct results *r, const char *name, int *row)
+{
+    const char *slash = strrchr(name, '/');
+    size_t model = slash ? (size_t)(slash + 1 - name) : 0;
+    struct kv_spec spec;
+    if (kv_spec_parse(&spec, name + model) < 0)
+        return 0;
+    char *id = mem_printf("%.*s%s", (int)model, name, spec.label);
+    int hits = count_settings(r, id, row);
+    free(id);
+    kv_spec_free(&spec);
+    return hits;
+}
+
+static int find_setting(const struct results *r, const char *name, int *row)
+{
+    const char *ids[256];
+    int n_id = 0, hits = count_settings(r, name, row);
+    if (!hits)
+        hits = count_asked(r, name, row);
+    while (n_id < r->n_setting && n_id < 255) {
+        ids[n_id] = r->setting[n_id].id;
+        n_id++;
     }
     ids[n_id] = NULL;
     if (hits == 1)
@@ -194,7 +220,8 @@ static int compare(const struct diff_args *a, struct side *x, struct side *y)
 int cmd_diff(struct app *app, int argc, char **argv)
 {
     static const struct argp_option options[] = {
-        {"settings", 's', "X,Y", 0, "the two settings: ids of /settings, or their last part", 0},
+        {"settings", 's', "X,Y", 0,
+         "the two settings: ids of /settings, their last part, or the method as configurations write it", 0},
         {"json", 'j', 0, 0, "JSON instead of a table", 0},
         {0},
     };

@@ -12,3 +12,7 @@ kvsweep run -q "$TESTS/farm/farm.yaml" --set 'methods=["streaming:budget=48KiB",
     --set passkey.lengths=8+60 -o b.h5
 kvsweep export b.h5 --jsonl | grep -o '"\(setting\|status\|n_prompt\|kv_bytes_alone\|n_local\|kept_bits\|error\)": [^,}]*' | tr '\n' ' ' |
     sed 's/"setting"/\n&/g' | sort | uniq -c
+# the report and diff know a strength as it was asked for; ids stay
+kvsweep report r.h5 -o report && sed -n 's/^| \([^|]*\) |.*/\1/p' report/settings.md && cut -d, -f1 report/settings.csv
+kvsweep diff r.h5 --settings streaming:ratio=4,full
+kvsweep diff r.h5 --settings streaming:ratio=5,full
