@@ -6,7 +6,7 @@ DIR=$(mktemp -d "${TMPDIR:-/tmp}/kvsweep-farm-XXXXXX")
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
 export OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_btl_vader_single_copy_mechanism=none
 export OMPI_MCA_odls_base_sigkill_timeout=0 OMP_NUM_THREADS=1
-MPIRUN=$(command -v mpirun || true)
+MPIRUN=${MPIRUN-$(command -v mpirun || true)} # empty: a build without MPI
 WATCH=
 
 die() {
