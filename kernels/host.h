@@ -16,6 +16,21 @@ struct host {
     char error_text[160];
 };
 
+/* Device bytes in use, the table's own buffers too. */
+static inline size_t host_device_used(const struct host *h)
+{
+    size_t sum = h->scratch;
+    for (int k = 0; k < MEM_KIND_N; k++)
+        sum += h->used[k][PLACE_DEVICE];
+    return sum;
+}
+static inline void host_note_peak(struct host *h)
+{
+    size_t now = host_device_used(h) - h->used[MEM_WEIGHTS][PLACE_DEVICE];
+    if (now > h->peak)
+        h->peak = now;
+}
+
 void host_init(struct host *h);
 /* Fills the members of `o` that are alike for CPU tables: alloc, free, used, peak, limit, copy, sync, device.
  */

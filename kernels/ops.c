@@ -90,27 +90,12 @@ void host_unmap(void *p, size_t bytes)
         munmap(p, bytes);
 }
 
-static size_t device_used(const struct host *h)
-{
-    size_t sum = h->scratch;
-    for (int k = 0; k < MEM_KIND_N; k++)
-        sum += h->used[k][PLACE_DEVICE];
-    return sum;
-}
-
-static void note_peak(struct host *h)
-{
-    size_t now = device_used(h) - h->used[MEM_WEIGHTS][PLACE_DEVICE];
-    if (now > h->peak)
-        h->peak = now;
-}
-
 static void *host_alloc(struct ops *o, size_t bytes, enum mem_kind kind, enum mem_place place)
 {
     struct host *h = o->impl;
     if (h->fail_at > 0 && --h->fail_at == 0)
         return NULL;
-    size_t used = device_used(h);
+    size_t used = host_device_used(h);
     if (bytes > SIZE_MAX / 2 || used > h->limit || bytes > h->limit - used)
         return NULL;
     char *p = host_map(bytes + BLOCK_HEAD);
@@ -118,7 +103,7 @@ static void *host_alloc(struct ops *o, size_t bytes, enum mem_kind kind, enum me
         return NULL;
     *(struct block *)(void *)p = (struct block){bytes, (int32_t)kind, (int32_t)place};
     h->used[kind][place] += bytes;
-    note_peak(h);
+    host_note_peak(h);
     return p + BLOCK_HEAD;
 }
 
@@ -139,14 +124,14 @@ bool host_grow(struct host *h, struct host_buf *b, size_t bytes)
         return true;
     size_t want = bytes + bytes / 4; /* few steps when contexts grow token by token */
     host_drop(h, b);
-    size_t used = device_used(h);
+    size_t used = host_device_used(h);
     if (used > h->limit || want > h->limit - used || !(b->data = host_map(want))) {
         host_fail(h, ERR_NOMEM, "no memory for a kernel's scratch buffer");
         return false;
     }
     b->bytes = want;
     h->scratch += want;
-    note_peak(h);
+    host_note_peak(h);
     return true;
 }
 
@@ -170,7 +155,7 @@ static size_t host_peak(struct ops *o, bool reset)
     size_t p = h->peak;
     if (reset) {
         h->peak = 0;
-        note_peak(h);
+        host_note_peak(h);
     }
     return p;
 }

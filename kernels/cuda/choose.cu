@@ -28,7 +28,7 @@ DEVICE uint32_t kth_largest(const uint32_t *key, int64_t n, int64_t k, uint32_t 
         uint32_t at_least = bar | 1U << bit, count = 0;
         for (int64_t j = threadIdx.x; j < n; j += blockDim.x)
             count += key[j] >= at_least;
-        int64_t reach = block_count(count, part);
+        int64_t reach = block_sum(count, part);
         if (reach >= k)
             bar = at_least;
         if (reach == k)
@@ -67,7 +67,7 @@ KERNEL select_kernel(const struct choice *choices)
         ties += key[j] == bar;
     }
     (void)block_place(ties, &tie, part);
-    uint32_t first_tie = tie, all_above = block_count(above, part);
+    uint32_t first_tie = tie, all_above = block_sum(above, part);
     for (int64_t j = from; j < to; j++) {
         chosen += a->k && (key[j] > bar || (key[j] == bar && (int64_t)all_above + tie < a->k));
         tie += key[j] == bar;

@@ -272,44 +272,52 @@ DEVICE float run_value(const struct kv_run *run, int64_t r, int64_t h, int64_t c
 #define WARP 32
 #define FULL 0xffffffffU
 
-DEVICE float warp_sum(float v)
+template <typename T> DEVICE T lane_xor(T v, int step)
+{
+    return __shfl_xor_sync(FULL, v, step);
+}
+template <typename T> DEVICE T sum_of(T a, T b)
+{
+    return a + b;
+}
+DEVICE float larger_of(float a, float b)
+{
+    return fmaxf(a, b);
+}
+
+/* Every lane gets PICK over all lanes, pair by pair. */
+template <typename T, T PICK(T, T)> DEVICE T warp_fold(T v)
 {
     for (int step = 16; step > 0; step /= 2)
-        v += __shfl_xor_sync(FULL, v, step);
+        v = PICK(v, lane_xor(v, step));
     return v;
 }
-DEVICE float warp_max(float v)
+/* Every thread gets PICK over all, warps in their order; blockDim.x is a multiple of 32. `part`: 32 values of
+ * shared memory, free again after the next barrier of the caller. */
+template <typename T, T PICK(T, T)> DEVICE T block_fold(T v, T *part)
 {
-    for (int step = 16; step > 0; step /= 2)
-        v = fmaxf(v, __shfl_xor_sync(FULL, v, step));
+    v = warp_fold<T, PICK>(v);
+    __syncthreads();
+    if (threadIdx.x % WARP == 0)
+        part[threadIdx.x / WARP] = v;
+    __syncthreads();
+    v = part[0];
+    for (unsigned i = 1; i < blockDim.x / WARP; i++)
+        v = PICK(v, part[i]);
     return v;
 }
 
-/* Every thread gets the sum (largest) of all; blockDim.x is a multiple of 32. `part`: 32 floats of shared
- * memory, free again after the next barrier of the caller. */
-DEVICE float block_sum(float v, float *part)
+DEVICE float warp_sum(float v)
 {
-    v = warp_sum(v);
-    __syncthreads();
-    if (threadIdx.x % WARP == 0)
-        part[threadIdx.x / WARP] = v;
-    __syncthreads();
-    float sum = part[0];
-    for (unsigned i = 1; i < blockDim.x / WARP; i++)
-        sum += part[i];
-    return sum;
+    return warp_fold<float, sum_of<float>>(v);
+}
+template <typename T> DEVICE T block_sum(T v, T *part)
+{
+    return block_fold<T, sum_of<T>>(v, part);
 }
 DEVICE float block_max(float v, float *part)
 {
-    v = warp_max(v);
-    __syncthreads();
-    if (threadIdx.x % WARP == 0)
-        part[threadIdx.x / WARP] = v;
-    __syncthreads();
-    float top = part[0];
-    for (unsigned i = 1; i < blockDim.x / WARP; i++)
-        top = fmaxf(top, part[i]);
-    return top;
+    return block_fold<float, larger_of>(v, part);
 }
 
 #endif

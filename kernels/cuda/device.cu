@@ -53,28 +53,13 @@ void cuda_launched(struct cuda *c, const char *kernel, cudaError_t rc)
 
 /* ------------------------------------------------------------------ memory */
 
-static size_t device_used(const struct host *h)
-{
-    size_t sum = h->scratch;
-    for (int k = 0; k < MEM_KIND_N; k++)
-        sum += h->used[k][PLACE_DEVICE];
-    return sum;
-}
-
-static void note_peak(struct host *h)
-{
-    size_t now = device_used(h) - h->used[MEM_WEIGHTS][PLACE_DEVICE];
-    if (now > h->peak)
-        h->peak = now;
-}
-
 static void *table_alloc(struct ops *o, size_t bytes, enum mem_kind kind, enum mem_place place)
 {
     struct cuda *c = cuda_of(o);
     struct host *h = &c->host;
     if (h->fail_at > 0 && --h->fail_at == 0)
         return NULL;
-    size_t used = device_used(h);
+    size_t used = host_device_used(h);
     if (bytes > SIZE_MAX / 2 || (place == PLACE_DEVICE && (used > h->limit || bytes > h->limit - used)))
         return NULL;
     void *p = pool_take(c->pool[place], bytes);
@@ -89,7 +74,7 @@ static void *table_alloc(struct ops *o, size_t bytes, enum mem_kind kind, enum m
     }
     pool_find(c->pool[place], p)->kind = (int32_t)kind;
     h->used[kind][place] += bytes;
-    note_peak(h);
+    host_note_peak(h);
     return p;
 }
 
@@ -117,7 +102,7 @@ static size_t table_peak(struct ops *o, bool reset)
     size_t p = h->peak;
     if (reset) {
         h->peak = 0;
-        note_peak(h);
+        host_note_peak(h);
     }
     return p;
 }
@@ -138,7 +123,7 @@ void *cuda_scratch(struct cuda *c, enum scratch which, size_t bytes)
         c->scratch[which].data = NULL;
         c->scratch[which].bytes = 0;
     }
-    size_t used = device_used(&c->host);
+    size_t used = host_device_used(&c->host);
     void *p =
         used > c->host.limit || want > c->host.limit - used ? NULL : pool_take(c->pool[PLACE_DEVICE], want);
     if (!p) {
@@ -148,7 +133,7 @@ void *cuda_scratch(struct cuda *c, enum scratch which, size_t bytes)
     c->scratch[which].data = p;
     c->scratch[which].bytes = want;
     c->host.scratch += want;
-    note_peak(&c->host);
+    host_note_peak(&c->host);
     return p;
 }
 

@@ -40,38 +40,17 @@ DEVICE bool before(struct best a, struct best b)
     return a.x > b.x || (a.x == b.x && a.id < b.id);
 }
 
-DEVICE struct best block_best(struct best v, struct best *part)
+DEVICE struct best better_of(struct best a, struct best b)
 {
-    for (int step = 16; step > 0; step /= 2) {
-        struct best w;
-        w.x = __shfl_xor_sync(FULL, v.x, step);
-        w.id = __shfl_xor_sync(FULL, v.id, step);
-        if (before(w, v))
-            v = w;
-    }
-    __syncthreads();
-    if (threadIdx.x % WARP == 0)
-        part[threadIdx.x / WARP] = v;
-    __syncthreads();
-    v = part[0];
-    for (unsigned i = 1; i < blockDim.x / WARP; i++)
-        if (before(part[i], v))
-            v = part[i];
-    return v;
+    return before(b, a) ? b : a;
 }
 
-DEVICE double block_sum_double(double v, double *part)
+DEVICE struct best lane_xor(struct best v, int step)
 {
-    for (int step = 16; step > 0; step /= 2)
-        v += __shfl_xor_sync(FULL, v, step);
-    __syncthreads();
-    if (threadIdx.x % WARP == 0)
-        part[threadIdx.x / WARP] = v;
-    __syncthreads();
-    double sum = part[0];
-    for (unsigned i = 1; i < blockDim.x / WARP; i++)
-        sum += part[i];
-    return sum;
+    struct best w;
+    w.x = __shfl_xor_sync(FULL, v.x, step);
+    w.id = __shfl_xor_sync(FULL, v.id, step);
+    return w;
 }
 
 // Larger keys come first: by logit (NaN ranks with -infinity, both zeros are equal), then by lower id. Never
@@ -100,7 +79,7 @@ DEVICE void keep_largest(const uint64_t key[HELD], int32_t K, uint64_t *out, uin
 #pragma unroll
         for (int i = 0; i < HELD; i++)
             mine += key[i] >= next;
-        count = block_count(mine, part);
+        count = block_sum(mine, part);
         if (count < (uint32_t)K)
             continue;
         bar = next;
@@ -144,14 +123,14 @@ static __global__ void __launch_bounds__(THREADS)
         if (j < V && b.x == b.x && before(b, real))
             real = b;
     }
-    real = block_best(real, best_part);
+    real = block_fold<struct best, better_of>(real, best_part);
     float base = real.x == -INFINITY ? 0.0f : real.x; // nothing but NaN and -infinity: NaN or 0
     double sum = 0.0;
 #pragma unroll
     for (int i = 0; i < HELD; i++)
         sum += j0 + i * THREADS < V ? (double)expf(v[i] - base) : 0.0;
-    sum = block_sum_double(sum, sum_part);
-    bad = block_count(bad, part);
+    sum = block_sum(sum, sum_part);
+    bad = block_sum(bad, part);
     if (threadIdx.x == 0) {
         told[at].sum = sum;
         told[at].max = real.x;

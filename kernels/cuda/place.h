@@ -25,19 +25,4 @@ DEVICE uint32_t block_place(uint32_t v, uint32_t *before, uint32_t *part)
     return all;
 }
 
-/* Every thread gets the sum of all. */
-DEVICE uint32_t block_count(uint32_t v, uint32_t *part)
-{
-    for (int step = 16; step > 0; step /= 2)
-        v += __shfl_xor_sync(FULL, v, step);
-    __syncthreads();
-    if (threadIdx.x % WARP == 0)
-        part[threadIdx.x / WARP] = v;
-    __syncthreads();
-    uint32_t sum = 0;
-    for (unsigned i = 0; i < blockDim.x / WARP; i++)
-        sum += part[i];
-    return sum;
-}
-
 #endif
