@@ -409,6 +409,21 @@ static void test_attend(struct ops *o, struct ops *ref)
     test_attend_case(o, ref, DENSE_F16, 40, 50, 2, 2, 20, 0, 1);
 }
 
+/* Few rows over long caches: every cache, one to sixteen rows of a group, widths that fill a tile and widths
+ * that do not. */
+static void test_attend_few(struct ops *o, struct ops *ref)
+{
+    static const int64_t rows[][2] = {{1, 1}, {1, 4}, {1, 8}, {1, 16}, {2, 4}, {3, 5}, {4, 2}};
+    for (int kind = 0; kind < CACHE_N; kind++) {
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+            bool dense = kind <= DENSE_BF16 || kind == INDEXED;
+            int64_t d = i == 1 ? 128 : i == 3 ? 64 : dense ? 8 * rng_int(1, 32) : 32 * rng_int(1, 8);
+            test_attend_case(o, ref, (enum cache)kind, rows[i][0], rng_int(17, 700), rng_int(1, 2),
+                             rows[i][1], d, (int)(i % 3), i ? 1 : 3);
+        }
+    }
+}
+
 /* A row whose mask hides every key gives zeros, NaN goes through. */
 static void test_attend_edges(struct ops *o)
 {
@@ -736,6 +751,7 @@ static uint64_t test_table(struct ops *o, struct ops *ref)
     test_matmul(o, ref);
     test_fused(o, ref);
     test_attend(o, ref);
+    test_attend_few(o, ref);
     test_attend_edges(o);
     test_score(o, ref);
     check(o->sync(o) == 0, "sync", "latched error");

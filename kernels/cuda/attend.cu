@@ -88,24 +88,31 @@ static void plain_attend(struct cuda *c, const struct attend_args *a, int n)
                dev);
 }
 
+// The kernel of a sequence depends on the sequence alone.
+enum way { PLAIN, TILE, FLASH, DECODE };
+
+static enum way way_of(enum tile_form form, const struct attend_args *a)
+{
+    return form == TILE_NONE ? PLAIN : decode_fits(a, form) ? DECODE : flash_fits(a) ? FLASH : TILE;
+}
+
 void attend_run(struct ops *o, const struct attend_args *a, int n)
 {
     struct cuda *c = cuda_of(o);
-    // Neighbours of one form go together; which form a sequence takes depends on itself alone.
-    for (int from = 0; from < n;) {
+    for (int from = 0, to; from < n; from = to) { // neighbours of one form go together
         enum tile_form form = tile_form_of(&a[from]);
-        bool flash = form != TILE_NONE && flash_fits(&a[from]);
-        int to = from + 1;
-        while (to < n && to - from < ATTEND_MOST && tile_form_of(&a[to]) == form &&
-               (form != TILE_NONE && flash_fits(&a[to])) == flash)
-            to++;
-        if (form == TILE_NONE)
+        enum way way = way_of(form, &a[from]);
+        for (to = from + 1; to < n && to - from < ATTEND_MOST && tile_form_of(&a[to]) == form; to++)
+            if (way_of(form, &a[to]) != way)
+                break;
+        if (way == PLAIN)
             plain_attend(c, a + from, to - from);
-        else if (flash)
+        else if (way == DECODE)
+            decode_attend(c, form, a + from, to - from);
+        else if (way == FLASH)
             flash_attend(c, form, a + from, to - from);
         else
             tile_attend(c, form, a + from, to - from);
-        from = to;
     }
     mass_run(c, a, n);
 }

@@ -1,4 +1,4 @@
-/* Attention in parts: the plain kernel (every feature), masses, and the tiled kernel on matrix units. */
+/* Attention in parts: the plain kernel (every feature), masses, and the kernels on matrix units. */
 #ifndef KVS_KERNELS_CUDA_ATTEND_H
 #define KVS_KERNELS_CUDA_ATTEND_H
 
@@ -11,6 +11,9 @@ enum tile_form { TILE_NONE, TILE_F16, TILE_BF16 };
 enum tile_form tile_form_of(const struct attend_args *a);
 /* n sequences of one form (at most ATTEND_MOST). */
 void tile_attend(struct cuda *c, enum tile_form form, const struct attend_args *a, int n);
+/* decode.cu, for few rows: `a` is one that the tiled kernel can do. */
+bool decode_fits(const struct attend_args *a, enum tile_form form);
+void decode_attend(struct cuda *c, enum tile_form form, const struct attend_args *a, int n);
 /* The masses of n sequences (those that want some). */
 void mass_run(struct cuda *c, const struct attend_args *a, int n);
 

@@ -1,5 +1,5 @@
 /* The matrix unit's instructions behind small functions, with plain twins for the shim. Fragments as in the
- * PTX manual (mma.m16n8k16, ldmatrix): lane = 4 * g + t holds, for C, rows g and g + 8, columns 2t and 2t
+ * PTX manual (mma.m16n8k16, ldmatrix, movmatrix): lane = 4 * g + t holds, for C, rows g and g + 8, columns 2t and 2t
  * + 1. */
 #ifndef KVS_KERNELS_CUDA_MMA_H
 #define KVS_KERNELS_CUDA_MMA_H
@@ -66,6 +66,15 @@ template <bool TURNED> DEVICE void unit_load(uint32_t v[4], const void *row)
     shim_warp_barrier(); // on a card nobody runs ahead before all have read
 }
 
+/* An 8x8 matrix of 16-bit values, columns 2t and 2t + 1 of row g in lane 4g + t, turned around. */
+DEVICE uint32_t unit_turn(uint32_t x)
+{
+    uint32_t all[32];
+    memcpy(all, shim_exchange(&x, sizeof x), sizeof all);
+    unsigned g = shim_lane() / 4, t = shim_lane() % 4, shift = g % 2 * 16;
+    return (all[8 * t + g / 2] >> shift & 0xffffU) | (all[8 * t + 4 + g / 2] >> shift & 0xffffU) << 16;
+}
+
 #else
 
 template <bool BF16> DEVICE uint32_t unit_pair(float low, float high)
@@ -114,6 +123,13 @@ template <bool TURNED> DEVICE void unit_load(uint32_t v[4], const void *row)
                      : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
                      : "r"(at)
                      : "memory");
+}
+
+DEVICE uint32_t unit_turn(uint32_t x)
+{
+    uint32_t y;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+    return y;
 }
 
 #endif

@@ -98,6 +98,10 @@ static inline unsigned __ballot_sync(unsigned, int p)
         bits |= all[i] ? 1U << i : 0U;
     return bits;
 }
+static inline int __clz(int x)
+{
+    return x ? __builtin_clz((unsigned)x) : 32;
+}
 static inline uint32_t __float_as_uint(float x)
 {
     uint32_t u;

@@ -1,0 +1,594 @@
+// Attention of few rows (decode steps) over 16-bit and compressed caches: split over keys, bound by reading
+// them once. Source of the scheme: arXiv 2311.01282 (split over keys).
+//
+// A block serves up to 16 rows (token, query head of the group) of one KV head of one sequence over `split`
+// keys; each of its 4 warps walks a quarter of them alone, 16 keys at a time, without barriers. Keys are the
+// matrix unit's left operand, so one product makes the scores of 16 keys for 8 rows, and nothing is spent on
+// rows that do not exist: s^T [keys, rows] = k q^T, o^T [channels, rows] += v^T p^T. Everything goes from
+// memory to registers: the order of channels inside a product does not matter as long as both sides agree, so
+// a lane's 16 bytes are 8 neighbouring channels of one key, and codes become values in the lane that needs
+// them (decode.h). combine_kernel puts the splits together in order. How keys are cut depends on the sequence
+// alone.
+#include "kernels/cuda/decode.h"
+#include "kernels/cuda/flash.h"
+
+#include <string.h>
+
+#define THREADS 128
+#define WARPS   (THREADS / WARP)
+#define MOST    64 // sequences of one launch
+#define COMBINE 256
+
+// A set's mask in 32 bits: distances beyond any position are cut.
+struct decode_set {
+    const void *q;
+    enum dtype q_dtype;
+    int32_t from, to; // its pieces
+    const uint8_t *keep;
+    int64_t keep_ld;
+    int32_t n; // keys
+    int32_t dist_min, dist_max, per_keep;
+};
+struct decode_job {
+    struct decode_set set[2];
+    int32_t Hk, d, n_set, T, g, q_pos, n_split, split;
+    float slope;         // scale * log2(e)
+    float *sums, *stats; // [n_split, Hk, rows, d] and [.., 2]: reference and total
+    void *out;
+    enum dtype out_dtype;
+};
+
+/* ------------------------------------------------------------------ rows of a warp */
+
+// What a thread knows of the rows 8 n + 2 (lane % 4) + e: sums of its channels, references, totals over its
+// keys.
+template <int D, int NT> struct decode_rows {
+    float o[D / 16][NT][4];
+    struct flash_row row[NT][2];
+    int32_t token[NT][2]; // of the call; -1: no such row
+};
+
+// q of the rows as right operands: q[u][n] holds channels 32 u + 8 (lane % 4) .. of row 8 n + lane / 4.
+template <bool BF16, int D, int NT>
+DEVICE void decode_queries(uint4 q[D / 32][NT], const struct decode_job *job, const struct decode_set *s,
+                           int32_t h)
+{
+    int32_t g = job->g, c = threadIdx.x % 4 * 8;
+    bool single = s->q_dtype == DT_F32;
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+        int32_t row = n * 8 + threadIdx.x % WARP / 4, at = (row / g * job->Hk * g + h * g + row % g) * D + c;
+#pragma unroll
+        for (int u = 0; u < D / 32; u++) {
+            uint4 a = {0, 0, 0, 0}, b = a;
+            if (row < job->T * g) {
+                const char *from = (const char *)s->q + (int64_t)(at + u * 32) * (single ? 4 : 2);
+                a = load_eight(from);
+                b = single ? load_eight(from + 16) : a;
+            }
+            const float v[8] = {__uint_as_float(a.x), __uint_as_float(a.y), __uint_as_float(a.z),
+                                __uint_as_float(a.w), __uint_as_float(b.x), __uint_as_float(b.y),
+                                __uint_as_float(b.z), __uint_as_float(b.w)};
+            q[u][n] = single ? pack_eight<BF16>(v) : a;
+        }
+    }
+}
+
+// What decides about the keys that a row sees.
+struct decode_view {
+    int32_t q_pos, T, dist_min, dist_max;
+    const uint8_t *keep; // of the piece's key 0
+    int64_t keep_ld;
+    int32_t g, per_keep;
+};
+
+// Do all rows see all keys of the block, or none any? pos: of its first key.
+DEVICE bool block_open(const struct decode_view *v, const struct decode_block *b, int32_t pos)
+{
+    return b->n == DECODE_KEYS && !v->keep && !b->p->k.index &&
+           v->q_pos - (pos + DECODE_KEYS - 1) >= v->dist_min && v->q_pos + v->T - 1 - pos < v->dist_max;
+}
+DEVICE bool block_shut(const struct decode_view *v, const struct decode_block *b, int32_t pos)
+{
+    return !b->p->k.index &&
+           (v->q_pos + v->T - 1 - pos < v->dist_min || v->q_pos - (pos + b->n - 1) >= v->dist_max);
+}
+
+// Scores of keys that a row does not see become -infinity. s[n][2 i + e]: place lane / 4 + 8 i, row 8 n + 2
+// (lane % 4) + e.
+template <int D, int NT>
+DEVICE void decode_hide(float s[NT][4], const struct decode_rows<D, NT> *w, const struct decode_block *b,
+                        const struct decode_view *v, int32_t h)
+{
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        int32_t place = threadIdx.x % WARP / 4 + i * 8, key = decode_key(b, place);
+        int32_t dist = v->q_pos - (b->p->pos + dense_row(&b->p->k, key));
+        bool there = place >= b->lo && place < b->lo + b->n;
+#pragma unroll
+        for (int n = 0; n < NT; n++)
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                int32_t t = w->token[n][e], row = n * 8 + threadIdx.x % 4 * 2 + e;
+                bool seen = there && t >= 0 && dist + t >= v->dist_min && dist + t < v->dist_max;
+                if (seen && v->keep)
+                    seen = v->keep[(h * v->g + row % v->g) / v->per_keep * v->keep_ld + key];
+                s[n][2 * i + e] = seen ? s[n][2 * i + e] : -INFINITY;
+            }
+    }
+}
+
+// Scores -> powers; references and totals, and o where a reference moves.
+template <int D, int NT> DEVICE void decode_softmax(struct decode_rows<D, NT> *w, float s[NT][4], float slope)
+{
+    float factor[NT][2];
+    bool moved = false;
+#pragma unroll
+    for (int i = 0; i < NT * 2; i++) {
+        float top = fmaxf(s[i / 2][i % 2], s[i / 2][2 + i % 2]);
+        top = fmaxf(top, __shfl_xor_sync(FULL, top, 4));
+        top = fmaxf(top, __shfl_xor_sync(FULL, top, 8));
+        top = fmaxf(top, __shfl_xor_sync(FULL, top, 16));
+        factor[i / 2][i % 2] = flash_grow(&w->row[i / 2][i % 2], top, slope);
+        moved = moved || factor[i / 2][i % 2] != 1.0f;
+    }
+    if (__ballot_sync(FULL, moved)) {
+#pragma unroll
+        for (int c = 0; c < D / 16; c++)
+#pragma unroll
+            for (int i = 0; i < NT * 4; i++)
+                w->o[c][i / 4][i % 4] *= factor[i / 4][i % 2];
+    }
+#pragma unroll
+    for (int i = 0; i < NT * 4; i++) {
+        struct flash_row *r = &w->row[i / 4][i % 2];
+        s[i / 4][i % 4] = unit_exp2(fmaf(s[i / 4][i % 4], slope, -flash_base(r, slope)));
+        r->sum += s[i / 4][i % 4];
+    }
+}
+
+// o += p v of 64 channels.
+template <bool BF16, int NT>
+DEVICE void decode_sums(float o[4][NT][4], const uint32_t v[4][4], const uint32_t p[NT][2])
+{
+#pragma unroll
+    for (int i = 0; i < 4 * NT; i++)
+        unit_mma<BF16>(o[i / NT][i % NT], v[i / NT], p[i % NT]);
+}
+
+// One block of keys for one warp. WHOLE: keys and values are dense.
+template <bool BF16, int D, int NT, bool WHOLE>
+DEVICE void decode_keys(struct decode_rows<D, NT> *w, const uint4 q[D / 32][NT], const struct decode_block *b,
+                        const struct decode_view *view, float slope, const struct decode_shape *x)
+{
+    uint4 k[D / 32][2], dense[D / 64][4];
+    struct coded coded[D / 64][4];
+    uint32_t v[4][4], p[NT][2];
+    float s[NT][4] = {};
+    bool two = !WHOLE && b->p->v.form == TOKEN2, four = !WHOLE && b->p->v.form == TOKEN4;
+    const bool early = WHOLE && D * NT <= 128; // values are under way with the keys, where registers allow it
+    if (WHOLE)
+        keys_dense<D>(k, b, x);
+    if (early)
+        values_dense<D>(dense, b, x);
+    else if (two || four)
+        values_coded<D>(coded, b, x);
+    if (WHOLE)
+        score_dense<BF16, D, NT>(s, q, k);
+    else
+        score_any<BF16, D, NT>(s, q, b, x);
+    if (!block_open(view, b, b->p->pos + b->at))
+        decode_hide<D, NT>(s, w, b, view, x->h);
+    decode_softmax<D, NT>(w, s, slope);
+#pragma unroll
+    for (int i = 0; i < NT * 2; i++)
+        p[i / 2][i % 2] = unit_turn(unit_pair<BF16>(s[i / 2][i % 2 * 2], s[i / 2][i % 2 * 2 + 1]));
+    if (!early && !two && !four)
+        values_dense<D>(dense, b, x);
+#pragma unroll
+    for (int i = 0; i < D / 64; i++) {
+        if (two)
+            turn_coded<BF16, 2>(v, b->p->v.kind, coded[i]);
+        else if (four)
+            turn_coded<BF16, 4>(v, b->p->v.kind, coded[i]);
+        else
+            turn_dense(v, dense[i]);
+        decode_sums<BF16, NT>(w->o + 4 * i, v, p);
+    }
+}
+
+// Keys from..to of a piece for one warp.
+template <bool BF16, int D, int NT, bool WHOLE>
+DEVICE void decode_part(struct decode_rows<D, NT> *w, const uint4 q[D / 32][NT], const struct decode_piece *p,
+                        int32_t from, int32_t to, const struct decode_view *view, float slope,
+                        const struct decode_shape *x)
+{
+    bool coded_along = !WHOLE && p->k.form >= CHANNEL2;
+    while (from < to) {
+        struct decode_block b = {p, from, coded_along ? (p->skip + from) % DECODE_KEYS : 0, 0};
+        b.n = to - from < DECODE_KEYS - b.lo ? to - from : DECODE_KEYS - b.lo;
+        if (!block_shut(view, &b, p->pos + from))
+            decode_keys<BF16, D, NT, WHOLE>(w, q, &b, view, slope, x);
+        from += b.n;
+    }
+}
+
+/* ------------------------------------------------------------------ the kernels */
+
+// Where the parts of (split, KV head) lie among the job's, in rows.
+DEVICE int64_t part_row(const struct decode_job *job, int64_t split, int32_t h)
+{
+    return (split * job->Hk + h) * (job->T * job->g);
+}
+
+// The warps' parts, put together in order through shared memory [WARPS, 8 NT, D + 2] -> the job's part.
+template <int D, int NT>
+DEVICE void decode_put(const struct decode_job *job, const struct decode_rows<D, NT> *w, float *all,
+                       int32_t h)
+{
+    int32_t warp = threadIdx.x / WARP, g = threadIdx.x % WARP / 4, q = threadIdx.x % 4;
+#pragma unroll
+    for (int n = 0; n < NT; n++)
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            float *mine = all + ((warp * NT + n) * 8 + q * 2 + e) * (D + 2), sum = w->row[n][e].sum;
+#pragma unroll
+            for (int c = 0; c < D / 16; c++) {
+                mine[c / 4 * 64 + g * 8 + c % 4 * 2] = w->o[c][n][e];
+                mine[c / 4 * 64 + g * 8 + c % 4 * 2 + 1] = w->o[c][n][2 + e];
+            }
+            sum += __shfl_xor_sync(FULL, sum, 4);
+            sum += __shfl_xor_sync(FULL, sum, 8);
+            sum += __shfl_xor_sync(FULL, sum, 16);
+            if (g == 0) {
+                mine[D] = w->row[n][e].max;
+                mine[D + 1] = sum;
+            }
+        }
+    __syncthreads();
+    int64_t to = part_row(job, blockIdx.x, h);
+    for (int32_t row = 0; row < job->T * job->g; row++)
+        for (int32_t c = threadIdx.x; c < D; c += THREADS) {
+            float top = -INFINITY, sum = 0.0f, total = 0.0f;
+            for (int x = 0; x < WARPS; x++)
+                top = fmaxf(top, all[(x * NT * 8 + row) * (D + 2) + D]);
+            for (int x = 0; x < WARPS; x++) {
+                const float *part = all + (x * NT * 8 + row) * (D + 2);
+                // 1: nothing seen, or NaN, which stays
+                float f = part[D] == -INFINITY ? 1.0f : unit_exp2((part[D] - top) * job->slope);
+                sum += part[c] * f;
+                total += part[D + 1] * f;
+            }
+            job->sums[(to + row) * D + c] = sum;
+            if (c == 0) {
+                job->stats[(to + row) * 2] = top;
+                job->stats[(to + row) * 2 + 1] = total;
+            }
+        }
+}
+
+// Grid (splits, KV heads, sequences).
+template <bool BF16, int D, int NT>
+static __global__ void __launch_bounds__(THREADS, NT == 1 ? 3 : 2)
+    decode_kernel(const struct decode_job *jobs, const struct decode_piece *pieces)
+{
+    BLOCK_SHARED(float, all);
+    const struct decode_job *job = &jobs[blockIdx.z];
+    struct decode_shape x = {(int32_t)blockIdx.y, job->Hk};
+    if (x.h >= x.Hk || (int32_t)blockIdx.x >= job->n_split)
+        return;
+    struct decode_rows<D, NT> w;
+#pragma unroll
+    for (int i = 0; i < NT * 2; i++) {
+        int32_t row = i / 2 * 8 + threadIdx.x % 4 * 2 + i % 2;
+        w.row[i / 2][i % 2] = flash_row{-INFINITY, 0.0f};
+        w.token[i / 2][i % 2] = row < job->T * job->g ? row / job->g : -1;
+    }
+#pragma unroll
+    for (int c = 0; c < D / 16; c++)
+#pragma unroll
+        for (int i = 0; i < NT * 4; i++)
+            w.o[c][i / 4][i % 4] = 0.0f;
+    // Over the keys of all sets.
+    int32_t quarter = job->split / WARPS,
+            from = (int32_t)blockIdx.x * job->split + (int32_t)threadIdx.x / WARP * quarter,
+            to = from + quarter;
+    for (int i = 0; i < job->n_set; i++) {
+        const struct decode_set *s = &job->set[i];
+        struct decode_view view = {job->q_pos, job->T,     s->dist_min, s->dist_max,
+                                   s->keep,    s->keep_ld, job->g,      s->per_keep};
+        uint4 q[D / 32][NT];
+        if (from < s->n && to > 0)
+            decode_queries<BF16, D, NT>(q, job, s, x.h);
+        for (int k = s->from; k < s->to; k++) {
+            const struct decode_piece *p = &pieces[k];
+            int32_t n = p->n, a = from > 0 ? from : 0, b = to < n ? to : n;
+            if (p->k.form == DENSE && p->v.form == DENSE)
+                decode_part<BF16, D, NT, true>(&w, q, p, a, b, &view, job->slope, &x);
+            else
+                decode_part<BF16, D, NT, false>(&w, q, p, a, b, &view, job->slope, &x);
+            from -= n;
+            to -= n;
+            view.keep = view.keep ? view.keep + n : NULL;
+        }
+    }
+    decode_put<D, NT>(job, &w, all, x.h);
+}
+
+// Parts of the splits -> out. Grid (rows, KV heads, sequences): every warp puts some splits together, then
+// they are put together, in order both times.
+static __global__ void __launch_bounds__(COMBINE) combine_kernel(const struct decode_job *jobs)
+{
+    __shared__ float part[32];
+    __shared__ float total_of[COMBINE / WARP];
+    __shared__ float sum_of[COMBINE / WARP][128];
+    const struct decode_job *job = &jobs[blockIdx.z];
+    int32_t g = job->g, h = blockIdx.y, row = blockIdx.x, d = job->d, warp = threadIdx.x / WARP,
+            lane = threadIdx.x % WARP;
+    if (row >= job->T * g || h >= job->Hk)
+        return;
+    int64_t first = part_row(job, 0, h) + row, step = part_row(job, 1, 0);
+    float top = -INFINITY, total = 0.0f, sum[4] = {};
+    for (int32_t i = threadIdx.x; i < job->n_split; i += COMBINE)
+        top = fmaxf(top, job->stats[(first + i * step) * 2]);
+    top = block_max(top, part);
+#pragma unroll 4
+    for (int32_t i = warp; i < job->n_split; i += COMBINE / WARP) {
+        int64_t at = first + i * step;
+        float max = job->stats[at * 2], f = max == -INFINITY ? 1.0f : unit_exp2((max - top) * job->slope);
+        total += job->stats[at * 2 + 1] * f;
+        uint4 x = lane * 4 < d ? load_eight(job->sums + at * d + lane * 4) : uint4{0, 0, 0, 0};
+        const uint32_t y[4] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            sum[e] += __uint_as_float(y[e]) * f;
+    }
+    if (lane == 0)
+        total_of[warp] = total;
+#pragma unroll
+    for (int e = 0; e < 4; e++)
+        sum_of[warp][lane * 4 + e] = sum[e];
+    __syncthreads();
+    total = 0.0f;
+    for (int i = 0; i < COMBINE / WARP; i++)
+        total += total_of[i];
+    if ((int32_t)threadIdx.x < d) {
+        int32_t c = threadIdx.x;
+        float x = 0.0f;
+        for (int i = 0; i < COMBINE / WARP; i++)
+            x += sum_of[i][c];
+        int64_t at = ((int64_t)(row / g) * job->Hk * g + h * g + row % g) * d + c;
+        store(job->out, job->out_dtype, at, total != 0.0f ? x / total : 0.0f);
+    }
+}
+
+/* ------------------------------------------------------------------ host */
+
+static int64_t rows_of(const struct attend_args *a)
+{
+    return a->out.n[0] * (a->out.n[1] / a->n_kv_head);
+}
+
+// Forms of codes that the kernel reads: those of the methods.
+static bool codes_fit(const struct kv_run *r, bool value)
+{
+    if (r->layout == QUANT_NONE)
+        return true;
+    if ((r->bits != 2 && r->bits != 4) || r->group % 8 || r->group & (r->group - 1))
+        return false;
+    if (r->layout == QUANT_TOKEN)
+        return true;
+    return !value && r->group % DECODE_KEYS == 0 && ((uintptr_t)r->scale | (uintptr_t)r->min) % 16 == 0 &&
+           !r->f16_values && !r->inverse;
+}
+
+bool decode_fits(const struct attend_args *a, enum tile_form form)
+{
+    int64_t d = a->out.n[2];
+    if ((d != 64 && d != 128) || rows_of(a) > 16 || !(a->scale > 0))
+        return false;
+    for (int i = 0; i < a->n_set; i++) {
+        const struct attend_set *s = &a->set[i];
+        if ((uintptr_t)s->q.data % 16 ||
+            (s->q.dtype != DT_F32 && s->q.dtype != (form == TILE_F16 ? DT_F16 : DT_BF16)))
+            return false;
+        for (int x = 0; x < s->n_k; x++)
+            if (!codes_fit(&s->k[x], false))
+                return false;
+        for (int x = 0; x < s->n_v; x++)
+            if (!codes_fit(&s->v[x], true))
+                return false;
+    }
+    return true;
+}
+
+// Keys of a block: enough blocks to fill a card, few enough that putting them together costs little.
+static int32_t split_of(int64_t keys)
+{
+    return keys <= 16384 ? 256 : keys <= 65536 ? 512 : 1024;
+}
+
+static int32_t cut_distance(int64_t x)
+{
+    return (int32_t)(x > INT32_MAX ? INT32_MAX : x < INT32_MIN ? INT32_MIN : x);
+}
+
+// One side of a piece that begins with row `row` of a run: `*skip` rows of its first group come before.
+static struct decode_side side_of(const struct kv_run *r, int64_t row, int64_t width, int32_t *skip)
+{
+    struct decode_side s = {};
+    const char *data = (const char *)r->data;
+    bool two = r->bits == 2;
+    *skip = 0;
+    if (r->layout == QUANT_NONE) {
+        s.data = r->index ? data : data + row * width * 2;
+        s.index = r->index ? r->index + row : NULL;
+        return s;
+    }
+    s.kind = r->inverse ? KIND_INVERSE : r->f16_values ? KIND_HALF : KIND_PLAIN;
+    for (s.shift = 0; 1 << s.shift < r->group; s.shift++)
+        ;
+    if (r->layout == QUANT_CHANNEL) {
+        *skip = (int32_t)(row % r->group);
+        row -= *skip;
+    }
+    int64_t scales = row * width / r->group;
+    s.form = r->layout == QUANT_CHANNEL ? two ? CHANNEL2 : CHANNEL4 : two ? TOKEN2 : TOKEN4;
+    s.data = data + row * width * r->bits / 8;
+    s.scale = r->scale + scales;
+    s.min = r->min + scales;
+    return s;
+}
+
+// Pieces of one set: from one end of a run of keys or values to the next.
+static int32_t add_pieces(struct decode_piece *piece, const struct attend_set *s, int64_t width)
+{
+    int64_t total = attend_keys(s), k_row, v_row;
+    int32_t n = 0, none;
+    for (int64_t j = 0; j < total; j += piece[n++].n) {
+        const struct kv_run *k = s->k, *v = s->v;
+        for (k_row = j; k_row >= k->n; k++)
+            k_row -= k->n;
+        for (v_row = j; v_row >= v->n; v++)
+            v_row -= v->n;
+        struct decode_piece *p = &piece[n];
+        p->k = side_of(k, k_row, width, &p->skip);
+        p->v = side_of(v, v_row, width, &none);
+        p->n = (int32_t)(k->n - k_row < v->n - v_row ? k->n - k_row : v->n - v_row);
+        p->pos = (int32_t)(k->index ? k->pos : k->pos + k_row);
+    }
+    return n;
+}
+
+// Its pieces are added behind the *n that are there.
+static struct decode_job job_of(const struct attend_args *a, struct decode_piece *piece, int32_t *n)
+{
+    struct decode_job job = {};
+    int64_t keys = 0;
+    for (int i = 0; i < a->n_set; i++) {
+        const struct attend_set *s = &a->set[i];
+        struct decode_set *x = &job.set[i];
+        x->q = s->q.data;
+        x->q_dtype = s->q.dtype;
+        x->from = *n;
+        x->to = *n += add_pieces(piece + *n, s, a->n_kv_head * a->out.n[2]);
+        x->keep = s->keep;
+        x->keep_ld = s->keep_ld;
+        x->per_keep = s->keep ? (int32_t)(a->out.n[1] / s->keep_rows) : 1;
+        x->n = (int32_t)attend_keys(s);
+        x->dist_min = cut_distance(s->dist_min);
+        x->dist_max = cut_distance(s->dist_max);
+        keys += x->n;
+    }
+    job.Hk = a->n_kv_head;
+    job.d = (int32_t)a->out.n[2];
+    job.n_set = a->n_set;
+    job.T = (int32_t)a->out.n[0];
+    job.g = (int32_t)a->out.n[1] / a->n_kv_head;
+    job.q_pos = (int32_t)a->q_pos;
+    job.slope = a->scale * 1.44269504f;
+    job.split = split_of(keys);
+    job.n_split = (int32_t)((keys + job.split - 1) / job.split);
+    job.out = a->out.data;
+    job.out_dtype = a->out.dtype;
+    return job;
+}
+
+// Extents of one launch.
+struct extent {
+    int64_t splits, rows, heads;
+};
+
+// Jobs and pieces on the device, as one launch takes them.
+struct parcel {
+    const struct decode_job *jobs;
+    const struct decode_piece *pieces;
+    unsigned n;
+};
+
+template <bool BF16, int D, int NT> static void launch(struct cuda *c, struct parcel dev, struct extent e)
+{
+    const size_t shared = (size_t)WARPS * NT * 8 * (D + 2) * sizeof(float);
+    if (shared > (size_t)48 << 10 &&
+        !cuda_ok(c,
+                 cudaFuncSetAttribute(decode_kernel<BF16, D, NT>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      (int)shared),
+                 "shared memory of attention"))
+        return;
+    LAUNCH(c, (decode_kernel<BF16, D, NT>), dim3((unsigned)e.splits, (unsigned)e.heads, dev.n), THREADS,
+           shared, dev.jobs, dev.pieces);
+    LAUNCH(c, combine_kernel, dim3((unsigned)e.rows, (unsigned)e.heads, dev.n), COMBINE, 0, dev.jobs);
+}
+
+template <bool BF16, int NT>
+static void launch_width(struct cuda *c, struct parcel dev, struct extent e, int32_t d)
+{
+    if (d == 64)
+        launch<BF16, 64, NT>(c, dev, e);
+    else
+        launch<BF16, 128, NT>(c, dev, e);
+}
+
+// Where the jobs' parts lie in scratch memory. False: there is none.
+static bool place_parts(struct cuda *c, struct decode_job *job, int n)
+{
+    int64_t parts = 0, d = job[0].d;
+    for (int i = 0; i < n; i++)
+        parts += (int64_t)job[i].n_split * job[i].Hk * job[i].T * job[i].g;
+    float *sums = (float *)cuda_scratch(c, SCRATCH_SPLIT, (size_t)(parts * (d + 2)) * sizeof *sums);
+    float *stats = sums + parts * d;
+    for (int i = 0; i < n && sums; i++) {
+        int64_t rows = (int64_t)job[i].n_split * job[i].Hk * job[i].T * job[i].g;
+        job[i].sums = sums;
+        job[i].stats = stats;
+        sums += rows * d;
+        stats += rows * 2;
+    }
+    return sums != NULL;
+}
+
+// What a launch takes along: jobs, right behind them their pieces.
+struct decode_args {
+    struct decode_job job[MOST];
+    struct decode_piece piece[MOST * FLASH_PIECES];
+};
+
+// n sequences of one form, number of rows (up to 8, up to 16) and head dimension.
+static void run_part(struct cuda *c, enum tile_form form, const struct attend_args *a, int n)
+{
+    struct decode_args args;
+    struct extent e = {0, 0, 0};
+    int32_t n_piece = 0, d = (int32_t)a->out.n[2];
+    for (int i = 0; i < n; i++) {
+        struct decode_job *job = &args.job[i];
+        *job = job_of(&a[i], args.piece, &n_piece);
+        e.splits = job->n_split > e.splits ? job->n_split : e.splits;
+        e.rows = rows_of(&a[i]) > e.rows ? rows_of(&a[i]) : e.rows;
+        e.heads = job->Hk > e.heads ? job->Hk : e.heads;
+    }
+    if (!place_parts(c, args.job, n))
+        return;
+    struct decode_piece *behind = (struct decode_piece *)(void *)&args.job[n];
+    memmove(behind, args.piece, (size_t)n_piece * sizeof *behind);
+    const struct decode_job *jobs = (const struct decode_job *)cuda_args(
+        c, &args, (size_t)n * sizeof *args.job + (size_t)n_piece * sizeof *behind);
+    if (!jobs)
+        return;
+    struct parcel dev = {jobs, (const struct decode_piece *)(const void *)(jobs + n), (unsigned)n};
+    bool few = e.rows <= 8;
+    if (form == TILE_F16)
+        few ? launch_width<false, 1>(c, dev, e, d) : launch_width<false, 2>(c, dev, e, d);
+    else
+        few ? launch_width<true, 1>(c, dev, e, d) : launch_width<true, 2>(c, dev, e, d);
+}
+
+void decode_attend(struct cuda *c, enum tile_form form, const struct attend_args *a, int n)
+{
+    for (int from = 0, m; from < n; from += m) {
+        m = 1;
+        while (m < MOST && from + m < n && (rows_of(&a[from + m]) <= 8) == (rows_of(&a[from]) <= 8) &&
+               a[from + m].out.n[2] == a[from].out.n[2])
+            m++;
+        run_part(c, form, a + from, m);
+    }
+}

@@ -1,0 +1,326 @@
+/* Keys and values of decode.cu: from caches, dense or compressed, straight into the operands of the matrix
+ * unit. */
+#ifndef KVS_KERNELS_CUDA_DECODE_H
+#define KVS_KERNELS_CUDA_DECODE_H
+
+#include "kernels/cuda/mma.h"
+
+#define DECODE_KEYS 16 /* of a block: what one product takes */
+
+/* How keys or values lie: 16-bit values, or codes (struct kv_run) of 2 or 4 bits. */
+enum decode_form { DENSE, TOKEN2, TOKEN4, CHANNEL2, CHANNEL4 };
+enum decode_kind { KIND_PLAIN, KIND_HALF, KIND_INVERSE }; /* of a code's value: dequant() */
+struct decode_side {
+    const void *data; /* row 0 */
+    const uint16_t *scale, *min;
+    const int32_t *index; /* DENSE: row r is data[index[r]]; NULL */
+    enum decode_form form;
+    enum decode_kind kind;
+    int32_t shift; /* log2 of the group's length */
+};
+/* Keys of one run of keys and one of values. */
+struct decode_piece {
+    struct decode_side k, v;
+    int32_t n, pos; /* keys; position of the first one (of data[0] where there is an index) */
+    int32_t skip; /* row of the first key in k: CHANNEL begins with a whole group, all others with the key */
+};
+/* A block of a piece: `n` keys from number `at` on stand at lo .. lo + n - 1 of 16 places. Codes along keys
+ * are read 16 at a time, so places stand for rows skip + at - lo .. there. */
+struct decode_block {
+    const struct decode_piece *p;
+    int32_t at, lo, n;
+};
+
+/* Rows of Hk * D values; this block's head is h. */
+struct decode_shape {
+    int32_t h, Hk;
+};
+
+/* The key at a place, as a number of the piece; places without one repeat one that is there. */
+DEVICE int32_t decode_key(const struct decode_block *b, int32_t place)
+{
+    int32_t i = place - b->lo;
+    return b->at + (i < 0 ? 0 : i < b->n ? i : b->n - 1);
+}
+
+DEVICE int32_t dense_row(const struct decode_side *side, int32_t row)
+{
+    return side->index ? side->index[row] : row;
+}
+
+DEVICE uint4 load_eight(const void *p)
+{
+    return *(const uint4 *)p;
+}
+
+template <bool BF16> DEVICE uint4 pack_eight(const float v[8])
+{
+    return uint4{unit_pair<BF16>(v[0], v[1]), unit_pair<BF16>(v[2], v[3]), unit_pair<BF16>(v[4], v[5]),
+                 unit_pair<BF16>(v[6], v[7])};
+}
+
+/* ------------------------------------------------------------------ codes */
+
+/* 2^23 in a register, so that one instruction cuts a code out and makes it a mantissa: the compiler would
+ * write it into two. */
+DEVICE uint32_t mantissa_base(void)
+{
+    uint32_t x = 0x4b000000U;
+#ifndef KVS_SHIM
+    asm("mov.b32 %0, 0x4b000000;" : "=r"(x));
+#endif
+    return x;
+}
+
+/* (float)code * 2^at of the BITS bits at bit `at` of w, at + BITS <= 23. */
+template <int BITS> DEVICE float code_value(uint32_t w, int at)
+{
+    return __uint_as_float((w & ((1U << BITS) - 1U) << at) | mantissa_base()) - 8388608.0f;
+}
+
+/* The values of 8 codes as dequant() gives them. Scale times code is exact in f32, also with the powers of
+ * two that undo the codes' places. */
+template <int BITS>
+DEVICE void dequant_eight(float v[8], enum decode_kind kind, float scale, float min, uint32_t w)
+{
+    const float place[4] = {1.0f, 1.0f / (1 << BITS), 1.0f / (1 << 2 * BITS), 1.0f / (1 << 3 * BITS)};
+#pragma unroll
+    for (int e = 0; e < 8; e++)
+        v[e] = code_value<BITS>(e < 4 ? w : w >> 4 * BITS, e % 4 * BITS);
+    if (kind == KIND_PLAIN) {
+#pragma unroll
+        for (int e = 0; e < 8; e++)
+            v[e] = fmaf(v[e], scale * place[e % 4], min);
+    } else if (kind == KIND_HALF) {
+#pragma unroll
+        for (int e = 0; e < 8; e++)
+            v[e] = half_round(half_round(v[e] * (scale * place[e % 4])) + min);
+    } else {
+        /* One step of correction makes the quotient of so short numbers the rounded one; infinite scales give
+         * 0. */
+        float by = isinf(scale) ? 0.0f : scale, over = isinf(scale) ? 0.0f : 1.0f / scale;
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            float code = v[e] * place[e % 4], q = code * over;
+            v[e] = half_round(half_round(fmaf(fmaf(-q, by, code), over, q)) + min);
+        }
+    }
+}
+
+/* Eight codes along channels with their scale (low half) and minimum. */
+struct coded {
+    uint32_t codes, bounds;
+};
+
+/* Chunk number `chunk` (8 channels) of a row. */
+template <int D, int BITS>
+DEVICE struct coded token_load(const struct decode_side *side, int32_t row, const struct decode_shape *x,
+                               int32_t chunk)
+{
+    int32_t at = row * x->Hk + x->h, s = at * (D >> side->shift) + (chunk * 8 >> side->shift);
+    const char *codes = (const char *)side->data + (int64_t)at * (D * BITS / 8) + chunk * BITS;
+    struct coded c;
+    c.codes = BITS == 2 ? *(const uint16_t *)(const void *)codes : *(const uint32_t *)(const void *)codes;
+    c.bounds = side->scale[s] | (uint32_t)side->min[s] << 16;
+    return c;
+}
+
+template <int BITS> DEVICE void token_values(float v[8], enum decode_kind kind, struct coded c)
+{
+    dequant_eight<BITS>(v, kind, half_value((uint16_t)c.bounds), half_value((uint16_t)(c.bounds >> 16)),
+                        c.codes);
+}
+
+/* Codes along keys: 8 channels of the places lane / 4 and lane / 4 + 8, of kind KIND_PLAIN. */
+template <bool BF16, int D, int BITS>
+DEVICE void channel_eight(uint4 k[2], const struct decode_block *b, const struct decode_shape *x,
+                          int32_t chunk)
+{
+    const struct decode_side *side = &b->p->k;
+    int32_t row = b->p->skip + b->at - b->lo, s = ((row >> side->shift) * x->Hk + x->h) * D + chunk * 8;
+    int32_t bit = threadIdx.x % WARP / 4 * BITS, apart = (1 << side->shift) * BITS / 8;
+    const char *codes =
+        (const char *)side->data + (int64_t)s * apart + (row & ((1 << side->shift) - 1)) * BITS / 8;
+    uint4 scales = load_eight(side->scale + s), mins = load_eight(side->min + s);
+    const uint32_t scale[4] = {scales.x, scales.y, scales.z, scales.w},
+                   min[4] = {mins.x, mins.y, mins.z, mins.w};
+    uint32_t w[8][BITS / 2];
+#pragma unroll
+    for (int e = 0; e < 8; e++)
+#pragma unroll
+        for (int i = 0; i < BITS / 2; i++)
+            w[e][i] = ((const uint32_t *)(const void *)(codes + e * apart))[i];
+    float v[2][8];
+#pragma unroll
+    for (int e = 0; e < 8; e++) {
+        float f = half_value((uint16_t)(scale[e / 2] >> e % 2 * 16));
+        float m = half_value((uint16_t)(min[e / 2] >> e % 2 * 16));
+        v[0][e] = fmaf(code_value<BITS>(w[e][0] >> bit, 0), f, m);
+        v[1][e] = BITS == 2 ? fmaf(code_value<BITS>(w[e][0] >> bit, 16), f * (1.0f / 65536), m)
+                            : fmaf(code_value<BITS>(w[e][BITS / 2 - 1] >> bit, 0), f, m);
+    }
+    k[0] = pack_eight<BF16>(v[0]);
+    k[1] = pack_eight<BF16>(v[1]);
+}
+
+/* ------------------------------------------------------------------ keys */
+
+/* Scores of a block += products of 32 channels: k[r] holds channels 8 (lane % 4) .. of them of place lane / 4
+ * + 8 r, q[n] the same of row 8 n + lane / 4; s[n][2 i + e] is place lane / 4 + 8 i, row 8 n + 2 (lane % 4) +
+ * e. */
+template <bool BF16, int NT> DEVICE void score_chunk(float s[NT][4], const uint4 k[2], const uint4 q[NT])
+{
+    const uint32_t first[4] = {k[0].x, k[1].x, k[0].y, k[1].y}, second[4] = {k[0].z, k[1].z, k[0].w, k[1].w};
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+        const uint32_t low[2] = {q[n].x, q[n].y}, high[2] = {q[n].z, q[n].w};
+        unit_mma<BF16>(s[n], first, low);
+        unit_mma<BF16>(s[n], second, high);
+    }
+}
+
+template <int D>
+DEVICE void keys_dense(uint4 k[D / 32][2], const struct decode_block *b, const struct decode_shape *x)
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        int32_t row = dense_row(&b->p->k, decode_key(b, threadIdx.x % WARP / 4 + r * 8));
+        const uint16_t *from =
+            (const uint16_t *)b->p->k.data + (int64_t)(row * x->Hk + x->h) * D + threadIdx.x % 4 * 8;
+#pragma unroll
+        for (int u = 0; u < D / 32; u++)
+            k[u][r] = load_eight(from + u * 32);
+    }
+}
+
+template <bool BF16, int D, int NT, int BITS>
+DEVICE void score_token(float s[NT][4], const uint4 q[D / 32][NT], const struct decode_block *b,
+                        const struct decode_shape *x)
+{
+    struct coded c[D / 32][2];
+#pragma unroll
+    for (int i = 0; i < D / 16; i++)
+        c[i / 2][i % 2] = token_load<D, BITS>(&b->p->k, decode_key(b, threadIdx.x % WARP / 4 + i % 2 * 8), x,
+                                              i / 2 * 4 + threadIdx.x % 4);
+#pragma unroll
+    for (int u = 0; u < D / 32; u++) {
+        uint4 k[2];
+        float v[8];
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            token_values<BITS>(v, b->p->k.kind, c[u][r]);
+            k[r] = pack_eight<BF16>(v);
+        }
+        score_chunk<BF16, NT>(s, k, q[u]);
+    }
+}
+
+template <bool BF16, int D, int NT, int BITS>
+DEVICE void score_channel(float s[NT][4], const uint4 q[D / 32][NT], const struct decode_block *b,
+                          const struct decode_shape *x)
+{
+#pragma unroll
+    for (int u = 0; u < D / 32; u++) {
+        uint4 k[2];
+        channel_eight<BF16, D, BITS>(k, b, x, u * 4 + threadIdx.x % 4);
+        score_chunk<BF16, NT>(s, k, q[u]);
+    }
+}
+
+template <bool BF16, int D, int NT>
+DEVICE void score_dense(float s[NT][4], const uint4 q[D / 32][NT], const uint4 k[D / 32][2])
+{
+#pragma unroll
+    for (int u = 0; u < D / 32; u++)
+        score_chunk<BF16, NT>(s, k[u], q[u]);
+}
+
+template <bool BF16, int D, int NT>
+DEVICE void score_any(float s[NT][4], const uint4 q[D / 32][NT], const struct decode_block *b,
+                      const struct decode_shape *x)
+{
+    uint4 k[D / 32][2];
+    switch (b->p->k.form) {
+    case TOKEN2:
+        return score_token<BF16, D, NT, 2>(s, q, b, x);
+    case TOKEN4:
+        return score_token<BF16, D, NT, 4>(s, q, b, x);
+    case CHANNEL2:
+        return score_channel<BF16, D, NT, 2>(s, q, b, x);
+    case CHANNEL4:
+        return score_channel<BF16, D, NT, 4>(s, q, b, x);
+    default:
+        keys_dense<D>(k, b, x);
+        return score_dense<BF16, D, NT>(s, q, k);
+    }
+}
+
+/* ------------------------------------------------------------------ values */
+
+/* Key number i of a lane's four: places 2 q, 2 q + 1, 2 q + 8, 2 q + 9, q = lane % 4. */
+DEVICE int32_t value_key(const struct decode_block *b, int i)
+{
+    return decode_key(b, i / 2 * 8 + threadIdx.x % 4 * 2 + i % 2);
+}
+/* The lane's chunk of the 64 channels number `at`. */
+DEVICE int32_t value_chunk(int at)
+{
+    return at * 8 + threadIdx.x % WARP / 4;
+}
+
+/* What a lane reads of a block's values: its chunk of every 64 channels, of its four keys. */
+template <int D>
+DEVICE void values_dense(uint4 y[D / 64][4], const struct decode_block *b, const struct decode_shape *x)
+{
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int32_t row = dense_row(&b->p->v, value_key(b, i));
+        const uint16_t *from = (const uint16_t *)b->p->v.data + (int64_t)(row * x->Hk + x->h) * D;
+#pragma unroll
+        for (int s = 0; s < D / 64; s++)
+            y[s][i] = load_eight(from + value_chunk(s) * 8);
+    }
+}
+
+template <int D>
+DEVICE void values_coded(struct coded c[D / 64][4], const struct decode_block *b,
+                         const struct decode_shape *x)
+{
+#pragma unroll
+    for (int i = 0; i < D / 16; i++)
+        c[i / 4][i % 4] = b->p->v.form == TOKEN2
+                              ? token_load<D, 2>(&b->p->v, value_key(b, i % 4), x, value_chunk(i / 4))
+                              : token_load<D, 4>(&b->p->v, value_key(b, i % 4), x, value_chunk(i / 4));
+}
+
+/* Values of 64 channels as left operands: v[w] holds channels 8 (lane / 4) + 2 w and the next one of the
+ * lane's four keys, two keys in a register. */
+DEVICE void turn_dense(uint32_t v[4][4], const uint4 y[4])
+{
+#pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+        const uint32_t one[4] = {y[i].x, y[i].y, y[i].z, y[i].w};
+        const uint32_t two[4] = {y[i + 1].x, y[i + 1].y, y[i + 1].z, y[i + 1].w};
+#pragma unroll
+        for (int w = 0; w < 4; w++) {
+            v[w][i] = (one[w] & 0xffffU) | two[w] << 16;
+            v[w][i + 1] = one[w] >> 16 | (two[w] & 0xffff0000U);
+        }
+    }
+}
+
+template <bool BF16, int BITS>
+DEVICE void turn_coded(uint32_t v[4][4], enum decode_kind kind, const struct coded c[4])
+{
+#pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+        float one[8], two[8];
+        token_values<BITS>(one, kind, c[i]);
+        token_values<BITS>(two, kind, c[i + 1]);
+#pragma unroll
+        for (int e = 0; e < 8; e++)
+            v[e / 2][i + e % 2] = unit_pair<BF16>(one[e], two[e]);
+    }
+}
+
+#endif
