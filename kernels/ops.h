@@ -219,7 +219,8 @@ struct comm; /* comm.h */
 struct ops_options {
     int threads;     /* 0: all processors this process may use */
     const char *isa; /* CPU: "auto" (AMX too), "avx512", "avx2", "portable": the widest that may be used. CUDA:
-                        "wgmma" asks for the warpgroup kernels of compute capability 9.0, else it is ignored */
+                        "wgmma" asks for the warpgroup kernels of compute capability 9.0, "serial" for kernels
+                        that begin only when the one ahead has ended; else it is ignored */
     int device;      /* CUDA: ordinal among the visible cards, counted around when there are fewer */
     enum dtype act;  /* wished activation dtype; CPUs always use f32 */
     bool wait;       /* CUDA: wait after every kernel, so that a fault names its kernel (slow) */

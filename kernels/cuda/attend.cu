@@ -48,6 +48,7 @@ DEVICE void plain_chunk(struct plain *w, const struct attend_set *s, int64_t sta
 // Grid (rows * heads, sequences).
 KERNEL plain_kernel(const struct attend_args *args)
 {
+    grid_begin();
     __shared__ float part[32], p[THREADS];
     BLOCK_SHARED(float, shared);
     const struct attend_args *a = &args[blockIdx.y];

@@ -41,6 +41,7 @@ DEVICE uint32_t kth_largest(const uint32_t *key, int64_t n, int64_t k, uint32_t 
 // where they fit. Threads own neighbouring keys, so that places among them can be counted.
 KERNEL select_kernel(const struct choice *choices)
 {
+    grid_begin();
     __shared__ uint32_t part[32];
     BLOCK_SHARED(uint32_t, staged);
     const struct choice *s = &choices[blockIdx.y];
@@ -128,6 +129,7 @@ void choose_select(struct ops *o, const struct select_args *args, int n)
 #define AHEAD 8
 KERNEL gather_kernel(struct gather_args a)
 {
+    grid_begin();
     int64_t H = a.dst.n[1], Hk = a.src.n[1], h = blockIdx.y, M = a.dst.n[0];
     int64_t words = a.src.n[2] * (a.src.dtype == DT_F32 ? 2 : 1); // 16-bit words of a row
     const int32_t *list = a.index + h / (H / a.rows) * a.index_ld;
@@ -159,6 +161,7 @@ void choose_gather(struct ops *o, const struct gather_args *args, int n)
 
 KERNEL mean_kernel(float *out, struct tensor x)
 {
+    grid_begin();
     int64_t T = x.n[0], D = x.n[1] * x.n[2], i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= D)
         return;
@@ -178,6 +181,7 @@ void choose_mean(struct ops *o, struct tensor out, struct tensor x)
 // One block per row.
 KERNEL dots_kernel(float *out, struct tensor rows, const float *x, int64_t D)
 {
+    grid_begin();
     __shared__ float part[32];
     float sum = 0.0f;
     for (int64_t i = threadIdx.x; i < D; i += blockDim.x)
@@ -197,6 +201,7 @@ void choose_dots(struct ops *o, float *out, struct tensor rows, const float *x)
 // One warp per row and head.
 KERNEL norms_kernel(float *out, int64_t ld, struct tensor x, float factor)
 {
+    grid_begin();
     int64_t i = (int64_t)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, d = x.n[2];
     bool inside = i < x.n[0] * x.n[1];
     float sum = 0.0f;

@@ -52,6 +52,7 @@ struct cuda {
     struct product *product; /* products.cu */
     int ordinal, n_sm;
     bool wgmma;         /* prompts by hopper.cu (asked for, and the card has these instructions) */
+    bool early;         /* kernels of a graph may begin before the one ahead has ended (grid_begin) */
     bool wait;          /* after every launch: a fault then names its kernel */
     const char *kernel; /* the latest launched */
 };
@@ -163,6 +164,19 @@ static inline void cuda_launch(struct cuda *c, const char *name, void (*kernel)(
 #endif
 #define KERNEL static __global__ void
 #define DEVICE static __device__ __forceinline__
+
+/* First in every kernel, before anything that other kernels write is read and before anything is written: the
+ * threads may have begun while the kernel ahead is still running (queue.cu); here they wait for its end, and let
+ * the next one begin. */
+DEVICE void grid_begin(void)
+{
+#ifdef KVS_SHIM
+    shim_grid_begin();
+#elif defined __CUDA_ARCH__ && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
 
 static inline unsigned blocks_of(int64_t n, int64_t per)
 {

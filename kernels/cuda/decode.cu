@@ -272,6 +272,7 @@ template <bool BF16, int D, int NT>
 static __global__ void __launch_bounds__(THREADS, NT == 1 ? 3 : 2)
     decode_kernel(const struct decode_job *jobs, const struct decode_piece *pieces)
 {
+    grid_begin();
     BLOCK_SHARED(float, all);
     const struct decode_job *job = &jobs[blockIdx.z];
     struct decode_shape x = {(int32_t)blockIdx.y, job->Hk};
@@ -319,6 +320,7 @@ static __global__ void __launch_bounds__(THREADS, NT == 1 ? 3 : 2)
 // they are put together, in order both times.
 static __global__ void __launch_bounds__(COMBINE) combine_kernel(const struct decode_job *jobs)
 {
+    grid_begin();
     __shared__ float part[32];
     __shared__ float total_of[COMBINE / WARP];
     __shared__ float sum_of[COMBINE / WARP][128];

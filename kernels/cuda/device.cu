@@ -275,6 +275,7 @@ static void fill_table(struct ops *o)
 
 KERNEL probe_kernel(int *out)
 {
+    grid_begin();
     *out = 1;
 }
 
@@ -405,7 +406,12 @@ extern "C" __attribute__((visibility("default"))) int kvs_cuda_open(struct ops *
         return code;
     }
     describe(c, &prop);
-    if (opt->isa && !strcmp(opt->isa, "wgmma") && !take_wgmma(c, &prop)) {
+#ifdef KVS_SHIM
+    c->early = true;
+#else
+    c->early = prop.major >= 9 && !(opt->isa && strstr(opt->isa, "serial"));
+#endif
+    if (opt->isa && strstr(opt->isa, "wgmma") && !take_wgmma(c, &prop)) {
         table_close(&c->ops);
         return error(ERR_DEVICE, "cuda: wgmma needs a card of compute capability 9.0");
     }

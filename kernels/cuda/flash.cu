@@ -157,6 +157,7 @@ DEVICE void flash_softmax(float s[2][KEYS / 8][4], float o[2][D / 8][4], struct 
 template <bool BF16, int D>
 static __global__ void __launch_bounds__(THREADS, 2) flash_kernel(const struct flash_job *jobs)
 {
+    grid_begin();
     TILE_SHARED(flash_shared);
     const struct flash_job *job = &jobs[blockIdx.z];
     // Late tokens see most keys: their blocks come first.

@@ -298,6 +298,7 @@ DEVICE void hopper_rows_of(char *queries, const struct flash_job *job, const str
 template <bool BF16, int D>
 static __global__ void __launch_bounds__(THREADS, 1) hopper_kernel(const struct flash_job *jobs)
 {
+    grid_begin();
 #ifdef HOPPER_CODE
     TILE_SHARED(hopper_shared);
     const struct flash_job *job = &jobs[blockIdx.z];

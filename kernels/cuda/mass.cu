@@ -193,6 +193,7 @@ DEVICE void tile_logits(struct tiles *w, const struct attend_args *a, const stru
 template <enum unit UNIT>
 static __global__ void __launch_bounds__(THREADS) stat_kernel(const struct massed *args)
 {
+    grid_begin();
     __shared__ struct tiles w;
     const struct massed *m = &args[blockIdx.z];
     const struct attend_args *a = &m->a;
@@ -229,6 +230,7 @@ static __global__ void __launch_bounds__(THREADS) stat_kernel(const struct masse
 template <enum unit UNIT>
 static __global__ void __launch_bounds__(THREADS) mass_kernel(const struct massed *args)
 {
+    grid_begin();
     __shared__ struct tiles w;
     const struct massed *m = &args[blockIdx.z / 2];
     const struct attend_args *a = &m->a;
@@ -278,6 +280,7 @@ DEVICE int64_t keys_before(const struct attend_args *a, int which, int64_t *chun
 // the largest and the sum of the chunk.
 KERNEL row_kernel(const struct massed *args)
 {
+    grid_begin();
     __shared__ float part[32];
     BLOCK_SHARED(float, q); // [group,d]
     const struct massed *m = &args[blockIdx.z / 2];
@@ -323,6 +326,7 @@ KERNEL row_kernel(const struct massed *args)
 // Grid (chunks of keys, heads, sequences * 2 sets): every block puts the chunks' sums together in order.
 KERNEL share_kernel(const struct massed *args)
 {
+    grid_begin();
     __shared__ float part[32];
     const struct massed *m = &args[blockIdx.z / 2];
     const struct attend_args *a = &m->a;

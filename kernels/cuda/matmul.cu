@@ -30,6 +30,7 @@ void matmul_pack(struct ops *o, struct weight *w, const struct tensor *src)
 // out [T,N] = sum [T,N] + bias [N]; sum may be out.
 KERNEL bias_kernel(struct tensor out, const float *sum, const float *bias, int64_t n)
 {
+    grid_begin();
     int64_t N = out.n[1];
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n;
          i += (int64_t)gridDim.x * blockDim.x)

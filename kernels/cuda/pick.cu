@@ -103,6 +103,7 @@ DEVICE void keep_largest(const uint64_t key[HELD], int32_t K, uint64_t *out, uin
 static __global__ void __launch_bounds__(THREADS)
     chunk_kernel(const float *logits, int64_t V, int32_t K, struct told *told, uint64_t *list)
 {
+    grid_begin();
     __shared__ struct best best_part[32];
     __shared__ double sum_part[32];
     __shared__ uint32_t part[32];
@@ -146,6 +147,7 @@ static __global__ void __launch_bounds__(THREADS)
 static __global__ void __launch_bounds__(THREADS)
     shorten_kernel(const uint64_t *list, int64_t n, int32_t K, uint64_t *out)
 {
+    grid_begin();
     __shared__ uint32_t part[32];
     uint64_t key[HELD];
 #pragma unroll
@@ -181,6 +183,7 @@ KERNEL answer_kernel(const float *logits, int64_t V, const struct told *told, in
                      const uint64_t *list, int32_t n, int32_t room, int32_t K, struct picked *out,
                      int32_t *top_id, float *top_logit)
 {
+    grid_begin();
     BLOCK_SHARED(uint64_t, key);
     const float *x = logits + blockIdx.x * V;
     told += blockIdx.x * chunks;

@@ -50,6 +50,7 @@ DEVICE void quant_group(const struct quant_args *a, const struct group *g, int64
 
 KERNEL quant_kernel(const struct quant_args *args)
 {
+    grid_begin();
     const struct quant_args *a = &args[blockIdx.y];
     int64_t H = a->src.n[1], d = a->src.n[2], G = a->group, count = a->src.n[0] * H * d / G;
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;

@@ -4,8 +4,15 @@
 // its last run, grids that grow with the context or scalar arguments, is put into its nodes; arguments in
 // memory lie where they lay (cuda_args begins at the same place after every sync), so a decode step usually
 // changes none. Methods and models know nothing of this.
+//
+// Inside a graph every kernel may begin when all blocks of the one ahead of it run (programmatic dependent
+// launch, compute capability 9.0); grid_begin in the kernel waits for its end. A kernel without it would
+// break the chain: the one behind it could then overtake the one ahead.
 #include "kernels/cuda/cuda.h"
 
+#if defined CUDART_VERSION && CUDART_VERSION < 13000 // the same function by its older name
+#define cudaGraphAddDependencies cudaGraphAddDependencies_v2
+#endif
 #include <string.h>
 #include <vector>
 
@@ -59,6 +66,8 @@ static void graph_drop(graph *g)
         (void)cudaGraphExecDestroy(g->exec);
     if (g->graph)
         (void)cudaGraphDestroy(g->graph);
+    g->exec = NULL;
+    g->graph = NULL;
 }
 
 void queue_close(struct queue *q)
@@ -149,18 +158,39 @@ static bool same_launch(const list *a, const list *b, size_t i)
 }
 
 // A chain: every node follows the one before it.
-static bool graph_make(struct cuda *c, graph *g)
+static cudaError_t graph_chain(graph *g, bool early)
 {
     void *args[ARGS_MOST];
     struct cudaKernelNodeParams p;
-    bool ok = cuda_ok(c, cudaGraphCreate(&g->graph, 0), "a graph");
-    g->node.resize(g->as.launches.size());
-    for (size_t i = 0; ok && i < g->node.size(); i++) {
-        node_params(&g->as, i, args, &p);
-        ok = cuda_ok(c, cudaGraphAddKernelNode(&g->node[i], g->graph, i ? &g->node[i - 1] : NULL, i > 0, &p),
-                     "a graph's kernel");
+    cudaGraphEdgeData edge = {};
+    if (early) {
+        edge.from_port = cudaGraphKernelNodePortProgrammatic;
+        edge.type = cudaGraphDependencyTypeProgrammatic;
     }
-    return ok && cuda_ok(c, cudaGraphInstantiate(&g->exec, g->graph, 0), "a graph");
+    cudaError_t rc = cudaGraphCreate(&g->graph, 0);
+    g->node.resize(g->as.launches.size());
+    for (size_t i = 0; rc == cudaSuccess && i < g->node.size(); i++) {
+        node_params(&g->as, i, args, &p);
+        rc = cudaGraphAddKernelNode(&g->node[i], g->graph, NULL, 0, &p);
+        if (rc == cudaSuccess && i)
+            rc = cudaGraphAddDependencies(g->graph, &g->node[i - 1], &g->node[i], &edge, 1);
+    }
+    return rc == cudaSuccess ? cudaGraphInstantiate(&g->exec, g->graph, 0) : rc;
+}
+
+// A driver that refuses early launches gets chains without them from then on.
+static bool graph_make(struct cuda *c, graph *g)
+{
+    cudaError_t rc = graph_chain(g, c->early);
+    if (rc != cudaSuccess && c->early) {
+        (void)cudaGetLastError();
+        graph_drop(g);
+        c->early = false;
+        rc = graph_chain(g, false);
+    }
+    if (rc != cudaSuccess)
+        graph_drop(g);
+    return cuda_ok(c, rc, "a graph of kernels");
 }
 
 // The nodes that differ get what the queue holds.
@@ -176,6 +206,8 @@ static bool graph_update(struct cuda *c, graph *g, list *now)
         ok = cuda_ok(c, cudaGraphExecKernelNodeSetParams(g->exec, g->node[i], &p), now->launches[i].name);
     }
     g->as = *now;
+    if (!ok) // some nodes hold the old arguments: it is made again when it is wanted again
+        graph_drop(g);
     return ok;
 }
 
@@ -233,12 +265,8 @@ static bool run_graph(struct cuda *c)
     g->used = ++q->clock;
     if (!g->exec) {
         g->as = q->now;
-        if (!graph_make(c, g)) {
-            graph_drop(g);
-            g->exec = NULL;
-            g->graph = NULL;
+        if (!graph_make(c, g))
             return true;
-        }
     } else if (!graph_update(c, g, &q->now)) {
         return true;
     }

@@ -71,6 +71,7 @@ static unsigned grid_of(int64_t n)
 
 template <int W> KERNEL convert_kernel(void *dst, enum dtype to, const void *src, enum dtype from, int64_t n)
 {
+    grid_begin();
     float v[W];
     for (int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * W; i < n;
          i += (int64_t)gridDim.x * blockDim.x * W) {
@@ -88,6 +89,7 @@ void rows_convert(struct cuda *c, void *dst, enum dtype to, const void *src, enu
 
 KERNEL embed_kernel(struct tensor out, struct tensor table, const int32_t *ids, float scale)
 {
+    grid_begin();
     int64_t D = table.n[1], t = blockIdx.x, row = ids[t];
     for (int64_t i = threadIdx.x; i < D; i += blockDim.x)
         store(out.data, out.dtype, t * D + i, scale * load(table.data, table.dtype, row * D + i));
@@ -110,6 +112,7 @@ void rows_embed(struct ops *o, struct tensor out, const struct tensor *table, co
 template <int W>
 KERNEL rmsnorm_kernel(struct tensor out, struct tensor x, const float *w, float eps, float w_add)
 {
+    grid_begin();
     __shared__ float part[32];
     int64_t D = x.n[1], at = (int64_t)blockIdx.x * D;
     float sum = 0.0f, v[W], f[W];
@@ -139,6 +142,7 @@ void rows_rmsnorm(struct ops *o, struct tensor out, struct tensor x, const float
 
 KERNEL layernorm_kernel(struct tensor out, struct tensor x, const float *w, const float *b, float eps)
 {
+    grid_begin();
     __shared__ float part[32];
     int64_t D = x.n[1], at = (int64_t)blockIdx.x * D;
     float sum = 0.0f, square = 0.0f;
@@ -163,6 +167,7 @@ void rows_layernorm(struct ops *o, struct tensor out, struct tensor x, const flo
 
 template <int W> KERNEL add_kernel(struct tensor x, struct tensor y, int64_t n)
 {
+    grid_begin();
     float a[W], b[W];
     for (int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * W; i < n;
          i += (int64_t)gridDim.x * blockDim.x * W) {
@@ -186,6 +191,7 @@ void rows_add(struct ops *o, struct tensor x, struct tensor y)
 // Grid (pieces of a row, rows).
 template <int W> KERNEL swiglu_kernel(struct tensor out, struct tensor gate_up)
 {
+    grid_begin();
     int64_t F = out.n[1], i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * W;
     float gate[W], up[W];
     if (i >= F)
@@ -211,6 +217,7 @@ void rows_swiglu(struct ops *o, struct tensor out, struct tensor gate_up)
 
 KERNEL gelu_kernel(struct tensor out, struct tensor x, int64_t n)
 {
+    grid_begin();
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n;
          i += (int64_t)gridDim.x * blockDim.x) {
         float a = load(x.data, x.dtype, i);
@@ -240,6 +247,7 @@ struct turn {
 // all heads: worked out once, in shared memory (cosines, sines).
 template <int W> KERNEL rope_kernel(const struct turn *turns)
 {
+    grid_begin();
     BLOCK_SHARED(float, angles);
     const struct turn *a = &turns[blockIdx.y];
     int32_t H = (int32_t)a->src.n[1], d = (int32_t)a->src.n[2], half = a->half;

@@ -61,37 +61,47 @@ DEVICE float finish(const struct skinny *p, int64_t t, int64_t n, float v)
     return v;
 }
 
+// A piece of rows of w for a lane, 32 k of each row with every step; from `left` k on there is nothing.
+template <int ROWS, int STEPS>
+DEVICE void load_piece(uint4 a[STEPS][ROWS], const uint16_t *const w[ROWS], int32_t left)
+{
+#pragma unroll
+    for (int u = 0; u < STEPS; u++)
+#pragma unroll
+        for (int i = 0; i < ROWS; i++)
+            a[u][i] = u * 32 < left ? load_once(w[i] + u * 32) : uint4{0, 0, 0, 0};
+}
+
 template <bool BF16, int MT, int NT>
 static __global__ void __launch_bounds__(THREADS, MT == 1 ? 4 : 2) skinny_kernel(struct skinny p)
 {
     const int UNROLL = PIECE / 32;
     __shared__ float part[WARPS][NT * 8][MT * 16];
     int32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, g = lane / 4, q = lane % 4;
-    const uint16_t *w[MT * 2],
-        *x[NT]; // rows that do not exist repeat the last one; nobody looks at their sums
+    const int STEP = WARPS * PIECE;
+    // Rows that do not exist repeat the last one; nobody looks at their sums.
+    const uint16_t *w[MT * 2], *x[NT];
+    int32_t at = warp * PIECE + q * 8, left = (int32_t)p.K - at;
 #pragma unroll
     for (int i = 0; i < MT * 2; i++) {
         int64_t row = row_of<MT>(&p, i / 2 * 16 + i % 2 * 8 + g);
-        w[i] = (const uint16_t *)p.w + (row < p.N ? row : p.N - 1) * p.K + q * 8;
+        w[i] = (const uint16_t *)p.w + (row < p.N ? row : p.N - 1) * p.K + at;
     }
 #pragma unroll
     for (int i = 0; i < NT; i++)
-        x[i] = (const uint16_t *)p.x + (i * 8 + g < p.T ? i * 8 + g : p.T - 1) * p.K + q * 8;
+        x[i] = (const uint16_t *)p.x + (i * 8 + g < p.T ? i * 8 + g : p.T - 1) * p.K + at;
     float c[MT][NT][4] = {};
-    for (int64_t k0 = (int64_t)warp * PIECE; k0 < p.K; k0 += WARPS * PIECE) {
-        const uint4 zero = {0, 0, 0, 0};
-        uint4 a[UNROLL][MT * 2];
-#pragma unroll
-        for (int u = 0; u < UNROLL; u++)
-#pragma unroll
-            for (int i = 0; i < MT * 2; i++)
-                a[u][i] = k0 + u * 32 + q * 8 < p.K ? load_once(w[i] + k0 + u * 32) : zero;
+    uint4 a[UNROLL][MT * 2];
+    load_piece<MT * 2, UNROLL>(a, w, left); // weights do not change: they come while the kernel ahead runs
+    grid_begin();
+    while (left > -q * 8) { // the same for all lanes
 #pragma unroll
         for (int u = 0; u < UNROLL; u++) {
 #pragma unroll
             for (int n = 0; n < NT; n++) {
-                uint4 b =
-                    k0 + u * 32 + q * 8 < p.K ? *(const uint4 *)(const void *)(x[n] + k0 + u * 32) : zero;
+                uint4 b = {0, 0, 0, 0};
+                if (u * 32 < left)
+                    b = *(const uint4 *)(const void *)(x[n] + u * 32);
                 const uint32_t low[2] = {b.x, b.y}, high[2] = {b.z, b.w};
 #pragma unroll
                 for (int m = 0; m < MT; m++) {
@@ -103,6 +113,14 @@ static __global__ void __launch_bounds__(THREADS, MT == 1 ? 4 : 2) skinny_kernel
                 }
             }
         }
+        left -= STEP;
+#pragma unroll
+        for (int i = 0; i < MT * 2; i++)
+            w[i] += STEP;
+#pragma unroll
+        for (int i = 0; i < NT; i++)
+            x[i] += STEP;
+        load_piece<MT * 2, UNROLL>(a, w, left);
     }
 #pragma unroll
     for (int m = 0; m < MT; m++)
@@ -133,6 +151,7 @@ static __global__ void __launch_bounds__(THREADS, MT == 1 ? 4 : 2) skinny_kernel
 // f32: a warp per row of w.
 KERNEL skinny_f32_kernel(struct skinny p)
 {
+    grid_begin();
     int64_t n = (int64_t)blockIdx.x * WARPS + threadIdx.x / WARP;
     int32_t lane = threadIdx.x % WARP;
     const float *w = (const float *)p.w + (n < p.N ? n : p.N - 1) * p.K;

@@ -1,19 +1,19 @@
-// Attention on matrix units with every feature, for 16-bit caches and compressed ones: prompts that flash.cu and
-// few rows that decode.cu leave over.
+// Attention on matrix units with every feature, for 16-bit caches and compressed ones: prompts that flash.cu
+// and few rows that decode.cu leave over.
 //
-// A block serves 64 rows of one KV head of one sequence; rows are (token, query head of the group) pairs, so the
-// group shares what is read. Keys come in tiles of 64: keys and values go to shared memory in 16 bits, codes are
-// turned into values on the way; a tile lies in one run of keys and one of values. Each of the 4 warps takes 16
-// rows and all keys; softmax is kept online per row in f32. Source of the scheme: arXiv 2205.14135, 2307.08691
-// (flash attention).
+// A block serves 64 rows of one KV head of one sequence; rows are (token, query head of the group) pairs, so
+// the group shares what is read. Keys come in tiles of 64: keys and values go to shared memory in 16 bits,
+// codes are turned into values on the way; a tile lies in one run of keys and one of values. Each of the 4
+// warps takes 16 rows and all keys; softmax is kept online per row in f32. Source of the scheme: arXiv
+// 2205.14135, 2307.08691 (flash attention).
 #include "kernels/cuda/attend.h"
 #include "kernels/cuda/mma.h"
 
 #define THREADS 128
 #define TILE    64
 #define ROWS    64
-#define MOST    64  // sequences of one launch
-#define PAD     8   // 16-bit values behind every row of a tile: no bank conflicts, rows stay 16-byte aligned
+#define MOST    64 // sequences of one launch
+#define PAD     8  // 16-bit values behind every row of a tile: no bank conflicts, rows stay 16-byte aligned
 
 /* ------------------------------------------------------------------ tiles */
 
@@ -206,6 +206,7 @@ DEVICE int32_t tile_at(const struct attend_set *s, int64_t j, int64_t end, const
 template <bool BF16, int D>
 static __global__ void __launch_bounds__(THREADS) tile_kernel(const struct attend_args *args)
 {
+    grid_begin();
     BLOCK_SHARED(uint16_t, k_tile);
     __shared__ int32_t pos[TILE];
     uint16_t *v_tile = k_tile + TILE * (D + PAD);
@@ -335,10 +336,12 @@ static void launch(struct cuda *c, const struct attend_args *dev, struct extent 
     const size_t shared = (size_t)2 * TILE * (D + PAD) * 2;
     if (shared > (size_t)40 << 10 &&
         !cuda_ok(c,
-                 cudaFuncSetAttribute(tile_kernel<BF16, D>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
+                 cudaFuncSetAttribute(tile_kernel<BF16, D>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      (int)shared),
                  "shared memory of attention"))
         return;
-    LAUNCH(c, (tile_kernel<BF16, D>), dim3((unsigned)e.blocks, (unsigned)e.heads, (unsigned)n), THREADS, shared, dev);
+    LAUNCH(c, (tile_kernel<BF16, D>), dim3((unsigned)e.blocks, (unsigned)e.heads, (unsigned)n), THREADS,
+           shared, dev);
 }
 
 template <bool BF16>

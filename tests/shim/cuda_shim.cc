@@ -42,7 +42,7 @@ struct fiber {
 #else
     ucontext_t at;
 #endif
-    bool alive;
+    bool alive, began; // began: it has waited for the kernel ahead
     dim3 index;
 };
 
@@ -114,6 +114,8 @@ void fiber_main(void)
 {
     (*body)();
     unsigned me = current;
+    if (!fibers[me].began)
+        die("a kernel that does not wait for the one ahead of it");
     for (const std::vector<copy> &group : fibers[me].under_way)
         if (!group.empty())
             die("a thread ends with copies under way");
@@ -160,6 +162,7 @@ void prepare(fiber *f)
     makecontext(&f->at, fiber_main, 0);
 #endif
     f->alive = true;
+    f->began = false;
 }
 
 void run_block(void)
@@ -210,6 +213,11 @@ void shim_launch(dim3 grid, dim3 block, size_t shared, const std::function<void(
                 run_block();
             }
     shim_device_end();
+}
+
+void shim_grid_begin(void)
+{
+    fibers[current].began = true;
 }
 
 void *shim_shared(void)
@@ -553,6 +561,7 @@ struct shim_node {
 };
 struct shim_graph {
     std::vector<shim_node *> nodes;
+    size_t edges = 0;
 };
 struct shim_exec {
     std::map<shim_node *, shim_node> nodes; // as they were when the graph was made ready, or set since
@@ -619,17 +628,33 @@ cudaError_t cudaGraphCreate(cudaGraph_t *g, unsigned)
 cudaError_t cudaGraphAddKernelNode(cudaGraphNode_t *node, cudaGraph_t g, const cudaGraphNode_t *after,
                                    size_t n_after, const cudaKernelNodeParams *p)
 {
-    // A card may run at the same time what no edge separates: only chains are run in order here.
-    if (n_after != (g->nodes.empty() ? 0U : 1U) || (n_after && after[0] != g->nodes.back()))
-        die("a graph that is no chain");
+    (void)after;
+    if (n_after)
+        die("a node with edges of its own: they are to be added afterwards");
     g->nodes.push_back(new shim_node);
     node_fill(g->nodes.back(), p);
     *node = g->nodes.back();
     return cudaSuccess;
 }
 
+cudaError_t cudaGraphAddDependencies(cudaGraph_t g, const cudaGraphNode_t *from, const cudaGraphNode_t *to,
+                                     const cudaGraphEdgeData *edge, size_t n)
+{
+    // A card may run at the same time what no edge separates: only chains are run in order here.
+    size_t at = ++g->edges;
+    bool early = edge && edge->from_port;
+    if (n != 1 || at >= g->nodes.size() || *from != g->nodes[at - 1] || *to != g->nodes[at])
+        die("a graph that is no chain");
+    if (early && (edge->from_port != cudaGraphKernelNodePortProgrammatic ||
+                  edge->type != cudaGraphDependencyTypeProgrammatic))
+        die("an edge that no card knows");
+    return cudaSuccess;
+}
+
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t g, unsigned long long)
 {
+    if (g->edges + 1 != g->nodes.size())
+        die("a graph that is no chain");
     *exec = new shim_exec;
     for (shim_node *n : g->nodes) {
         (*exec)->nodes[n] = *n;

@@ -56,6 +56,8 @@ void shim_device_end(void);
 void shim_defer(const std::function<void()> &work);
 void shim_defer_group(void);
 void shim_defer_wait(unsigned left);
+/* Every thread of every kernel must come here. */
+void shim_grid_begin(void);
 /* Other threads go first. */
 void shim_yield(void);
 /* Barrier `id` (1 to 15) of `threads` threads. */
@@ -186,6 +188,13 @@ struct cudaKernelNodeParams {
 cudaError_t cudaGraphCreate(cudaGraph_t *g, unsigned flags);
 cudaError_t cudaGraphAddKernelNode(cudaGraphNode_t *node, cudaGraph_t g, const cudaGraphNode_t *after,
                                    size_t n_after, const cudaKernelNodeParams *p);
+/* How a node follows another: with the port and type of programmatic launches before its end. */
+enum { cudaGraphKernelNodePortProgrammatic = 1, cudaGraphDependencyTypeProgrammatic = 1 };
+struct cudaGraphEdgeData {
+    unsigned char from_port, to_port, type, reserved[5];
+};
+cudaError_t cudaGraphAddDependencies(cudaGraph_t g, const cudaGraphNode_t *from, const cudaGraphNode_t *to,
+                                     const cudaGraphEdgeData *edge, size_t n);
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t g, unsigned long long flags);
 cudaError_t cudaGraphExecKernelNodeSetParams(cudaGraphExec_t exec, cudaGraphNode_t node,
                                              const cudaKernelNodeParams *p);
