@@ -72,6 +72,12 @@ int runner_rewriter(struct runner *r, const struct run_unit *u, struct rewriter 
     return 0;
 }
 
+void runner_spare(struct runner *r, const struct run_unit *u)
+{
+    if (!u->files || !prompt_method_find(u->spec->method->name))
+        close_compressor(r);
+}
+
 void runner_close(struct runner *r)
 {
     if (!r)
