@@ -1,6 +1,7 @@
 #include "sweep/worker.h"
 
 #include "base/err.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "sweep/stop.h"
 
@@ -22,6 +23,7 @@ int worker_open(struct worker *w, const struct link *l, const struct plan *plan,
         .logits_first = c->logits_first,
         .topk = c->topk,
         .share = l->n_local > 1, /* alone, shared memory would only be one more thing to fail */
+        .wait = log_get_level() == LOG_DEBUG,
         .poll = poll,
         .poll_ctx = ctx,
     };
@@ -67,6 +69,8 @@ static int compute(struct worker *w, const struct job *job, struct record *out)
     for (int i = 0; i < job->n; i++)
         unit[i] = plan_run_unit(w->plan, job->unit[i]);
     int rc = runner_bundle(w->runner, w->plan->model[job->model].task[job->task], unit, job->n, out);
+    if (rc == ERR_DEVICE)
+        crash_note(err_text());
     return rc < 0 ? err_prefix(rc, "task %s", w->plan->task[job->task].cfg->id) : 0;
 }
 

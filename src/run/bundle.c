@@ -96,7 +96,7 @@ static void play_close(struct play *p)
 
 static int decode(struct runner *r, struct play *p)
 {
-    int rc = engine_decode(&r->engine, p->lane, p->n);
+    int rc = job_verdict(r, engine_decode(&r->engine, p->lane, p->n));
     for (int i = 0; i < p->n && rc < 0; i++)
         p->job[i].blamed = p->lane[i].open && !p->lane[i].done;
     return rc;
@@ -204,6 +204,13 @@ static bool has_reference(const struct cast *c, int i)
     return i < c->n && c->unit[i].fidelity && ref && ref->token && c->out[i].status == ST_OK;
 }
 
+/* What kernels took for those before is no reason to be out of memory. */
+static void trim(struct runner *r)
+{
+    if (r->ops->trim)
+        r->ops->trim(r->ops);
+}
+
 /* Said once, however many bundles it concerns. */
 static void tell_crowded(struct runner *r, int n_alone, int n)
 {
@@ -238,6 +245,7 @@ static int play_all(struct runner *r, const struct task *task, struct cast *c,
     if (rc == 0)
         tell_crowded(r, n_alone, c->n_all);
     for (int i = 0; i < n_alone && rc == 0; i++) {
+        trim(r);
         runner_spare(r, &c->unit[alone[i]]);
         rc = play(r, task, c, &alone[i], 1);
     }
@@ -250,6 +258,7 @@ int runner_bundle(struct runner *r, const struct task *task, const struct run_un
 {
     struct cast c;
     cast_init(r, u, n, out, &c);
+    trim(r);
     r->ops->peak(r->ops, true);
     int rc = play_all(r, task, &c, NULL, free_play);
     uint64_t peak = r->ops->peak(r->ops, false);

@@ -27,6 +27,12 @@ static bool is_fatal(int rc)
     return rc == ERR_DEVICE || rc == ERR_INTERNAL || rc == ERR_IO;
 }
 
+int job_verdict(struct runner *r, int rc)
+{
+    int latched = rc == ERR_NOMEM ? r->ops->sync(r->ops) : 0;
+    return is_fatal(latched) ? latched : rc;
+}
+
 static bool same_pass(const struct job *a, const struct job *b)
 {
     return a->key == 0 && b->key == 0 && a->ex == b->ex && a->prompt.hash == b->prompt.hash &&
@@ -88,7 +94,7 @@ static int shared_pass(struct runner *r, struct job *job, struct lane *lane, int
         }
     }
     struct seq_prompt p = {0};
-    int rc = plain_pass(r, &job[lead], first, m, watched, &p), pass = rc;
+    int rc = job_verdict(r, plain_pass(r, &job[lead], first, m, watched, &p)), pass = rc;
     for (int k = 0; k < m && is_fatal(pass); k++)
         job[who[k]].blamed = true;
     for (int k = 0; k < m && !is_fatal(rc); k++) {
@@ -98,6 +104,9 @@ static int shared_pass(struct runner *r, struct job *job, struct lane *lane, int
         if (one == 0) {
             one = seq_fork(&l->seq, r->model, &j->shape, &j->spec, &p, j->prompt.n_ids + l->max_new);
             l->open = true;
+            if (one == 0) /* what failed on the card must not be told of the next */
+                one = r->ops->sync(r->ops);
+            one = job_verdict(r, one);
         }
         j->blamed = is_fatal(one);
         if (j->blamed)
@@ -121,7 +130,7 @@ int job_passes(struct runner *r, struct job *job, struct lane *lane, int n)
             rc = shared_pass(r, job, lane, n, i);
         } else {
             job[i].in_group = true;
-            rc = own_pass(r, &job[i], &lane[i]);
+            rc = job_verdict(r, own_pass(r, &job[i], &lane[i]));
             job[i].blamed = is_fatal(rc);
             if (rc < 0 && !job[i].blamed)
                 job_fail(&job[i], &lane[i], rc);

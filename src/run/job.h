@@ -31,6 +31,9 @@ void job_holders(struct job *job, const struct lane *lane, int n);
 void job_fail(struct job *j, struct lane *l, int rc);
 /* Moves what the lane holds into the record. */
 int job_record(struct runner *r, const struct task *task, struct job *j, struct lane *l, struct record *rec);
+/* The error that counts where memory was refused: a device that failed gives none either, and has latched
+ * why. */
+int job_verdict(struct runner *r, int rc);
 void job_free(struct job *job, struct lane *lane, int n); /* the arrays too */
 /* Puts settings and examples of the blamed before the text of an error; returns rc. */
 int job_name(const struct runner *r, int rc, const struct job *job, int n);
