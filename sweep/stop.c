@@ -112,7 +112,7 @@ void crash_arm(uint64_t bundle)
 
 void crash_note(const char *text)
 {
-    if (crash.path[0])
+    if (crash.dir[0])
         leave_note(text, strlen(text));
 }
 
