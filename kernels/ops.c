@@ -366,12 +366,13 @@ static int module_error(int code, const char *text)
     return err_set(code, "%s", text);
 }
 
-/* The CUDA table lives in a module, so that hosts without CUDA libraries can run the same program. */
+/* The CUDA table lives in a module, so that hosts without CUDA libraries can run the same program. ERR_INPUT:
+ * there is no module or no card; ERR_DEVICE: there is, and it cannot be used. */
 static int ops_open_cuda(struct ops **o, const struct ops_options *opt)
 {
     void *lib = open_module();
     if (!lib)
-        return err_set(ERR_DEVICE, "cuda: %s", dlerror());
+        return err_set(ERR_INPUT, "cuda: %s", dlerror());
     int (*start)(struct ops **, const struct ops_options *, size_t, int (*)(int, const char *));
     void *symbol = dlsym(lib, "kvs_cuda_open");
     if (!symbol) {
@@ -384,9 +385,10 @@ static int ops_open_cuda(struct ops **o, const struct ops_options *opt)
 
 static int ops_open_auto(struct ops **o, const struct ops_options *opt)
 {
-    if (ops_open_cuda(o, opt) == 0)
+    int rc = ops_open_cuda(o, opt);
+    if (rc == 0)
         return 0;
-    log_debug("%s: the processor computes", err_text());
+    (rc == ERR_INPUT ? log_debug : log_warn)("%s: the processor computes", err_text());
     return ops_open_cpu(o, opt);
 }
 

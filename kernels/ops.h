@@ -245,6 +245,7 @@ struct ops {
     size_t (*peak)(struct ops *o,
                    bool reset);           /* highest device total (without weights) since the last reset */
     size_t (*limit)(const struct ops *o); /* device bytes that may be planned with */
+    void (*trim)(struct ops *o); /* gives back the table's own buffers, which grow as they are needed. NULL: none */
     void (*copy)(struct ops *o, void *dst, const void *src,
                  size_t bytes); /* any direction; ordered with kernels; a host side is done on return */
     void (*copy_rows)(struct ops *o, void *dst, size_t dst_pitch, const void *src, size_t src_pitch,
@@ -298,7 +299,7 @@ struct ops {
 };
 
 /* Opens a table by name ("ref", "cpu", "auto"); "cuda" needs the module libkvs_cuda.so. ERR_INPUT for unknown
- * names, ERR_DEVICE if it cannot start. */
+ * names and where there is no such module or card, ERR_DEVICE if it cannot start. */
 int ops_open(struct ops **o, const char *name, const struct ops_options *opt);
 void ops_close(struct ops *o);
 /* Another activation dtype (those of a model to come): tables that always use f32 stay as they are. Nothing that

@@ -338,52 +338,61 @@ static const char sweep_text[] = "models: [{id: bench, path: \"%s\", template: n
                                  "methods: [%s]\n"
                                  "tasks:\n  - {name: passkey, lengths: [%lld], unit: tokens, depths: 1, "
                                  "iterations: 1, digits: 7, haystack: synthetic, max_new: %d}\n"
-                                 "dtype: %s\ncache_dtype: %s\n";
+                                 "dtype: %s\ncache_dtype: %s\nmemory: %llu\n";
 
-enum { TOGETHER = 32 };
-
-/* What a run over all units took. */
+/* What a run over the units took. */
 struct taken {
     double s_run, s_put, s_passes, s_decode;
-    int64_t passes, n;
+    int64_t passes, n, bundles;
 };
 
-/* Units of the first example alone where both examples would be too many together. */
-static int64_t wanted_units(const struct plan *p, int n_settings, int64_t *unit)
+/* Units [first, first + n) of one bundle, all at once. */
+static int run_bundle(struct bench *b, const struct plan *p, struct sink *sink, int64_t first, int n,
+                      struct taken *t)
 {
-    int64_t n = 0;
-    for (int64_t i = 0; i < p->n_unit; i++)
-        if (n < TOGETHER && (p->unit[i].example == 0 || 2 * n_settings <= TOGETHER / 2))
-            unit[n++] = i;
-    return n;
+    struct record out[PLAN_BATCH];
+    struct run_unit u[PLAN_BATCH];
+    for (int k = 0; k < n; k++)
+        u[k] = plan_run_unit(p, first + k);
+    double t0 = clock_now();
+    TRY(runner_bundle(b->r, p->model[0].task[0], u, n, out));
+    double t1 = clock_now();
+    int rc = sink ? sink_hdf5.put(sink, out, n) : 0;
+    t->s_run += t1 - t0;
+    t->s_put += clock_now() - t1;
+    t->n += n;
+    for (int k = 0; k < n && rc == 0; k++)
+        if (out[k].status != ST_OK)
+            rc = err_set(ERR_INPUT, "a unit of the bench failed: %s", out[k].error ? out[k].error : "");
+    for (int k = 0; k < n; k++)
+        record_free(&out[k]);
+    return rc;
 }
 
-/* The units, of one task and model, `per_call` at a time. */
-static int run_units(struct bench *b, const struct plan *p, struct sink *sink, int per_call, struct taken *t)
+static bool holds_first_example(const struct plan *p, const struct plan_bundle *bundle)
 {
-    struct record out[TOGETHER];
-    struct run_unit u[TOGETHER];
-    int64_t tokens, passes, unit[TOGETHER], n_unit = wanted_units(p, (int)b->a->settings, unit);
-    *t = (struct taken){.n = n_unit};
+    for (int k = 0; k < bundle->n; k++)
+        if (p->unit[bundle->first + k].example == 0)
+            return true;
+    return false;
+}
+
+/* The plan's bundles that hold the first example, as a run computes them or one unit at a time. */
+static int run_units(struct bench *b, const struct plan *p, struct sink *sink, bool together, struct taken *t)
+{
+    int64_t tokens, passes;
     double passes0, decode0;
+    *t = (struct taken){0};
     runner_counts(b->r, &passes, &tokens);
     runner_seconds(b->r, &passes0, &decode0);
-    for (int64_t at = 0; at < n_unit; at += per_call) {
-        int n = (int)(n_unit - at < per_call ? n_unit - at : per_call);
-        for (int k = 0; k < n; k++)
-            u[k] = plan_run_unit(p, unit[at + k]);
-        double t0 = clock_now();
-        TRY(runner_bundle(b->r, p->model[0].task[0], u, n, out));
-        double t1 = clock_now();
-        int rc = sink ? sink_hdf5.put(sink, out, n) : 0;
-        t->s_run += t1 - t0;
-        t->s_put += clock_now() - t1;
-        for (int k = 0; k < n && rc == 0; k++)
-            if (out[k].status != ST_OK)
-                rc = err_set(ERR_INPUT, "a unit of the bench failed: %s", out[k].error ? out[k].error : "");
-        for (int k = 0; k < n; k++)
-            record_free(&out[k]);
-        TRY(rc);
+    for (int64_t i = 0; i < p->n_bundle; i++) {
+        const struct plan_bundle *bundle = &p->bundle[i];
+        if (!holds_first_example(p, bundle))
+            continue;
+        t->bundles++;
+        int step = together ? bundle->n : 1;
+        for (int at = 0; at < bundle->n; at += step)
+            TRY(run_bundle(b, p, sink, bundle->first + at, step, t));
     }
     runner_counts(b->r, &t->passes, &tokens);
     runner_seconds(b->r, &t->s_passes, &t->s_decode);
@@ -396,6 +405,7 @@ static int run_units(struct bench *b, const struct plan *p, struct sink *sink, i
 static void sweep_table(struct bench *b, const struct taken *all, const struct taken *one)
 {
     row(b, "units", (double)all->n, "", 0, "");
+    row(b, "bundles", (double)all->bundles, "", 0, "");
     row(b, "prompt passes, together", (double)all->passes, "", 0, "");
     row(b, "prompt passes, one by one", (double)one->passes, "", 0, "");
     row(b, "time together over one by one", all->s_run / one->s_run, "times", 0, "");
@@ -420,11 +430,11 @@ static int sweep_rows(struct bench *b, const struct plan *p)
         rc = 0;
     }
     if (rc == 0 && on_card(b)) /* memory of the card, graphs of its launches */
-        rc = run_units(b, p, NULL, TOGETHER, &warm);
+        rc = run_units(b, p, NULL, true, &warm);
     if (rc == 0)
-        rc = run_units(b, p, sink, TOGETHER, &all);
+        rc = run_units(b, p, sink, true, &all);
     if (rc == 0)
-        rc = run_units(b, p, NULL, 1, &one);
+        rc = run_units(b, p, NULL, false, &one);
     if (rc == 0) {
         sweep_table(b, &all, &one);
         if (sink)
@@ -439,13 +449,15 @@ static int sweep_rows(struct bench *b, const struct plan *p)
     return rc;
 }
 
+/* Bundles may plan with half of the device. */
 static char *sweep_config(const struct bench *b)
 {
+    const struct ops *o = runner_ops(b->r);
     struct str list = {0};
     for (int64_t i = 0; i < b->a->settings; i++)
         str_printf(&list, "%s\"%s\"", i ? ", " : "", settings[i]);
     char *yaml = mem_printf(sweep_text, b->path, str_c(&list), (long long)b->a->context, (int)b->a->n_new,
-                            dtype_name(b->dtype), dtype_name(b->cache));
+                            dtype_name(b->dtype), dtype_name(b->cache), (unsigned long long)o->limit(o) / 2);
     str_free(&list);
     return yaml;
 }

@@ -190,10 +190,14 @@ static void poisoned(struct farm *f)
 {
     for (int i = 0; i < f->jobs.n_poison; i++) {
         struct record r;
-        worker_failed(f->plan, f->jobs.poison[i], ST_ERROR,
-                      "the program crashed twice while computing this unit alone", &r);
+        uint64_t id = plan_bundle_id(f->plan, &f->jobs.poison[i], 1);
+        char *why = crash_why(f->crash_dir, id);
+        char *text = mem_printf("twice the program ended while computing this unit alone: %s", why);
+        worker_failed(f->plan, f->jobs.poison[i], ST_ERROR, text, &r);
+        free(why);
+        free(text);
         r.attempt = f->attempt;
-        r.bundle = plan_bundle_id(f->plan, &f->jobs.poison[i], 1);
+        r.bundle = id;
         commit(f, &r, 1);
     }
 }

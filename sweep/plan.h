@@ -8,8 +8,10 @@
 #include "sweep/config.h"
 #include "sweep/plan_prompt.h"
 
-/* Most sequences that are decoded together. */
-enum { PLAN_BATCH = 16 };
+/* Most units of a bundle: all settings of one example go together up to 32, where a decode step costs little more
+ * than for 16 and the prompt pass is shared. Several examples go together up to 16 only: wider bundles of a
+ * short sweep would leave ranks without work. */
+enum { PLAN_BATCH = 32, PLAN_GROUP = 16 };
 
 struct plan_model {
     struct run_model run; /* text borrowed from the configuration */

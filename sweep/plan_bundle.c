@@ -104,7 +104,7 @@ static void add_example(struct making *k, int example)
            memory = (double)p->config->memory;
     for (int i = 0; i < k->n_set; i++)
         need += cache_bytes(p, k->set[i], k->task, n_prompt, max_new);
-    if (k->n + k->n_set > PLAN_BATCH || k->bytes + need > memory)
+    if (k->n + k->n_set > PLAN_GROUP || k->bytes + need > memory)
         flush(k);
     for (int i = 0; i < k->n_set; i++) {
         double one = cache_bytes(p, k->set[i], k->task, n_prompt, max_new);

@@ -64,21 +64,27 @@ const char *stop_signal_name(void)
     }
 }
 
+/* About the armed bundle; in signal handlers too. */
+static void leave_note(const char *text, size_t n_text)
+{
+    if (!atomic_exchange(&crash.armed, false))
+        return;
+    mkdir(crash.dir, 0777);
+    int fd = open(crash.path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return;
+    ssize_t n = write(fd, text, n_text);
+    (void)n;
+    fsync(fd);
+    close(fd);
+}
+
 static void on_crash(int sig)
 {
-    if (atomic_exchange(&crash.armed, false)) {
-        mkdir(crash.dir, 0777);
-        int fd = open(crash.path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-        if (fd >= 0) {
-            char text[] = "signal 00\n";
-            text[7] = (char)('0' + sig / 10 % 10);
-            text[8] = (char)('0' + sig % 10);
-            ssize_t n = write(fd, text, sizeof text - 1);
-            (void)n;
-            fsync(fd);
-            close(fd);
-        }
-    }
+    char text[] = "signal 00\n";
+    text[7] = (char)('0' + sig / 10 % 10);
+    text[8] = (char)('0' + sig % 10);
+    leave_note(text, sizeof text - 1);
     signal(sig, SIG_DFL); /* the blocked signal comes again when this returns, or by raise for abort() */
     raise(sig);
 }
@@ -104,6 +110,12 @@ void crash_arm(uint64_t bundle)
     atomic_store(&crash.armed, true);
 }
 
+void crash_note(const char *text)
+{
+    if (crash.dir[0])
+        leave_note(text, strlen(text));
+}
+
 void crash_disarm(void)
 {
     atomic_store(&crash.armed, false);
@@ -120,6 +132,26 @@ int crash_notes(const char *dir, uint64_t bundle)
         count += !strncmp(names[i], name, 17);
     file_list_free(names, n);
     return count;
+}
+
+char *crash_why(const char *dir, uint64_t bundle)
+{
+    char name[20], **names = NULL, line[512] = "";
+    int n = 0;
+    snprintf(name, sizeof name, "%016llx.", (unsigned long long)bundle);
+    if (!file_is_dir(dir) || file_list(dir, &names, &n) < 0)
+        return mem_strdup("");
+    for (int i = 0; i < n && !line[0]; i++) {
+        char *path = file_join(dir, names[i]);
+        FILE *f = strncmp(names[i], name, 17) ? NULL : fopen(path, "r");
+        if (f && fgets(line, sizeof line, f))
+            line[strcspn(line, "\n")] = 0;
+        if (f)
+            fclose(f);
+        free(path);
+    }
+    file_list_free(names, n);
+    return mem_strdup(line);
 }
 
 void crash_clear(const char *dir)

@@ -23,6 +23,7 @@ int worker_open(struct worker *w, const struct link *l, const struct plan *plan,
         .logits_first = c->logits_first,
         .topk = c->topk,
         .share = l->n_local > 1, /* alone, shared memory would only be one more thing to fail */
+        .wait = log_get_level() == LOG_DEBUG,
         .poll = poll,
         .poll_ctx = ctx,
     };
@@ -62,32 +63,15 @@ void worker_failed(const struct plan *p, int64_t unit, enum record_status status
                          .error = mem_strdup(text)};
 }
 
-static int compute(struct worker *w, const struct job *job, int at, int n, struct record *out)
+static int compute(struct worker *w, const struct job *job, struct record *out)
 {
     struct run_unit unit[PLAN_BATCH];
-    for (int i = 0; i < n; i++)
-        unit[i] = plan_run_unit(w->plan, job->unit[at + i]);
-    return runner_bundle(w->runner, w->plan->model[job->model].task[job->task], unit, n, out + at);
-}
-
-/* Even the memory for the whole batch was not there: each unit gets its own try before it is called too big.
- */
-static int compute_singly(struct worker *w, const struct job *job, struct record *out)
-{
-    log_warn("out of memory for %d sequences together; computing them one by one", job->n);
-    for (int i = 0; i < job->n; i++) {
-        int rc = compute(w, job, i, 1, out);
-        if (rc == ERR_NOMEM) {
-            worker_failed(w->plan, job->unit[i], ST_OOM, err_text(), &out[i]);
-            rc = 0;
-        }
-        if (rc < 0) {
-            for (int k = 0; k < i; k++)
-                record_free(&out[k]);
-            return rc;
-        }
-    }
-    return 0;
+    for (int i = 0; i < job->n; i++)
+        unit[i] = plan_run_unit(w->plan, job->unit[i]);
+    int rc = runner_bundle(w->runner, w->plan->model[job->model].task[job->task], unit, job->n, out);
+    if (rc == ERR_DEVICE)
+        crash_note(err_text());
+    return rc < 0 ? err_prefix(rc, "task %s", w->plan->task[job->task].cfg->id) : 0;
 }
 
 int worker_run(struct worker *w, const struct job *job, struct record *out)
@@ -95,9 +79,7 @@ int worker_run(struct worker *w, const struct job *job, struct record *out)
     crash_arm(job->crash_id); /* a model that crashes the loader must not stop the grid either */
     int rc = worker_load(w, job->model, NULL);
     if (rc == 0)
-        rc = compute(w, job, 0, job->n, out);
-    if (rc == ERR_NOMEM && w->loaded >= 0)
-        rc = compute_singly(w, job, out);
+        rc = compute(w, job, out);
     crash_disarm();
     for (int i = 0; rc == 0 && i < job->n; i++) {
         out[i].rank = w->rank;

@@ -212,7 +212,7 @@ static void bundles_cover_units(void **state)
         int *seen = mem_alloc((size_t)p.plan.n_unit, sizeof *seen);
         for (int64_t i = 0; i < p.plan.n_bundle; i++) {
             const struct plan_bundle *b = &p.plan.bundle[i];
-            assert_in_range(b->n, 1, PLAN_BATCH);
+            assert_in_range(b->n, 1, PLAN_GROUP);
             assert_true(i == 0 || b[-1].s_cost >= b->s_cost);
             for (int k = 0; k < b->n; k++)
                 seen[b->first + k]++;
@@ -229,21 +229,64 @@ static void bundles_cover_units(void **state)
     }
 }
 
-static void more_than_a_batch_of_settings(void **state)
+/* Plans so many settings of streaming over an even number of needles. */
+static void open_grid(struct planned *p, int n_settings, int n_examples, int length, const char *more)
+{
+    struct str keep = {0};
+    for (int i = 0; i < n_settings; i++)
+        str_printf(&keep, "%s%.3f", i ? ", " : "", 0.1 + 0.02 * i);
+    char *text = mem_printf(MODEL "methods: [{name: streaming, keep: [%s]}]\n"
+                                  "tasks: [{name: passkey, lengths: [%d], depths: 2, iterations: %d}]\n%s",
+                            str_c(&keep), length, n_examples / 2, more);
+    assert_int_equal(open_plan(p, text), 0);
+    assert_int_equal(p->plan.n_unit, n_settings * n_examples);
+    free(text);
+    str_free(&keep);
+}
+
+/* Bundles as long as `n`, and of one example if they must be. */
+static void all_bundles(struct planned *p, int64_t n_bundle, int n, bool one_example)
+{
+    const struct plan *plan = &p->plan;
+    assert_int_equal(plan->n_bundle, n_bundle);
+    for (int64_t i = 0; i < n_bundle; i++) {
+        const struct plan_bundle *b = &plan->bundle[i];
+        assert_int_equal(b->n, n);
+        for (int k = 1; k < b->n && one_example; k++)
+            assert_int_equal(plan->unit[b->first + k].example, plan->unit[b->first].example);
+    }
+    close_plan(p);
+}
+
+/* All settings of one example go together as far as they can; several examples are not put into one bundle
+ * beyond PLAN_GROUP units. */
+static void settings_of_an_example(void **state)
 {
     (void)state;
     struct planned p;
-    assert_int_equal(
-        open_plan(
-            &p, MODEL
-            "methods: [full, {name: streaming, keep: [0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 0.22, 0.24, 0.26, "
-            "0.28, 0.3, 0.32, 0.34, 0.36, 0.38, 0.4, 0.42, 0.44, 0.46]}]\n"
-            "tasks: [{name: passkey, lengths: [8], depths: 2, iterations: 1}]\n"),
-        0);
-    assert_int_equal(p.plan.n_setting, 20);
-    assert_int_equal(p.plan.n_bundle, 4); /* two halves of two examples */
+    open_grid(&p, 20, 4, 8, ""); /* as the paper has */
+    all_bundles(&p, 4, 20, true);
+    open_grid(&p, 32, 2, 8, "");
+    all_bundles(&p, 2, PLAN_BATCH, true);
+    open_grid(&p, 34, 4, 8, ""); /* two halves of four examples */
+    all_bundles(&p, 8, 17, true);
+    open_grid(&p, 17, 4, 8, "");
+    all_bundles(&p, 4, 17, true);
+    open_grid(&p, 8, 4, 8, "");
+    all_bundles(&p, 2, PLAN_GROUP, false);
+    open_grid(&p, 9, 4, 8, "");
+    all_bundles(&p, 4, 9, true);
+}
+
+/* The memory figure still cuts the settings of an example apart. */
+static void memory_cuts_an_example(void **state)
+{
+    (void)state;
+    struct planned p;
+    open_grid(&p, 20, 2, 400, "cache_dtype: f32\nmemory: 1MiB\n");
+    assert_true(p.plan.n_bundle > 2);
     for (int64_t i = 0; i < p.plan.n_bundle; i++)
-        assert_int_equal(p.plan.bundle[i].n, 10);
+        assert_in_range(p.plan.bundle[i].n, 1, 19);
     close_plan(&p);
 }
 
@@ -350,13 +393,13 @@ static void jobs_split_where_it_crashed(void **state)
     struct sink sink = {NULL, 0};
     assert_int_equal(open_plan(&p, TEXT), 0);
     sink.plan = &p.plan;
-    int64_t first = p.plan.bundle[0].first, all[PLAN_BATCH], one_setting[4];
-    for (int i = 0; i < PLAN_BATCH; i++)
+    int64_t first = p.plan.bundle[0].first, all[PLAN_GROUP], one_setting[4];
+    for (int i = 0; i < PLAN_GROUP; i++)
         all[i] = first + i;
     for (int i = 0; i < 4; i++)
         one_setting[i] = first + 4 * i; /* settings are the inner loop */
     assert_int_equal(p.plan.unit[one_setting[3]].setting, p.plan.unit[first].setting);
-    note(dir, &p.plan, all, PLAN_BATCH);
+    note(dir, &p.plan, all, PLAN_GROUP);
     jobs_open(&j, &p.plan, &type, &sink, dir, 1);
     assert_int_equal(j.n, p.plan.n_bundle - 1 + 4);
     assert_int_equal(j.job[0].n, 4);
@@ -389,7 +432,8 @@ int main(void)
         cmocka_unit_test(sketches),
         cmocka_unit_test(settings_may_be_added),
         cmocka_unit_test(bundles_cover_units),
-        cmocka_unit_test(more_than_a_batch_of_settings),
+        cmocka_unit_test(settings_of_an_example),
+        cmocka_unit_test(memory_cuts_an_example),
         cmocka_unit_test(auto_dtypes),
         cmocka_unit_test(refuse),
         cmocka_unit_test(jobs_skip_what_is_done),

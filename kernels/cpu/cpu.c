@@ -220,17 +220,23 @@ static void cpu_pick(struct ops *o, const struct pick_args *a)
 
 /* ------------------------------------------------------------------ opening */
 
-static void cpu_close(struct ops *o)
+static void cpu_trim(struct ops *o)
 {
     struct cpu *c = o->impl;
-    dn_close(c->dn);
-    cpu_rope_free(c);
     host_drop(&c->host, &c->x);
     host_drop(&c->host, &c->scratch);
     host_drop(&c->host, &c->items);
     host_drop(&c->host, &c->partial);
     host_drop(&c->host, &c->lse);
     host_drop(&c->host, &c->mass_q);
+}
+
+static void cpu_close(struct ops *o)
+{
+    struct cpu *c = o->impl;
+    dn_close(c->dn);
+    cpu_rope_free(c);
+    cpu_trim(o);
     free(c);
 }
 
@@ -280,6 +286,7 @@ int ops_open_cpu(struct ops **o, const struct ops_options *opt)
         .threads = opt->threads ? opt->threads : usable_processors(),
         .impl = c,
         .close = cpu_close,
+        .trim = cpu_trim,
         .pack_bytes = cpu_pack_bytes,
         .pack = cpu_pack,
         .matmul = cpu_matmul,

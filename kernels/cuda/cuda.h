@@ -146,7 +146,7 @@ static inline void cuda_launch(struct cuda *c, const char *name, void (*kernel)(
                                size_t shared, A &&...a)
 {
 #ifdef KVS_SHIM
-    shim_know(kernel);
+    shim_know(kernel, name);
 #endif
     queue_add(c, name, (const void *)kernel, grid, block, shared);
     (queue_value<P>(c, std::forward<A>(a)), ...);

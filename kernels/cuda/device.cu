@@ -29,26 +29,30 @@ void cuda_fail(struct cuda *c, int code, const char *fmt, ...)
     va_end(ap);
 }
 
+// Whoever asks next hears of a kernel that failed before: without waiting after each, the last one launched
+// is all that can be told.
 bool cuda_ok(struct cuda *c, cudaError_t rc, const char *what)
 {
-    if (rc != cudaSuccess)
-        cuda_fail(c, rc == cudaErrorMemoryAllocation ? ERR_NOMEM : ERR_DEVICE, "%s: %s (%s)", what,
-                  cudaGetErrorString(rc), cudaGetErrorName(rc));
-    return rc == cudaSuccess;
+    if (rc == cudaSuccess)
+        return true;
+    bool full = rc == cudaErrorMemoryAllocation;
+    char kernel[80] = "";
+    if (!full && c->kernel)
+        snprintf(kernel, sizeof kernel, "%s%skernel %s", *what ? ", " : "", c->wait ? "" : "up to ",
+                 c->kernel);
+    cuda_fail(c, full ? ERR_NOMEM : ERR_DEVICE, "%s%s: %s (%s)", what, kernel, cudaGetErrorString(rc),
+              cudaGetErrorName(rc));
+    return false;
 }
 
 void cuda_launched(struct cuda *c, const char *kernel, cudaError_t rc)
 {
     c->kernel = kernel;
-    char what[96];
     if (rc != cudaSuccess)
         (void)cudaGetLastError();
     if (rc == cudaSuccess && c->wait)
         rc = cudaStreamSynchronize(c->stream);
-    if (rc != cudaSuccess) {
-        snprintf(what, sizeof what, "kernel %s", kernel);
-        cuda_ok(c, rc, what);
-    }
+    cuda_ok(c, rc, "");
 }
 
 /* ------------------------------------------------------------------ memory */
@@ -112,17 +116,28 @@ static size_t table_limit(const struct ops *o)
     return cuda_of(o)->host.limit;
 }
 
+static void drop_scratch(struct cuda *c, int which)
+{
+    if (!c->scratch[which].data)
+        return;
+    pool_give(c->pool[PLACE_DEVICE], c->scratch[which].data);
+    c->host.scratch -= c->scratch[which].bytes;
+    c->scratch[which].data = NULL;
+    c->scratch[which].bytes = 0;
+}
+
+static void table_trim(struct ops *o)
+{
+    for (int i = 0; i < SCRATCH_N; i++)
+        drop_scratch(cuda_of(o), i);
+}
+
 void *cuda_scratch(struct cuda *c, enum scratch which, size_t bytes)
 {
     if (bytes <= c->scratch[which].bytes && c->scratch[which].data)
         return c->scratch[which].data;
     size_t want = bytes + bytes / 4 + 256; // few steps when contexts grow token by token
-    if (c->scratch[which].data) {
-        pool_give(c->pool[PLACE_DEVICE], c->scratch[which].data);
-        c->host.scratch -= c->scratch[which].bytes;
-        c->scratch[which].data = NULL;
-        c->scratch[which].bytes = 0;
-    }
+    drop_scratch(c, which);
     size_t used = host_device_used(&c->host);
     void *p =
         used > c->host.limit || want > c->host.limit - used ? NULL : pool_take(c->pool[PLACE_DEVICE], want);
@@ -202,11 +217,8 @@ static int table_sync(struct ops *o)
     cudaError_t rc = cudaStreamSynchronize(c->stream);
     c->arg_at = c->arg_sent = 0; // all have been read: the next step's lie where this step's lay
     char text[sizeof c->host.error_text + 16];
-    if (rc != cudaSuccess) {
-        snprintf(text, sizeof text, "up to kernel %s", c->kernel ? c->kernel : "none");
-        cuda_ok(c, rc, text);
+    if (!cuda_ok(c, rc, c->kernel ? "" : "waiting for the card"))
         (void)cudaGetLastError();
-    }
     if (!c->host.error)
         return 0;
     int code = c->host.error;
@@ -244,6 +256,7 @@ static void fill_table(struct ops *o)
     o->used = table_used;
     o->peak = table_peak;
     o->limit = table_limit;
+    o->trim = table_trim;
     o->copy = table_copy;
     o->copy_rows = table_copy_rows;
     o->sync = table_sync;
@@ -353,20 +366,30 @@ static bool take_wgmma(struct cuda *c, const struct cudaDeviceProp *prop)
     return c->wgmma = true;
 }
 
-/* One line for people: what is wrong with the driver or the card. */
+/* One line for people: what is wrong with the driver or the card. ERR_INPUT: there is none. */
 static int refuse(struct cuda *c, int (*error)(int, const char *), cudaError_t rc)
 {
-    char text[256], name[32];
+    char text[256], name[32], why[128];
+    int driver = 0, runtime = 0;
     snprintf(name, sizeof name, "%s", cudaGetErrorName(rc));
-    const char *why = cudaGetErrorString(rc);
+    snprintf(why, sizeof why, "device %d: %s", c->ordinal, cudaGetErrorString(rc));
     (void)cudaGetLastError();
-    if (rc == cudaErrorInsufficientDriver)
-        why = "no NVIDIA driver, or one that is older than this module's CUDA runtime";
+    (void)cudaDriverGetVersion(&driver);
+    (void)cudaRuntimeGetVersion(&runtime);
+    bool old = rc == cudaErrorInsufficientDriver && driver;
+    if (old)
+        snprintf(why, sizeof why, "the NVIDIA driver knows CUDA up to %d.%d, this module needs %d.%d",
+                 driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    else if (rc == cudaErrorInsufficientDriver)
+        snprintf(why, sizeof why, "no NVIDIA driver on this host");
     else if (rc == cudaErrorNoKernelImageForDevice || rc == cudaErrorUnsupportedPtxVersion)
-        why = "this module holds no code for this card's architecture";
-    snprintf(text, sizeof text, "cuda: device %d: %s (%s)", c->ordinal, why, name);
+        snprintf(why, sizeof why, "device %d: this module holds no code for this card's architecture",
+                 c->ordinal);
+    snprintf(text, sizeof text, "cuda: %s (%s)", why, name);
     table_close(&c->ops);
-    return error(ERR_DEVICE, text);
+    return error(rc == cudaErrorNoDevice || (rc == cudaErrorInsufficientDriver && !old) ? ERR_INPUT
+                                                                                        : ERR_DEVICE,
+                 text);
 }
 
 extern "C" __attribute__((visibility("default"))) int kvs_cuda_open(struct ops **out,

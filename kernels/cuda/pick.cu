@@ -304,7 +304,7 @@ void pick_run(struct ops *o, const struct pick_args *a)
     pick_launch(c, a, &r, chunks);
     cuda_flush(c);
     if (cuda_ok(c, cudaMemcpyAsync(host, r.out, r.bytes, cudaMemcpyDeviceToHost, c->stream), "copying picks"))
-        cuda_ok(c, cudaStreamSynchronize(c->stream), "kernel answer_kernel or one before it");
+        cuda_ok(c, cudaStreamSynchronize(c->stream), "waiting for picks");
     pick_give(a, host);
     pool_give(c->pool[PLACE_HOST], host);
 }

@@ -31,7 +31,9 @@ static char *driver_take(pool *p, size_t bytes)
     cudaError_t rc = p->place == PLACE_DEVICE ? cudaMalloc(&data, bytes) : cudaMallocHost(&data, bytes);
     if (rc == cudaSuccess)
         return (char *)data;
-    (void)cudaGetLastError(); // being out of memory is an answer, not a fault
+    (void)cudaGetLastError();
+    if (rc != cudaErrorMemoryAllocation) // being out of memory is an answer, not a fault
+        cuda_ok(p->c, rc, "taking memory");
     return NULL;
 }
 

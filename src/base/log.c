@@ -12,6 +12,11 @@ void log_set_level(enum log_level level)
     current = level;
 }
 
+enum log_level log_get_level(void)
+{
+    return current;
+}
+
 void log_set_prefix(const char *text)
 {
     snprintf(prefix, sizeof prefix, "%s", text);

@@ -194,15 +194,28 @@ void model_file_kv_shape(const struct model_file *f, enum dtype cache_dtype, str
 
 /* ---- workspace ---- */
 
+static void drop_workspace(struct model *m)
+{
+    if (m->ws)
+        m->ops->free(m->ops, m->ws);
+    m->ws = NULL;
+    m->ws_rows = m->ws_logit_rows = 0;
+}
+
+int model_fit(struct model *m, int64_t rows, int64_t logit_rows)
+{
+    if (rows < m->ws_rows || logit_rows < m->ws_logit_rows)
+        drop_workspace(m);
+    return model_reserve(m, rows, logit_rows);
+}
+
 int model_reserve(struct model *m, int64_t rows, int64_t logit_rows)
 {
     if (rows <= m->ws_rows && logit_rows <= m->ws_logit_rows)
         return 0;
     rows = rows > m->ws_rows ? rows : m->ws_rows;
     logit_rows = logit_rows > m->ws_logit_rows ? logit_rows : m->ws_logit_rows;
-    if (m->ws)
-        m->ops->free(m->ops, m->ws);
-    m->ws_rows = m->ws_logit_rows = 0;
+    drop_workspace(m);
     size_t acts = (size_t)rows * m->row_bytes + WS_ALIGN * WS_BUFFERS;
     acts = (acts + WS_ALIGN - 1) / WS_ALIGN * WS_ALIGN;
     m->ws_bytes = acts + (size_t)logit_rows * (size_t)m->cfg.n_vocab * sizeof(float);

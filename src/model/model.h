@@ -131,6 +131,8 @@ int model_forward(struct model *m, const struct batch_item *item, int n, enum lo
 /* Makes room for forwards of `rows` tokens with `logit_rows` rows of logits, so that no later call allocates.
  * ERR_NOMEM. */
 int model_reserve(struct model *m, int64_t rows, int64_t logit_rows);
+/* The same, giving back a workspace that is bigger. */
+int model_fit(struct model *m, int64_t rows, int64_t logit_rows);
 /* Calls tap for every layer of every forward with the rows before RoPE (device memory). NULL stops it. */
 void model_set_tap(struct model *m, void (*tap)(void *ctx, int layer, const struct kv_rows *rows, int n),
                    void *ctx);

@@ -45,6 +45,7 @@ struct run_options {
     int logits_first; /* 0 none, 1 first, 2 full */
     int topk;         /* K logits kept of every generated token */
     bool share;       /* weights once per node */
+    bool wait;        /* CUDA: after every kernel, so that an error names its own (slow) */
     /* Called between decode steps and prompt pieces; may serve other ranks. Nonzero: give up this bundle
      * (ERR_INTERNAL "stopped"). May be NULL. */
     int (*poll)(void *ctx);
@@ -63,8 +64,9 @@ struct model *runner_model(struct runner *r);
 const struct tok *runner_tok(struct runner *r);
 
 /* Computes a bundle: units of one task on the loaded model, in the given order. One prompt pass per (example,
- * overrides, prefill key), then one batched greedy decode of all. Per-unit troubles (out of memory, NaN, too
- * long) become records with a status; a negative return means that nothing of the bundle counts. out: [n]
+ * overrides, prefill key), then one batched greedy decode of all; units that get no memory beside the others
+ * are computed again alone. Per-unit troubles (out of memory, NaN, too long) become records with a status; a
+ * negative return, whose text names settings and examples, means that nothing of the bundle counts. out: [n]
  * records, owned by the caller (record_free). */
 int runner_bundle(struct runner *r, const struct task *task, const struct run_unit *u, int n,
                   struct record *out);

@@ -13,7 +13,7 @@ int runner_open(struct runner **out, const struct run_options *opt)
     struct runner *r = mem_alloc(1, sizeof *r);
     r->opt = *opt;
     const struct ops_options o = {
-        .threads = opt->threads, .isa = opt->isa ? opt->isa : "auto", .device = opt->card, .act = DT_F32};
+        .threads = opt->threads, .isa = opt->isa ? opt->isa : "auto", .device = opt->card, .act = DT_F32, .wait = opt->wait};
     int rc = kv_spec_parse(&r->full, "full");
     if (rc == 0)
         rc = ops_open(&r->ops, opt->device ? opt->device : "auto", &o);
@@ -70,6 +70,12 @@ int runner_rewriter(struct runner *r, const struct run_unit *u, struct rewriter 
     rw->method = m;
     rw->compressor = r->compressor;
     return 0;
+}
+
+void runner_spare(struct runner *r, const struct run_unit *u)
+{
+    if (!u->files || !prompt_method_find(u->spec->method->name))
+        close_compressor(r);
 }
 
 void runner_close(struct runner *r)

@@ -22,11 +22,14 @@ struct runner {
     char *prompt_paths;       /* it was opened with, owned */
     struct run_limits limits; /* of the loaded model */
     bool limits_known;
+    bool crowded;              /* told that a bundle did not fit as a whole */
     double s_passes, s_decode; /* spent by bundles in prompt passes (with forks) and in decoding */
 };
 
 /* What the unit's prompt method does to prompts: its files are opened once and kept while others use the
  * same. */
 int runner_rewriter(struct runner *r, const struct run_unit *u, struct rewriter *rw);
+/* Closes the files of a prompt method that this unit does not need: an encoder takes device memory. */
+void runner_spare(struct runner *r, const struct run_unit *u);
 
 #endif

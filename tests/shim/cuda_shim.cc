@@ -354,8 +354,29 @@ static int visible_card(int ordinal)
     return card < n ? card : -1;
 }
 
+/* KVS_SHIM_FAULT=driver, old, none or code: what a host without a driver, with one that is too old, without a
+ * card, or with a card that the module holds no code for answers. KVS_SHIM_FAULT=NAME: a kernel whose name begins
+ * so accesses memory that is not there, at its first launch; nothing works from then on, and it is told to
+ * whoever waits. */
+static bool fault_is(const char *what)
+{
+    const char *fault = getenv("KVS_SHIM_FAULT");
+    return fault && !strcmp(fault, what);
+}
+static bool faulted;
+
+static cudaError_t health(void)
+{
+    return faulted ? cudaErrorIllegalAddress : cudaSuccess;
+}
+
 cudaError_t cudaGetDeviceCount(int *n)
 {
+    *n = 0;
+    if (fault_is("driver") || fault_is("old"))
+        return cudaErrorInsufficientDriver;
+    if (fault_is("none"))
+        return cudaErrorNoDevice;
     for (*n = 0; visible_card(*n) >= 0;)
         ++*n;
     return *n ? cudaSuccess : cudaErrorNoDevice;
@@ -424,6 +445,8 @@ extern "C" __attribute__((visibility("default"))) void kvs_shim_device(int open)
 
 cudaError_t cudaMalloc(void **p, size_t bytes)
 {
+    if (faulted)
+        return health();
     size_t room = (bytes + 4095) / 4096 * 4096;
     if (key == -2)
         key = pkey_alloc(0, PKEY_DISABLE_ACCESS);
@@ -485,6 +508,8 @@ extern "C" void shim_count(struct shim_counts *out)
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind, cudaStream_t)
 {
     count_copy(dst, src);
+    if (faulted)
+        return health();
     shim_device_begin();
     memmove(dst, src, bytes);
     shim_device_end();
@@ -494,6 +519,8 @@ cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size
                               size_t rows, cudaMemcpyKind, cudaStream_t)
 {
     count_copy(dst, src);
+    if (faulted)
+        return health();
     shim_device_begin();
     for (size_t i = 0; i < rows; i++)
         memmove((char *)dst + i * dst_pitch, (const char *)src + i * src_pitch, width);
@@ -516,11 +543,11 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)
 cudaError_t cudaStreamSynchronize(cudaStream_t)
 {
     counts.waits++;
-    return cudaSuccess;
+    return health();
 }
 cudaError_t cudaStreamQuery(cudaStream_t)
 {
-    return cudaSuccess;
+    return health();
 }
 cudaError_t cudaStreamDestroy(cudaStream_t)
 {
@@ -528,26 +555,34 @@ cudaError_t cudaStreamDestroy(cudaStream_t)
 }
 cudaError_t cudaGetLastError(void)
 {
-    return cudaSuccess;
+    return depth == 0 && fault_is("code") ? cudaErrorNoKernelImageForDevice : health();
 }
 const char *cudaGetErrorString(cudaError_t rc)
 {
-    return rc == cudaErrorInvalidDevice ? "invalid device ordinal" : rc == cudaSuccess ? "no error" : "error";
+    return rc == cudaErrorInvalidDevice    ? "invalid device ordinal"
+           : rc == cudaErrorNoDevice       ? "no CUDA-capable device is detected"
+           : rc == cudaErrorIllegalAddress ? "an illegal memory access was encountered"
+           : rc == cudaSuccess             ? "no error"
+                                           : "error";
 }
 const char *cudaGetErrorName(cudaError_t rc)
 {
-    return rc == cudaErrorInvalidDevice ? "cudaErrorInvalidDevice"
-           : rc == cudaSuccess          ? "cudaSuccess"
-                                        : "cudaError";
+    return rc == cudaErrorInvalidDevice            ? "cudaErrorInvalidDevice"
+           : rc == cudaErrorNoDevice               ? "cudaErrorNoDevice"
+           : rc == cudaErrorInsufficientDriver     ? "cudaErrorInsufficientDriver"
+           : rc == cudaErrorNoKernelImageForDevice ? "cudaErrorNoKernelImageForDevice"
+           : rc == cudaErrorIllegalAddress         ? "cudaErrorIllegalAddress"
+           : rc == cudaSuccess                     ? "cudaSuccess"
+                                                   : "cudaError";
 }
 cudaError_t cudaDriverGetVersion(int *v)
 {
-    *v = 0;
+    *v = fault_is("driver") ? 0 : 11040;
     return cudaSuccess;
 }
 cudaError_t cudaRuntimeGetVersion(int *v)
 {
-    *v = 0;
+    *v = 12060;
     return cudaSuccess;
 }
 
@@ -597,6 +632,10 @@ void node_fill(shim_node *n, const cudaKernelNodeParams *p)
 void run(const void *kernel, dim3 grid, dim3 block, void **args, size_t shared)
 {
     const shim_kernel &k = known(kernel);
+    const char *fault = getenv("KVS_SHIM_FAULT");
+    faulted = faulted || (fault && *fault && !strncmp(k.name.c_str(), fault, strlen(fault)));
+    if (faulted)
+        return;
     shim_launch(grid, block, shared, [&] { k.call(args); });
 }
 } // namespace

@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -127,6 +128,7 @@ enum cudaError_t {
     cudaErrorInvalidDevice = 101,
     cudaErrorNoKernelImageForDevice = 209,
     cudaErrorUnsupportedPtxVersion = 222,
+    cudaErrorIllegalAddress = 700,
     cudaErrorNotReady = 600
 };
 enum cudaMemcpyKind {
@@ -150,6 +152,7 @@ struct cudaDeviceProp {
 struct shim_kernel {
     std::function<void(void **)> call;
     std::vector<size_t> bytes; /* of the arguments */
+    std::string name;
 };
 bool shim_knows(const void *kernel);
 void shim_learn(const void *kernel, const shim_kernel &k);
@@ -165,12 +168,13 @@ static inline void shim_call(void (*kernel)(P...), void **args, std::index_seque
     (void)args;
     kernel(shim_arg<P>(args[I])...);
 }
-template <typename... P> static inline void shim_know(void (*kernel)(P...))
+template <typename... P> static inline void shim_know(void (*kernel)(P...), const char *name)
 {
     if (!shim_knows((const void *)kernel))
         shim_learn((const void *)kernel,
                    {[kernel](void **args) { shim_call(kernel, args, std::index_sequence_for<P...>()); },
-                    {sizeof(P)...}});
+                    {sizeof(P)...},
+                    name});
 }
 cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **args, size_t shared,
                              cudaStream_t s);

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Usage: test_status.sh KVSWEEP SHIM. On a card (fibers; SHIM is the folder with the CUDA module's twin) that is nearly full,
-# and with a weight that is not a number: records with a status, and the sweep goes on.
+# and with a weight that is not a number: records with a status, and the sweep goes on. What fits alone is not out of memory.
 set -u
 KVSWEEP=$1 HERE=$(cd "$(dirname "$0")" && pwd)
 DIR=$(mktemp -d "${TMPDIR:-/tmp}/kvsweep-status-XXXXXX")
@@ -37,6 +37,20 @@ grep '"status": "oom"' "$DIR/out" | grep -qE 'bytes wanted for a prompt of [0-9]
 fits=$(grep '"status": "oom"' "$DIR/out" | grep -oE 'alone has about [0-9]+' | grep -oE '[0-9]+' | head -1)
 KVS_SHIM_KIB=$((512 * 1024 + 2600)) sweep "$HERE/../fixtures/tiny" '[full]' "$((fits - 60))"
 [ "$(n_of ok)" -ge 1 ] || die "$fits tokens were to fit: $(cat "$DIR/out")"
+
+# Two settings, two examples, a card that holds one sequence or two: together they give what each setting gives by itself.
+answers() { grep -oE '"(unit|status|score|text)": ("[^"]*"|[^,]*)' "$DIR/out" | paste -sd ' ' | sed 's/"unit"/\n&/g' | sed 's/ *$//' | sort; }
+crowded=0
+for kib in 2060 2100; do
+    export KVS_SHIM_KIB=$((512 * 1024 + kib))
+    sweep "$HERE/../fixtures/tiny" '[full]' 700 && answers >"$DIR/one"
+    sweep "$HERE/../fixtures/tiny" '["streaming:ratio=2"]' 700 && answers >>"$DIR/one"
+    sweep "$HERE/../fixtures/tiny" '[full, "streaming:ratio=2"]' 700 && answers >"$DIR/both"
+    sort -u "$DIR/one" | diff - <(sort -u "$DIR/both") || die "$kib KiB: what is computed together differs"
+    [ "$(n_of ok)" = 4 ] && grep -q 'no memory for [1-3] of 4 sequences beside each other' "$DIR/log" && crowded=1
+done
+[ $crowded = 1 ] || die "no card was too small for four that fit alone: $(cat "$DIR/log")"
+unset KVS_SHIM_KIB
 
 mkdir "$DIR/nan"
 cp "$HERE"/../fixtures/tiny/* "$DIR/nan"
