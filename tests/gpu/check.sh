@@ -23,12 +23,12 @@
 # KVS_STEPS="build bench" with a carried build: about 350, the table of decode after 200. Everything: about 850, so where a
 # call ends after 600 seconds: KVS_TOTAL=570 with KVS_STEPS="build ops matrix bench" first, then "build peer sanitizer".
 set -uo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../.." || exit
 . tests/gpu/common.sh
 build=$(realpath -m "${KVS_BUILD:-build-gpu}") shim=${KVS_SHIM:-0}
 out=$(realpath -m "${KVS_OUT:-${OUT:-$build/out}}") logs=$build/logs
 steps=" ${KVS_STEPS:-build ops matrix model bench peer sanitizer} "
-failed=0 bench_logs=() weights=0 sampler= running=
+failed=0 bench_logs=() weights=0 sampler='' running=''
 host_libraries=${LD_LIBRARY_PATH:-}
 export GOMP_SPINCOUNT=5000 OMP_WAIT_POLICY=passive
 start=$SECONDS
@@ -69,7 +69,7 @@ trap 'failed=$((failed + 1)); say "stopped" "by a signal"; exit' INT TERM HUP
 # limit SECONDS: by KVS_SCALE, and by what is left of KVS_TOTAL.
 limit() {
     awk -v n="$1" -v scale="${KVS_SCALE:-1}" -v total="${KVS_TOTAL:-0}" -v spent=$((SECONDS - start)) \
-        'BEGIN { n = int(n * scale + 0.5); left = total - spent; print total > 0 && left < n ? int(left) : n }'
+        'BEGIN { n = int(n * scale + 0.5); left = total - spent; print (total > 0 && left < n) ? int(left) : n }'
 }
 
 # run LIMIT NAME COMMAND…: within its time, everything it prints in its log. In the background, so that a signal to this

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by check.sh and carry.sh, in the project's folder: what a GPU host needs built, and how.
 programs=(kvsweep check_ops gpu_matrix gpu_steps gpu_attend gpu_group)
 
