@@ -14,13 +14,14 @@ function compare(text, a, b, want) {
 function better(a, b) { return a > b ? a : b }
 
 BEGIN { FS = "  +"; if (gpu == "") gpu = 1 }
-{ sub(/^ +/, ""); sub(/ +$/, ""); value = $2 + 0; ratio = $NF + 0 }
+FNR == 1 { file = FILENAME; sub(/.*\//, "", file) }
+{ sub(/^ +/, ""); sub(/ +$/, ""); value = $2 + 0; ratio = $3 + 0 > 0 ? value / ($3 + 0) : $NF + 0 }
 
 /^decode at / {
     split($1, part, /, /)
     context = substr(part[1], 11) + 0
     compressed = $1 !~ /, full, /
-    text = sprintf("%s: %s, %.2f of the copy rate", $1, $2, ratio)
+    text = sprintf("%s: %s, %.3f of the copy rate", $1, $2, ratio)
     if ($1 ~ /, 1 sequence$/) {
         key = compressed ? ($1 ~ /kivi:bits=2, / ? "kivi" : "") : "full"
         if (key != "") decode[key, context] = value
@@ -44,7 +45,7 @@ BEGIN { FS = "  +"; if (gpu == "") gpu = 1 }
     next
 }
 /^card memory at most/ { # by the driver, of a run at one context: the largest cache is the full one
-    if (FILENAME ~ /decode/ && split($0, word, " ") && weights > 0 && cache[context] > 0) {
+    if (file ~ /decode/ && split($0, word, " ") && weights > 0 && cache[context] > 0) {
         rest = word[5] - weights - cache[context]
         text = sprintf("  card memory by nvidia-smi, less weights and full cache, at %d: %.0f MiB", context, rest)
         if (context == 32768) most(text, rest, 1536, " MiB"); else say(text)
@@ -53,9 +54,9 @@ BEGIN { FS = "  +"; if (gpu == "") gpu = 1 }
 }
 /^prefill of / {
     split($1, word, " ")
-    where = FILENAME ~ /wgmma/ ? "wgmma" : "default"
+    where = file ~ /wgmma/ ? "wgmma" : "default"
     prefill[where, word[3]] = value
-    text = sprintf("%s, %s: %s, %.2f of the product rate", $1, where, $2, ratio)
+    text = sprintf("%s, %s: %s, %.3f of the product rate", $1, where, $2, ratio)
     if (word[3] == 8192) least(text, ratio, 0.60, ""); else say(text)
     next
 }
