@@ -171,8 +171,8 @@ unpack() {
 nccl_option=
 toolkit_or_wheels() {
     local nvcc toolkit=/usr/local/cuda folder lib
-    nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
-    [ -x "$nvcc" ] && toolkit=$(realpath "$(dirname "$(realpath "$nvcc")")/..")
+    nvcc=$(ls /usr/local/cuda/bin/nvcc 2>/dev/null || command -v nvcc) # as CMake looks for it
+    [ -n "$nvcc" ] && toolkit=$(realpath "$(dirname "$(realpath "$nvcc")")/..")
     local path=$toolkit/lib64:$toolkit/lib
     for folder in $([ -z "$python" ] || "$python" -c 'import glob, sys; print(*(f for p in sys.path for f in glob.glob(p + "/nvidia/*/lib")))'); do
         lib=$(ls "$folder"/libcublasLt.so.[0-9]* "$folder"/libnccl.so.[0-9]* 2>/dev/null | head -1)
