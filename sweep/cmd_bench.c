@@ -18,6 +18,7 @@
 enum {
     KEY_CONTEXT = 1,
     KEY_SETTINGS,
+    KEY_SEQUENCES,
     KEY_NEW,
     KEY_JSON,
     KEY_DTYPE,
@@ -28,17 +29,17 @@ enum {
 };
 
 struct bench_args {
-    const char *what, *model, *method, *dtype, *cache_dtype, *isa, *device;
-    int64_t context, threads, settings, n_new;
+    const char *what, *model, *method, *context, *dtype, *cache_dtype, *isa, *device;
+    int64_t threads, settings, sequences, n_new;
     bool json;
 };
 
 static int64_t *number_of(struct bench_args *a, int key)
 {
-    return key == KEY_CONTEXT   ? &a->context
-           : key == KEY_THREADS ? &a->threads
-           : key == KEY_NEW     ? &a->n_new
-                                : &a->settings;
+    return key == KEY_THREADS     ? &a->threads
+           : key == KEY_NEW       ? &a->n_new
+           : key == KEY_SEQUENCES ? &a->sequences
+                                  : &a->settings;
 }
 
 static error_t parser(int key, char *arg, struct argp_state *state)
@@ -67,8 +68,11 @@ static error_t parser(int key, char *arg, struct argp_state *state)
         a->json = true;
         return 0;
     case KEY_CONTEXT:
+        a->context = arg;
+        return 0;
     case KEY_THREADS:
     case KEY_SETTINGS:
+    case KEY_SEQUENCES:
     case KEY_NEW:
         if (!str_to_int(arg, number_of(a, key)) || *arg == '-') {
             fprintf(stderr, "%s: '%s' is not a whole number\n", state->name, arg);
@@ -90,12 +94,16 @@ static error_t parser(int key, char *arg, struct argp_state *state)
     }
 }
 
-/* One bench at work: the loaded model, its limits, and the rows that are printed at the end. */
+enum { LIST = 16 };
+
+/* One bench at work: the loaded model, its limits, and the rows that are not printed yet (JSON: all). */
 struct bench {
     const struct bench_args *a;
     struct app *app;
     struct runner *r;
-    struct kv_spec spec;
+    int64_t context[LIST];
+    struct kv_spec spec[LIST];
+    int n_context, n_spec;
     enum dtype dtype, cache;
     struct run_limits lim;
     const char *path; /* of the model */
@@ -121,24 +129,39 @@ static void row(struct bench *b, const char *name, double value, const char *uni
     str_add(&b->json, "}");
 }
 
-static void print(struct bench *b)
+static void print_json(const struct bench *b)
 {
     const struct ops *o = runner_ops(b->r);
-    if (b->a->json) {
+    if (b->a->json)
         printf("{\"bench\": \"%s\", \"device\": \"%s\", \"isa\": \"%s\", \"threads\": %d, \"dtype\": \"%s\", "
                "\"rows\": [%s]}\n",
                b->a->what, o->device, o->isa, o->threads, dtype_name(b->dtype), str_c(&b->json));
+}
+
+static void print_head(const struct bench *b)
+{
+    const struct ops *o = runner_ops(b->r);
+    if (b->a->json)
         return;
-    }
-    printf("%s, %s, %d threads, %s weights, %s cache; %s %.1f GB/s, products %.0f GFLOP/s\n\n", o->device,
+    printf("%s, %s, %d threads, %s weights, %s cache; %s %.1f GB/s, products %.0f GFLOP/s\n", o->device,
            o->isa, o->threads, dtype_name(b->dtype), dtype_name(b->cache),
            strcmp(o->name, "cuda") ? "memory reads" : "device copy", 1e-9 * b->lim.read_rate,
            1e-9 * b->lim.product_rate);
+    fflush(stdout);
+}
+
+/* The rows since the last call: what was measured stays if a later point takes too long. */
+static void print_rows(struct bench *b)
+{
     struct str all = {0};
-    str_add(&all, "what\tmeasured\tlimit\tratio\n");
-    str_add(&all, str_c(&b->table));
-    app_table(stdout, all.data, "123");
+    if (!b->a->json && b->table.n) {
+        str_add(&all, "\nwhat\tmeasured\tlimit\tratio\n");
+        str_add(&all, str_c(&b->table));
+        app_table(stdout, all.data, "123");
+        fflush(stdout);
+    }
     str_free(&all);
+    str_clear(&b->table);
 }
 
 static bool on_card(const struct bench *b)
@@ -250,21 +273,21 @@ static int bench_kernels(struct bench *b)
     return 0;
 }
 
-static int bench_prefill(struct bench *b)
+static int bench_prefill(struct bench *b, const struct kv_spec *spec, int64_t context)
 {
     struct probe_time t, best = {0};
     double whole = 0; /* products of the prompt's rows in one go; the engine cuts it into pieces */
     for (int i = 0; i < 5; i++) {
-        TRY(probe_time(b->r, &b->spec, b->a->context, 1, 1, &t));
+        TRY(probe_time(b->r, spec, context, 1, 1, &t));
         if (i == 0 || t.s_prefill < best.s_prefill)
             best = t;
         runner_limits_again(b->r, &b->lim);
-        double rate = limits_product_rate(b->r, b->a->context);
+        double rate = limits_product_rate(b->r, context);
         whole = rate > whole ? rate : whole;
     }
-    double n = (double)b->a->context, flops = limits_prefill_flops(runner_model(b->r), b->a->context);
+    double n = (double)context, flops = limits_prefill_flops(runner_model(b->r), context);
     char label[96];
-    snprintf(label, sizeof label, "prefill of %lld tokens, %s", (long long)b->a->context, b->spec.label);
+    snprintf(label, sizeof label, "prefill of %lld tokens, %s", (long long)context, spec->label);
     row(b, label, n / best.s_prefill, "tokens/s", n * b->lim.product_rate / flops,
         "tokens/s at the product rate");
     row(b, "  its products and attention", 1e-9 * flops / best.s_prefill, "GFLOP/s",
@@ -274,12 +297,13 @@ static int bench_prefill(struct bench *b)
     return 0;
 }
 
-static void decode_rows(struct bench *b, int64_t context, int n_seq, const struct probe_time *t)
+static void decode_rows(struct bench *b, const struct kv_spec *spec, int64_t context, int n_seq,
+                        const struct probe_time *t)
 {
     char label[96];
     double floor = limits_step_s(runner_model(b->r), &b->lim, b->dtype, n_seq, (double)t->device_bytes);
-    snprintf(label, sizeof label, "decode at %lld, %s, %d sequence%s", (long long)context, b->spec.label,
-             n_seq, n_seq == 1 ? "" : "s");
+    snprintf(label, sizeof label, "decode at %lld, %s, %d sequence%s", (long long)context, spec->label, n_seq,
+             n_seq == 1 ? "" : "s");
     row(b, label, n_seq / t->s_step, "tokens/s", floor > 0 ? n_seq / floor : 0,
         on_card(b) ? "tokens/s at the copy rate" : "tokens/s at the read rate");
     if (floor > 0 && on_card(b))
@@ -287,27 +311,56 @@ static void decode_rows(struct bench *b, int64_t context, int n_seq, const struc
             1e-9 * b->lim.read_rate, "GB/s (device copy)");
 }
 
-static int bench_decode_at(struct bench *b, int64_t context)
+static int bench_decode_many(struct bench *b, const struct kv_spec *spec, int64_t context,
+                             const struct probe_time *one)
 {
-    struct probe_time one, many;
-    TRY(probe_time(b->r, &b->spec, context, 1, 24, &one));
-    decode_rows(b, context, 1, &one);
+    const int n = (int)b->a->sequences;
+    char label[96];
+    struct probe_time many;
+    int rc = probe_time(b->r, spec, context, n, 12, &many);
+    if (rc == ERR_NOMEM && on_card(b)) {
+        snprintf(label, sizeof label, "  %d sequences: no memory", n);
+        row(b, label, 0, "", 0, "");
+        return 0;
+    }
+    TRY(rc);
+    decode_rows(b, spec, context, n, &many);
+    snprintf(label, sizeof label, "  %d sequences over 1", n);
+    row(b, label, n * one->s_step / many.s_step, "times", 0, "");
+    snprintf(label, sizeof label, "  prompt passes of the %d", n);
+    row(b, label, (double)many.prefill_passes, "", 0, "");
+    return 0;
+}
+
+static int bench_decode(struct bench *b, const struct kv_spec *spec, int64_t context)
+{
+    struct ops *o = runner_ops(b->r);
+    struct probe_time one;
+    o->peak(o, true);
+    TRY(probe_time(b->r, spec, context, 1, 24, &one));
+    decode_rows(b, spec, context, 1, &one);
     if (!on_card(b))
         row(b, "  attention per step", 1e3 * one.s_attend_step, "ms", 0, "");
     row(b, "  cache", (double)one.cache_bytes / 1048576, "MiB", 0, "");
     if (one.device_bytes != one.cache_bytes)
         row(b, "  of it on the device", (double)one.device_bytes / 1048576, "MiB", 0, "");
-    if (context > 4096 && !on_card(b))
-        return 0; /* sixteen long caches are a test of memory, not of speed */
-    int rc = probe_time(b->r, &b->spec, context, 16, 12, &many);
-    if (rc == ERR_NOMEM && on_card(b)) {
-        row(b, "  16 sequences: no memory", 0, "", 0, "");
-        return 0;
+    if (on_card(b))
+        row(b, "  peak on the device, weights aside", (double)o->peak(o, false) / 1048576, "MiB",
+            (double)one.device_bytes / 1048576, "MiB (cache)");
+    if (b->a->sequences < 2 || (context > 4096 && !on_card(b)))
+        return 0; /* many long caches are a test of memory, not of speed */
+    return bench_decode_many(b, spec, context, &one);
+}
+
+/* Every context with every method. */
+static int each_point(struct bench *b, int (*point)(struct bench *, const struct kv_spec *, int64_t))
+{
+    for (int i = 0; i < b->n_context; i++) {
+        for (int k = 0; k < b->n_spec; k++) {
+            TRY(point(b, &b->spec[k], b->context[i]));
+            print_rows(b);
+        }
     }
-    TRY(rc);
-    decode_rows(b, context, 16, &many);
-    row(b, "  16 sequences over 1", 16 * one.s_step / many.s_step, "times", 0, "");
-    row(b, "  prompt passes of the 16", (double)many.prefill_passes, "", 0, "");
     return 0;
 }
 
@@ -456,7 +509,7 @@ static char *sweep_config(const struct bench *b)
     struct str list = {0};
     for (int64_t i = 0; i < b->a->settings; i++)
         str_printf(&list, "%s\"%s\"", i ? ", " : "", settings[i]);
-    char *yaml = mem_printf(sweep_text, b->path, str_c(&list), (long long)b->a->context, (int)b->a->n_new,
+    char *yaml = mem_printf(sweep_text, b->path, str_c(&list), (long long)b->context[0], (int)b->a->n_new,
                             dtype_name(b->dtype), dtype_name(b->cache), (unsigned long long)o->limit(o) / 2);
     str_free(&list);
     return yaml;
@@ -488,9 +541,9 @@ static int dispatch(struct bench *b)
     if (!strcmp(what, "kernels"))
         return bench_kernels(b);
     if (!strcmp(what, "prefill"))
-        return bench_prefill(b);
+        return each_point(b, bench_prefill);
     if (!strcmp(what, "decode"))
-        return bench_decode_at(b, b->a->context);
+        return each_point(b, bench_decode);
     if (!strcmp(what, "sweep"))
         return bench_sweep(b);
     return err_set(ERR_INPUT, "bench %s: use kernels, prefill, decode or sweep", what);
@@ -511,8 +564,63 @@ static int with_model(struct bench *b, const struct config_model *cm)
     TRY(runner_open(&b->r, &o));
     TRY(runner_load(b->r, &m));
     runner_limits(b->r, &b->lim);
+    print_head(b);
     TRY(dispatch(b));
-    print(b);
+    print_rows(b);
+    print_json(b);
+    return 0;
+}
+
+/* Length of the first entry of a list. A comma before NAME=VALUE does not end it: that is the method's next
+ * parameter, "kivi:bits=2,residual=64,full" are two. */
+static size_t entry_length(const char *list)
+{
+    size_t n = strcspn(list, ",");
+    while (list[n] && list[n + 1 + strcspn(list + n + 1, ":=,")] == '=')
+        n += 1 + strcspn(list + n + 1, ",");
+    return n;
+}
+
+static int add_context(struct bench *b, const char *text)
+{
+    int64_t n;
+    if (b->n_context == LIST)
+        return err_set(ERR_INPUT, "--context takes at most %d numbers", LIST);
+    if (!str_to_int(text, &n) || n < 1 || n > 1 << 24)
+        return err_set(ERR_INPUT, "--context takes 1 to %d, not '%s'", 1 << 24, text);
+    b->context[b->n_context++] = n;
+    return 0;
+}
+
+static int add_method(struct bench *b, const char *text)
+{
+    if (b->n_spec == LIST)
+        return err_set(ERR_INPUT, "--method takes at most %d methods", LIST);
+    TRY(kv_spec_parse(&b->spec[b->n_spec], text));
+    return app_no_prompt_method(&b->spec[b->n_spec++]);
+}
+
+static int each_entry(struct bench *b, const char *list, int (*add)(struct bench *, const char *))
+{
+    int rc = 0;
+    for (const char *at = list; at && rc == 0;) {
+        size_t n = entry_length(at);
+        char *entry = mem_printf("%.*s", (int)n, at);
+        rc = add(b, entry);
+        free(entry);
+        at = at[n] ? at + n + 1 : NULL;
+    }
+    return rc;
+}
+
+static int take_lists(struct bench *b)
+{
+    const struct bench_args *a = b->a;
+    bool points = !strcmp(a->what, "prefill") || !strcmp(a->what, "decode");
+    TRY(each_entry(b, a->context, add_context));
+    TRY(each_entry(b, a->method, add_method));
+    if (!points && b->n_context * b->n_spec > 1)
+        return err_set(ERR_INPUT, "bench %s takes one context and one method", a->what);
     return 0;
 }
 
@@ -520,8 +628,9 @@ int cmd_bench(struct app *app, int argc, char **argv)
 {
     static const struct argp_option options[] = {
         {"model", 'm', "MODEL", 0, "id, GGUF file or folder (default smollm2-135m-instruct)", 0},
-        {"method", 's', "SPEC", 0, "compressor (default full)", 0},
-        {"context", KEY_CONTEXT, "N", 0, "tokens in the cache or prompt (default 2048)", 0},
+        {"method", 's', "SPEC,...", 0, "compressors (default full)", 0},
+        {"context", KEY_CONTEXT, "N,...", 0, "tokens in the cache or prompt (default 2048)", 0},
+        {"sequences", KEY_SEQUENCES, "N", 0, "decode: so many together too (default 16; 1: none)", 0},
         {"settings", KEY_SETTINGS, "N", 0, "sweep: settings of one example (default 7, at most 20)", 0},
         {"new", KEY_NEW, "N", 0, "sweep: new tokens of each (default 32)", 0},
         {"dtype", KEY_DTYPE, "f32|bf16|f16", 0, "weights (default bf16)", 0},
@@ -537,34 +646,36 @@ int cmd_bench(struct app *app, int argc, char **argv)
         .parser = parser,
         .args_doc = "kernels|prefill|decode|sweep",
         .doc = "Measures speed beside the limits of this machine: memory reads (a card: copies inside its "
-               "memory), and products by the product library alone. Ratios hold within one run."};
+               "memory), and products by the product library alone. Ratios hold within one run. prefill and "
+               "decode take "
+               "lists: every context with every method, the model is loaded once."};
     struct bench_args a = {.model = "smollm2-135m-instruct",
                            .method = "full",
                            .dtype = "bf16",
                            .isa = "auto",
                            .device = "auto",
-                           .context = 2048,
+                           .context = "2048",
                            .settings = 7,
+                           .sequences = 16,
                            .n_new = 32};
     app_parse(app, &argp, argc, argv, &a);
     struct bench b = {.a = &a, .app = app};
     struct config_model cm = {0};
     TRY(dtype_parse(a.dtype, &b.dtype));
     TRY(dtype_parse(a.cache_dtype ? a.cache_dtype : a.dtype, &b.cache));
-    if (a.context < 1 || a.context > 1 << 24)
-        return err_set(ERR_INPUT, "--context takes 1 to %d", 1 << 24);
     if (a.settings < 1 || a.settings > SETTINGS)
         return err_set(ERR_INPUT, "--settings takes 1 to %d", SETTINGS);
+    if (a.sequences < 1 || a.sequences > 256)
+        return err_set(ERR_INPUT, "--sequences takes 1 to 256");
     if (a.n_new < 1 || a.n_new > 4096)
         return err_set(ERR_INPUT, "--new takes 1 to 4096");
     TRY(app_model(app, a.model, &cm));
-    int rc = kv_spec_parse(&b.spec, a.method);
-    if (rc == 0)
-        rc = app_no_prompt_method(&b.spec);
+    int rc = take_lists(&b);
     if (rc == 0)
         rc = with_model(&b, &cm);
     runner_close(b.r);
-    kv_spec_free(&b.spec);
+    for (int i = 0; i < b.n_spec; i++)
+        kv_spec_free(&b.spec[i]);
     config_model_close(&cm);
     str_free(&b.table);
     str_free(&b.json);

@@ -1,7 +1,7 @@
 /* Attention of a prompt alone on the CUDA table, by every kernel that the card has for it: sampled rows are
- * held against doubles; from 1024 tokens on it is timed, beside a product of the same run. attend TOKENS...;
- * exit status 1 if a kernel is off. Shape of Llama-3-8B: 32 heads on 8 key/value heads of 128 channels, bf16,
- * causal. */
+ * held against doubles; from 1024 tokens on it is timed, beside a product of the same run. attend
+ * [auto|wgmma|both] TOKENS...; exit status 1 if a kernel is off. Shape of Llama-3-8B: 32 heads on 8 key/value
+ * heads of 128 channels, bf16, causal. */
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/mem.h"
@@ -195,34 +195,55 @@ static int one(struct ops *o, const char *isa, int64_t n, double limit)
     return rc < 0 ? rc : !(e < 1e-2);
 }
 
+/* Every length by one kind of kernel: how many failed, or -1 where the card has none of the kind. */
+static int all(const char *isa, int n, char **tokens)
+{
+    const struct ops_options opt = {.act = DT_BF16, .isa = isa};
+    struct ops *o;
+    double limit = 0;
+    int failed = 0;
+    if (ops_open(&o, "cuda", &opt) < 0) {
+        printf("%s: %s\n", isa, err_text());
+        return -1;
+    }
+    for (int a = 0; a < n; a++) {
+        int64_t length = atoll(tokens[a]);
+        if (length >= 1024 && limit <= 0)
+            limit = product_rate(o);
+        int rc = one(o, isa, length, limit);
+        if (rc < 0)
+            printf("attention %lld, %s: %s\n", (long long)length, isa, err_text());
+        failed += rc != 0;
+    }
+    ops_close(o);
+    return failed;
+}
+
 int main(int argc, char **argv)
 {
     static const char *const isas[] = {"auto", "wgmma"};
-    int failed = 0, done = 0;
-    setvbuf(stdout, NULL, _IOLBF, 0); /* what was found stays, should a kernel hang */
+    const char *which = argc > 1 && atoll(argv[1]) < 1 ? argv[1] : "both";
+    int at = argc > 1 && which == argv[1] ? 2 : 1, failed = 0, done = 0;
+    bool both = !strcmp(which, "both");
+    if (at >= argc || (!both && strcmp(which, isas[0]) != 0 && strcmp(which, isas[1]) != 0)) {
+        printf("usage: %s [auto|wgmma|both] TOKENS...\n", argv[0]);
+        return 2;
+    }
+    for (int a = at; a < argc; a++) {
+        if (atoll(argv[a]) < 1) {
+            printf("%s is not a number of tokens\n", argv[a]);
+            return 2;
+        }
+    }
+    setvbuf(stdout, NULL, _IOLBF, 0);          /* what was found stays, should a kernel hang */
     state = (uint64_t)(clock_now() * 1e9) | 1; /* fresh values every time */
     printf("seed %llu\n", (unsigned long long)state);
     for (int i = 0; i < 2; i++) {
-        const struct ops_options opt = {.act = DT_BF16, .isa = isas[i]};
-        struct ops *o;
-        if (ops_open(&o, "cuda", &opt) < 0) {
-            printf("%s: %s\n", isas[i], err_text());
+        if (!both && strcmp(which, isas[i]) != 0)
             continue;
-        }
-        double limit = 0;
-        for (int a = 1; a < argc; a++) {
-            int64_t n = atoll(argv[a]);
-            if (n < 1)
-                continue;
-            if (n >= 1024 && limit <= 0)
-                limit = product_rate(o);
-            int rc = one(o, isas[i], n, limit);
-            if (rc < 0)
-                printf("attention %lld, %s: %s\n", (long long)n, isas[i], err_text());
-            failed += rc != 0;
-            done++;
-        }
-        ops_close(o);
+        int rc = all(isas[i], argc - at, argv + at);
+        failed += rc > 0 ? rc : 0;
+        done += rc >= 0 ? argc - at : 0;
     }
     printf("attend: %d of %d failed\n", failed, done);
     return failed || !done;

@@ -1,40 +1,58 @@
 #!/usr/bin/env python3
-"""peer.py MODEL CONTEXT…: what the card can do (a large copy, a large product) and what transformers reaches on it with
-the same weights and shapes (sdpa attention): seconds of a prompt, milliseconds of a decode step; medians."""
+"""peer.py SHAPE CONTEXT…: what the card can do (a large copy, a large product) and what transformers reaches on it with a
+model of that shape (make_model.py; random weights, made on the card; sdpa attention, bf16): tokens per second of a prompt
+and of decode steps; medians. Without a card everything is small and on the processor: a test of this script."""
+import os
 import statistics
 import sys
+import time
 
+os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.cache_utils import DynamicCache
+
+from make_model import config_of
+
+card = torch.cuda.is_available()
+device = "cuda" if card else "cpu"
 
 
 def timed(f, n):
     f()
     times = []
     for _ in range(n):
-        a, b = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        a.record()
+        if card:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
         f()
-        b.record()
-        torch.cuda.synchronize()
-        times.append(a.elapsed_time(b) * 1e-3)
+        if card:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
     return statistics.median(times)
 
 
 def limits():
-    x = torch.randint(0, 255, (4 << 30,), dtype=torch.uint8, device="cuda")
+    x = torch.randint(0, 255, ((4 << 30) if card else (64 << 20),), dtype=torch.uint8, device=device)
     y = torch.empty_like(x)
     s = timed(lambda: y.copy_(x), 10)
-    print(f"copy {2 * x.numel() / s * 1e-9:.0f} GB/s (bytes read and written)")
+    print(f"copy {2 * x.numel() / s * 1e-9:.0f} GB/s (bytes read and written)", flush=True)
     del x, y
-    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    print(f"product {2 * 8192**3 / timed(lambda: a @ b, 20) * 1e-12:.0f} TFLOP/s (bf16, 8192 cubed)")
+    n = 8192 if card else 512
+    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
+    print(f"product {2 * n**3 / timed(lambda: a @ b, 20) * 1e-12:.3g} TFLOP/s (bf16, {n} cubed)", flush=True)
+
+
+def load(shape):
+    entries = config_of(shape)
+    config = AutoConfig.for_model(entries.pop("model_type"), **entries)
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
 
 
 @torch.inference_mode()
 def peer(model, context):
-    ids = torch.randint(0, model.config.vocab_size, (1, context), device="cuda")
+    ids = torch.randint(0, model.config.vocab_size, (1, context), device=device)
 
     def prompt():
         cache = DynamicCache()
@@ -44,10 +62,13 @@ def peer(model, context):
     prefill = timed(prompt, 3)
     cache, one = prompt(), ids[:, :1]
     step = timed(lambda: model(one, past_key_values=cache, use_cache=True), 24)
-    print(f"transformers at {context}: prefill {context / prefill:.0f} tokens/s, decode {1 / step:.1f} tokens/s")
+    assert cache.get_seq_length() == context + 25
+    print(f"transformers at {context}: prefill {context / prefill:.0f} tokens/s, decode {1 / step:.1f} tokens/s", flush=True)
 
 
-limits()
-net = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16, attn_implementation="sdpa").cuda().eval()
-for n in map(int, sys.argv[2:]):
-    peer(net, n)
+if __name__ == "__main__":
+    limits()
+    net = load(sys.argv[1])
+    assert {p.dtype for p in net.parameters()} == {torch.bfloat16} and net.device.type == device
+    for n in map(int, sys.argv[2:]):
+        peer(net, n)
