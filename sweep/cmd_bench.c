@@ -636,7 +636,7 @@ int cmd_bench(struct app *app, int argc, char **argv)
         {"dtype", KEY_DTYPE, "f32|bf16|f16", 0, "weights (default bf16)", 0},
         {"cache-dtype", KEY_CACHE, "f32|bf16|f16", 0, "cache (default: the dtype)", 0},
         {"threads", KEY_THREADS, "N", 0, "threads (default: all processors)", 0},
-        {"isa", KEY_ISA, "auto|avx512|avx2|portable", 0, "widest instruction set to use", 0},
+        {"isa", KEY_ISA, "auto|avx512|avx2|portable", 0, "widest instruction set to use; on a card: wgmma, serial (ops.h)", 0},
         {"device", KEY_DEVICE, "auto|cpu|ref|cuda", 0, "where to compute (default auto)", 0},
         {"json", KEY_JSON, 0, 0, "JSON instead of a table", 0},
         {0},

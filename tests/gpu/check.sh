@@ -270,6 +270,7 @@ if wanted bench && [ "$shim" = 1 ]; then # one of each, small: a wrong option sh
     bench_check 60 "decode attention alone" "$bin/gpu_decode" 64
 elif wanted bench; then
     bench 90 "decode 2k 8k" decode --context 2048,8192 --method $methods --sequences 16
+    bench 60 "decode 8k serial" decode --context 8192 --method full --sequences 1 --isa serial # kernels one after the other
     bench 90 "decode 32k" decode --context 32768 --method $methods --sequences 1
     bench 90 "prefill" prefill --context 8192,32768 --method full
     bench_check 45 "attention alone" "$bin/gpu_attend" auto 8192 16384 32768

@@ -22,7 +22,8 @@ FNR == 1 { file = FILENAME; sub(/.*\//, "", file) }
     context = substr(part[1], 11) + 0
     compressed = $1 !~ /, full, /
     text = sprintf("%s: %s, %.3f of the copy rate", $1, $2, ratio)
-    if ($1 ~ /, 1 sequence$/) {
+    if (file ~ /serial/) say(text " (serial)")
+    else if ($1 ~ /, 1 sequence$/) {
         key = compressed ? ($1 ~ /kivi:bits=2, / ? "kivi" : "") : "full"
         if (key != "") decode[key, context] = value
         if (compressed) least(text, ratio, 0.80, "")
