@@ -67,9 +67,17 @@ std::string place(unsigned line);
 
 /* threads.cc */
 void run_block(const char *param, unsigned shared);
-// All lanes of the mask come to one instruction; the last does the work of all.
-void meet(thread *me, const char *what, unsigned line, unsigned mask, void *brought,
-          const std::function<void(warp &)> &work);
+/* All lanes of the mask come to one instruction; the last does the work of all: true for it. */
+bool meet_others(thread *me, const char *what, unsigned line, unsigned mask, void *brought);
+void meeting_ends(thread *me);
+template <typename F>
+static inline void meet(thread *me, const char *what, unsigned line, unsigned mask, void *brought, F work)
+{
+    if (!meet_others(me, what, line, mask, brought))
+        return;
+    work(warps[me->warp]);
+    meeting_ends(me);
+}
 void wait_here(thread *me, const char *what, unsigned line); // until somebody clears me->waiting
 void give_way(thread *me);
 static inline thread *whole(ptx_thread *t)
@@ -89,6 +97,7 @@ void matrix_ends(void); // the block has
 /* race.cc: what comes before what in shared memory; nothing of it is called unless racing. */
 void race_begin(void); // of a block
 void race_read(thread *t, uint32_t address, unsigned bytes, unsigned line);
+void race_decide(void); // about the latest write: before another thread goes on
 void race_write(thread *t, uint32_t address, unsigned bytes, unsigned line);
 void race_copy_begins(thread *t, uint32_t address, unsigned bytes, unsigned line);
 void race_copy_ends(thread *t, uint32_t address, unsigned bytes);

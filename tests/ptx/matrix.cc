@@ -9,77 +9,71 @@ namespace
 
 /* ------------------------------------------------------------------ one dot product of 16 */
 
-struct factor { // mantissa * 2^exponent; odd: infinite or NaN
-    int32_t mantissa, exponent;
-    bool odd;
-    float value;
+struct row { // of 16 factors mantissa * 2^exponent; of a zero the exponent is very small
+    int32_t mantissa[16], exponent[16];
+    float value[16];
+    bool odd; // one is infinite or NaN
 };
+const int NO_EXPONENT = -1000;
 
-factor factor_of(uint16_t bits, bool brain)
+void put(row &r, unsigned k, uint16_t bits, bool brain)
 {
-    const unsigned width = brain ? 7 : 10, most = brain ? 0xff : 0x1f;
-    const int bias = brain ? 127 : 15;
-    const unsigned exponent = bits >> width & most;
-    int32_t mantissa = bits & ((1 << width) - 1);
-    if (exponent)
-        mantissa |= 1 << width;
-    const float value = brain ? f32_of((uint32_t)bits << 16) : cvt_f32_f16(bits);
-    return {bits & 0x8000U ? -mantissa : mantissa, (exponent ? (int)exponent : 1) - bias, exponent == most, value};
+    const unsigned width = brain ? 7 : 10, most = brain ? 0xff : 0x1f, exponent = bits >> width & most;
+    const int32_t fraction = bits & ((1 << width) - 1), mantissa = exponent ? fraction | 1 << width : fraction;
+    r.mantissa[k] = bits & 0x8000U ? -mantissa : mantissa;
+    r.exponent[k] = mantissa ? (exponent ? (int)exponent : 1) - (brain ? 127 : 15) : NO_EXPONENT;
+    r.value[k] = brain ? f32_of((uint32_t)bits << 16) : cvt_f32_f16(bits);
+    r.odd = (k ? r.odd : false) || exponent == most;
 }
 
-float odd_sum(const factor *a, const factor *b, float c)
+float odd_sum(const row &a, const row &b, float c)
 {
     float sum = c;
     for (int k = 0; k < 16; k++)
-        sum += a[k].value * b[k].value;
+        sum += a.value[k] * b.value[k];
     return ptx_nan(sum);
 }
 
+/* size * 2^exponent, cut to an f32. */
+float cut(int64_t sum, int exponent)
+{
+    const uint64_t size = (uint64_t)(sum < 0 ? -sum : sum);
+    const int bits = size ? 64 - __builtin_clzll(size) : 0, drop = bits > 24 ? bits - 24 : 0;
+    const float value = ldexpf((float)(size >> drop), exponent + drop);
+    return sum < 0 ? -value : value;
+}
+
 /* The manual leaves the precision of the sum open ("at least single precision"). Measurements of cards (Fasi et
- * al. 2021, and for Hopper those after them) fit this: products are exact, all terms are cut to a few bits below
- * the largest one's last bit, the sum is cut to f32. That is worse than rounding: what passes here passes
- * with any better sum. */
+ * al. 2021, and for Hopper those after them) fit this: products are exact, all terms are cut to BELOW bits under
+ * the last bit of an f32 as large as the largest, the sum is cut to f32. That is worse than rounding: what
+ * passes here passes with any better sum. */
 const int BELOW = 2;
 
-float dot16(const factor *a, const factor *b, float c, bool brain)
+int64_t moved(int32_t mantissa, int up)
+{
+    const int64_t size = mantissa < 0 ? -(int64_t)mantissa : mantissa;
+    const int64_t at = up >= 0 ? size << (up < 32 ? up : 32) : size >> (up > -63 ? -up : 63);
+    return mantissa < 0 ? -at : at;
+}
+
+float dot16(const row &a, const row &b, float c, bool brain)
 {
     const int fraction = brain ? 14 : 20; // bits of a product behind its point
-    int top = -1000, c_exponent = 0;
-    bool odd = !isfinite(c);
-    for (int k = 0; k < 16; k++) {
-        odd |= a[k].odd || b[k].odd;
-        if (a[k].mantissa && b[k].mantissa)
-            top = std::max(top, a[k].exponent + b[k].exponent);
-    }
-    if (odd)
+    const uint32_t c_bits = u32_of(c), c_field = c_bits >> 23 & 0xffU;
+    if (a.odd || b.odd || c_field == 0xff)
         return odd_sum(a, b, c);
-    const uint32_t c_bits = u32_of(c);
-    int32_t c_mantissa = c_bits & 0x7fffffU;
-    if (c != 0.0f) {
-        c_exponent = (int)(c_bits >> 23 & 0xffU);
-        c_mantissa |= c_exponent ? 0x800000 : 0;
-        c_exponent = (c_exponent ? c_exponent : 1) - 127;
-        top = std::max(top, c_exponent);
-    }
-    if (top == -1000)
+    const int32_t c_size = (int32_t)(c_bits & 0x7fffffU) | (c_field ? 0x800000 : 0);
+    const int c_exponent = c_size ? (c_field ? (int)c_field : 1) - 127 : NO_EXPONENT;
+    int top = c_exponent;
+    for (int k = 0; k < 16; k++)
+        top = std::max(top, a.exponent[k] + b.exponent[k]);
+    if (top <= NO_EXPONENT / 2)
         return 0.0f;
     const int last = top - 23 - BELOW; // exponent of the last bit that is kept
-    const auto term = [last](int64_t mantissa, int exponent) -> int64_t {
-        const int up = exponent - last;
-        const int64_t size = mantissa < 0 ? -mantissa : mantissa;
-        const int64_t moved = up >= 0 ? size << up : up > -63 ? size >> -up : 0;
-        return mantissa < 0 ? -moved : moved;
-    };
-    int64_t sum = c == 0.0f ? 0 : term(c_bits >> 31 ? -c_mantissa : c_mantissa, c_exponent - 23);
+    int64_t sum = moved(c_bits >> 31 ? -c_size : c_size, c_exponent - 23 - last);
     for (int k = 0; k < 16; k++)
-        if (a[k].mantissa && b[k].mantissa)
-            sum += term((int64_t)a[k].mantissa * b[k].mantissa, a[k].exponent + b[k].exponent - fraction);
-    int64_t size = sum < 0 ? -sum : sum;
-    int exponent = last;
-    for (; size >= 1 << 24; size >>= 1)
-        exponent++;
-    const float value = ldexpf((float)size, exponent);
-    return sum < 0 ? -value : value;
+        sum += moved(a.mantissa[k] * b.mantissa[k], a.exponent[k] + b.exponent[k] - fraction - last);
+    return cut(sum, last);
 }
 
 uint16_t half_of(const uint32_t *registers, unsigned i)
@@ -98,10 +92,17 @@ unsigned whole_warp(const thread *me, const char *what, unsigned line)
 
 /* Lane 4 g + t holds of A rows g and g + 8, columns 2 t, 2 t + 1 and those plus 8; of B column g, the same k; of
  * C and D rows g and g + 8, columns 2 t and 2 t + 1. */
-void a_fragment(factor a[16][16], const uint32_t *registers, unsigned lane, bool brain)
+void a_fragment(uint16_t a[16][16], const uint32_t *registers, unsigned lane)
 {
     for (unsigned i = 0; i < 8; i++)
-        a[lane / 4 + (i / 2 % 2) * 8][lane % 4 * 2 + i % 2 + i / 4 * 8] = factor_of(half_of(registers, i), brain);
+        a[lane / 4 + (i / 2 % 2) * 8][lane % 4 * 2 + i % 2 + i / 4 * 8] = half_of(registers, i);
+}
+
+void put_all(row *rows, const uint16_t (*bits)[16], unsigned n, bool brain)
+{
+    for (unsigned i = 0; i < n; i++)
+        for (unsigned k = 0; k < 16; k++)
+            put(rows[i], k, bits[i][k], brain);
 }
 
 struct mma_brought {
@@ -112,13 +113,16 @@ struct mma_brought {
 
 void multiply(warp &w, bool brain)
 {
-    factor a[16][16], b[8][16];
+    uint16_t a_bits[16][16], b_bits[8][16];
     for (unsigned lane = 0; lane < LANES; lane++) {
         const mma_brought *m = (const mma_brought *)w.lanes[lane].brought;
-        a_fragment(a, m->a, lane, brain);
+        a_fragment(a_bits, m->a, lane);
         for (unsigned i = 0; i < 4; i++)
-            b[lane / 4][lane % 4 * 2 + i % 2 + i / 2 * 8] = factor_of(half_of(m->b, i), brain);
+            b_bits[lane / 4][lane % 4 * 2 + i % 2 + i / 2 * 8] = half_of(m->b, i);
     }
+    row a[16], b[8];
+    put_all(a, a_bits, 16, brain);
+    put_all(b, b_bits, 8, brain);
     for (unsigned lane = 0; lane < LANES; lane++) {
         const mma_brought *m = (const mma_brought *)w.lanes[lane].brought;
         for (unsigned i = 0; i < 4; i++)
@@ -229,15 +233,17 @@ template <typename F> void each_chunk(const operand &o, unsigned from, unsigned 
         for (unsigned k = 0; k < 16; k += o.trans ? 1 : 8)
             f(row, k, chunk(o, row, k));
 }
-std::vector<factor> load(const thread *t, const operand &o, unsigned from, unsigned rows, bool brain, unsigned line)
+std::vector<row> load(const thread *t, const operand &o, unsigned from, unsigned rows, bool brain, unsigned line)
 {
-    std::vector<factor> all(rows * 16);
-    each_chunk(o, from, rows, [&](unsigned row, unsigned k, uint32_t address) {
-        uint16_t bits[8];
-        memcpy(bits, shared_at(t, address, 16, line), 16);
+    std::vector<uint16_t> bits(rows * 16);
+    each_chunk(o, from, rows, [&](unsigned at, unsigned k, uint32_t address) {
+        uint16_t eight[8];
+        memcpy(eight, shared_at(t, address, 16, line), 16);
         for (unsigned i = 0; i < 8; i++)
-            all[(row - from + (o.trans ? i : 0)) * 16 + k + (o.trans ? 0 : i)] = factor_of(bits[i], brain);
+            bits[(at - from + (o.trans ? i : 0)) * 16 + k + (o.trans ? 0 : i)] = eight[i];
     });
+    std::vector<row> all(rows);
+    put_all(all.data(), (const uint16_t(*)[16])bits.data(), rows, brain);
     return all;
 }
 // What a warp of a product reads: its 16 rows of A, all of B.
@@ -322,26 +328,25 @@ void finish_product(warp &w, const product &p)
 {
     const thread *t = w.lanes;
     const bool brain = p.shape.brain;
-    factor a[16][16];
+    std::vector<row> a(16);
     if (p.a.empty()) {
-        const std::vector<factor> rows =
-            load(t, operand_of(t, p.a_desc, p.shape.trans_a, p.line), t->warp % 4 * 16, 16, brain, p.line);
-        for (unsigned i = 0; i < 256; i++)
-            a[i / 16][i % 16] = rows[i];
-    } else {
-        for (unsigned lane = 0; lane < LANES; lane++) { // as for mma (9.7.15.5.1.1.1)
+        a = load(t, operand_of(t, p.a_desc, p.shape.trans_a, p.line), t->warp % 4 * 16, 16, brain, p.line);
+    } else { // as for mma (9.7.15.5.1.1.1)
+        uint16_t bits[16][16];
+        for (unsigned lane = 0; lane < LANES; lane++) {
             const uint32_t registers[] = {*p.a[lane * 4], *p.a[lane * 4 + 1], *p.a[lane * 4 + 2], *p.a[lane * 4 + 3]};
-            a_fragment(a, registers, lane, brain);
+            a_fragment(bits, registers, lane);
         }
+        put_all(a.data(), bits, 16, brain);
     }
-    const std::vector<factor> b = load(t, operand_of(t, p.b_desc, p.shape.trans_b, p.line), 0, (unsigned)p.shape.n,
+    const std::vector<row> b = load(t, operand_of(t, p.b_desc, p.shape.trans_b, p.line), 0, (unsigned)p.shape.n,
                                        brain, p.line);
     accumulators &acc = away[p.key];
     for (unsigned lane = 0; lane < LANES; lane++)
         for (unsigned i = 0; i < (unsigned)p.shape.accumulators; i++) { // fragment D (9.7.15.5.1.1.2)
             float &d = acc.value[lane * (unsigned)p.shape.accumulators + i];
             const unsigned column = i / 4 * 8 + lane % 4 * 2 + i % 2;
-            d = dot16(a[lane / 4 + i / 2 % 2 * 8], &b[column * 16], p.scale_d ? d : 0.0f, brain);
+            d = dot16(a[lane / 4 + i / 2 % 2 * 8], b[column], p.scale_d ? d : 0.0f, brain);
         }
     if (--acc.under_way == 0) {
         for (size_t i = 0; i < acc.registers.size(); i++)

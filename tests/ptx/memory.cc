@@ -21,11 +21,12 @@ std::vector<range> &tables(void) // made before main, file by file
     return all;
 }
 range parameters;
-range latest; // device memory that was touched last
+range latest[4]; // device memory that was touched last
+unsigned next_latest;
 
 void aligned(const thread *t, uint64_t address, unsigned bytes, unsigned line)
 {
-    if (address % bytes) // of the whole access, vectors too (9.7.9.8)
+    if (address & (bytes - 1U)) // a power of 2; of the whole access, vectors too (9.7.9.8)
         stop(t, line, "%u bytes at %#lx: misaligned", bytes, (unsigned long)address);
 }
 
@@ -38,11 +39,12 @@ char *global_at(const thread *t, uint64_t address, unsigned bytes, unsigned line
 {
     aligned(t, address, bytes, line);
     char *p = (char *)(uintptr_t)address;
-    if (inside(latest, p, bytes))
-        return p;
+    for (const range &r : latest)
+        if (inside(r, p, bytes))
+            return p;
     range r;
     if (shim_reachable(p, &r.from, &r.to) && inside(r, p, bytes)) {
-        latest = r;
+        latest[next_latest++ % 4] = r;
         return p;
     }
     for (const range &table : tables())
@@ -73,7 +75,8 @@ ptx_table::ptx_table(const void *data, size_t bytes)
 void memory_launch(const char *param, size_t bytes)
 {
     parameters = {param, param + bytes};
-    latest = {NULL, NULL}; // blocks may have been given back since
+    for (range &r : latest) // blocks may have been given back since
+        r = {NULL, NULL};
 }
 
 void memory_ends(thread *t)

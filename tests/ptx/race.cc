@@ -52,6 +52,17 @@ std::string who_text(unsigned who)
          who_text(who).c_str(), did, place(other_line).c_str());
 }
 
+/* Two unordered writes of the same value harm nobody (lanes that all have a row's sum write it): whether they are
+ * the same is known when the second is done, before anything else happens. */
+struct doubt {
+    const thread *t;
+    uint32_t address;
+    char before;
+    cell other;
+    unsigned line;
+};
+std::vector<doubt> doubts;
+
 void after_write(const thread *t, const uint32_t *clocks, const cell &c, uint32_t at, const char *does, unsigned line)
 {
     if (c.copier)
@@ -133,8 +144,18 @@ void race_begin(void)
     cells.assign(shared_end, {});
 }
 
+void race_decide(void)
+{
+    for (const doubt &d : doubts)
+        if (shared_memory[d.address] != d.before)
+            race(d.t, d.line, d.address, "writes", "has written (another value)", d.other.writer,
+                 d.other.write_line);
+    doubts.clear();
+}
+
 void race_read(thread *t, uint32_t address, unsigned bytes, unsigned line)
 {
+    race_decide();
     shared_at(t, address, bytes, line);
     const uint32_t *clocks = clocks_of(t);
     for (uint32_t at = address; at < address + bytes; at++) {
@@ -145,9 +166,13 @@ void race_read(thread *t, uint32_t address, unsigned bytes, unsigned line)
 
 void race_write(thread *t, uint32_t address, unsigned bytes, unsigned line)
 {
+    race_decide();
     const uint32_t *clocks = clocks_of(t);
     for (uint32_t at = address; at < address + bytes; at++) {
-        after_write(t, clocks, cells[at], at, "writes", line);
+        if (cells[at].write_clock > clocks[cells[at].writer] && !cells[at].copier)
+            doubts.push_back({t, at, shared_memory[at], cells[at], line});
+        else
+            after_write(t, clocks, cells[at], at, "writes", line);
         after_reads(t, clocks, cells[at], at, "writes", line);
         record_write(cells[at], t, line);
     }
@@ -157,6 +182,8 @@ void race_write(thread *t, uint32_t address, unsigned bytes, unsigned line)
 void race_copy_begins(thread *t, uint32_t address, unsigned bytes, unsigned line)
 {
     race_write(t, address, bytes, line);
+    if (!doubts.empty())
+        race(t, line, address, "copies to", "has written", doubts[0].other.writer, doubts[0].other.write_line);
     for (uint32_t at = address; at < address + bytes; at++)
         cells[at].copier = (uint16_t)(t->id + 1U);
 }

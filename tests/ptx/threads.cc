@@ -74,6 +74,8 @@ void *fresh(char *stack)
 
 void go(thread *from, unsigned to)
 {
+    if (racing)
+        race_decide();
     if (from->id == to)
         return;
     current = to;
@@ -83,9 +85,10 @@ void go(thread *from, unsigned to)
 // The next thread that can go on, after `from`; n_threads if there is none.
 unsigned next_ready(unsigned from)
 {
-    const unsigned step = order >= 2 ? some_number() % n_threads : 0;
-    for (unsigned i = 1; i <= n_threads; i++) {
-        const thread &t = threads[turn[(turn_of[from] + step + i) % n_threads]];
+    unsigned at = order >= 2 ? some_number() % n_threads : turn_of[from];
+    for (unsigned i = 0; i < n_threads; i++) {
+        at = at + 1 < n_threads ? at + 1 : 0;
+        const thread &t = threads[turn[at]];
         if (t.alive && !t.waiting)
             return t.id;
     }
@@ -109,6 +112,8 @@ void fiber_main(void)
 {
     thread *me = &threads[current];
     kernel->run(me, block_param);
+    if (racing)
+        race_decide();
     me->alive = false;
     memory_ends(me);
     warp &w = warps[me->warp];
@@ -209,8 +214,7 @@ void wait_here(thread *me, const char *what, unsigned line)
 
 /* ------------------------------------------------------------------ meetings of a warp */
 
-void meet(thread *me, const char *what, unsigned line, unsigned mask, void *brought,
-          const std::function<void(warp &)> &work)
+bool meet_others(thread *me, const char *what, unsigned line, unsigned mask, void *brought)
 {
     warp &w = warps[me->warp];
     if (mask & ~w.alive)
@@ -225,17 +229,21 @@ void meet(thread *me, const char *what, unsigned line, unsigned mask, void *brou
     w.mask = mask;
     w.met |= 1U << me->lane;
     me->brought = brought;
-    if (w.met != mask) {
-        me->waiting = true;
-        wait_here(me, what, line);
-        return;
-    }
-    work(w);
+    if (w.met == mask)
+        return true;
+    me->waiting = true;
+    wait_here(me, what, line);
+    return false;
+}
+
+void meeting_ends(thread *me)
+{
+    warp &w = warps[me->warp];
     w.met = 0;
     if (racing && !racing_strictly)
-        race_together([&](const thread &t) { return t.warp == me->warp && (mask >> t.lane & 1U); });
+        race_together([&](const thread &t) { return t.warp == me->warp && (w.mask >> t.lane & 1U); });
     for (unsigned i = 0; i < w.size; i++)
-        if (mask >> i & 1U)
+        if (w.mask >> i & 1U)
             w.lanes[i].waiting = false;
 }
 
