@@ -73,6 +73,8 @@ class Entry:
         self.n_scopes = 0
         self.out = []
         self.locs = []
+        self.flow = []  # of instructions, for check_wgmma: (line, kind, registers, what more)
+        self.touched = set()  # registers of the instruction that is being translated
 
 
 class Translator:
@@ -133,6 +135,7 @@ class Translator:
                 self.declare(s[:-1])
             elif s.endswith(":"):
                 self.entry.out.append(f"{self.label(s[:-1], True)}:;")
+                self.entry.flow.append((self.line, "label", set(), self.label(s[:-1])))
             else:
                 self.instruction(s[:-1].strip())
 
@@ -143,6 +146,7 @@ class Translator:
     def close(self):
         self.entry.scopes.pop()
         if not self.entry.scopes:
+            self.check_wgmma()
             self.entries.append(self.entry)
             self.entry = None
 
@@ -225,6 +229,7 @@ class Translator:
             else:
                 continue
             e.registers[c_name] = kind
+            e.touched.add(c_name)
             return c_name, kind
         return None
 
@@ -302,7 +307,12 @@ class Translator:
         if not found:
             self.fail("no instruction: " + s)
         guard, name, rest = found.groups()
-        code = self.translate(name, self.split(rest.replace("\n", " ")))
+        self.entry.touched = set()
+        args = self.split(rest.replace("\n", " "))
+        code = self.translate(name, args)
+        kind = next((k for k in ("bra", "ret", "wgmma.fence", "wgmma.mma_async") if name.startswith(k)), "other")
+        more = self.label(args[0]) if kind == "bra" else args[0] if kind == "wgmma.mma_async" else None
+        self.entry.flow.append((self.line, kind, self.entry.touched, (more, guard)))
         if guard:
             no = guard.startswith("!")
             code = f"if ({'!' if no else ''}{self.operand(guard.lstrip('!'), 'pred')}) {{ {code} }}"
@@ -332,6 +342,36 @@ class Translator:
                 values = ", ".join(self.operand(a, k) for a, k in zip(args[1:], kinds))
                 return self.assign(args[0], f"{c_name}({values})", found.expand(result))
         self.fail(f"no rule for the instruction {name}")
+
+    def check_wgmma(self):
+        """Between the last access of a wgmma's registers and the wgmma there must be a wgmma.fence, unless that
+        access was a wgmma on the same accumulators (PTX ISA 9.7.15.7.1): every way back is followed."""
+        flow = self.entry.flow
+        labels = {more: i for i, (_, kind, _, more) in enumerate(flow) if kind == "label"}
+        before = [[] for _ in flow]
+        for i, (_, kind, _, more) in enumerate(flow):
+            if kind == "bra":
+                before[labels[more[0]]].append(i)
+            if i + 1 < len(flow) and (kind not in ("bra", "ret") or more[1]):
+                before[i + 1].append(i)
+        for i, (line, kind, registers, more) in enumerate(flow):
+            if kind != "wgmma.mma_async":
+                continue
+            fragments = {r for r in registers if self.entry.registers[r] in ("f32", "b32")}
+            ways, been = list(before[i]), set()
+            while ways:
+                at = ways.pop()
+                other_line, other, touched, what = flow[at]
+                if at in been or other == "wgmma.fence":
+                    continue
+                been.add(at)
+                if touched & fragments and not (other == "wgmma.mma_async" and what[0] == more[0]):
+                    self.line = line
+                    self.fail(f"no wgmma.fence since line {other_line}, which has {sorted(touched & fragments)[0]}")
+                if not before[at]:
+                    self.line = line
+                    self.fail("wgmma without a wgmma.fence before it")
+                ways += before[at]
 
     def memory(self, found, args):
         """ld and st (PTX ISA 9.7.9.8, 9.7.9.11): the address is checked, then C++ loads or stores."""
