@@ -1,5 +1,5 @@
-// Kernels are launched by the address of their C++ function: its name among the symbols of this module leads to
-// the .entry of the same name.
+// Kernels are launched by the address of their C++ function: its name among the symbols of this module leads
+// to the .entry of the same name.
 #include "machine.h"
 
 #include <dlfcn.h>
@@ -140,7 +140,8 @@ ptx_module::ptx_module(const char *name_, void (*run_)(ptx_thread *, const char 
                        std::vector<size_t> at, size_t bytes, unsigned shared_, unsigned align, unsigned most,
                        const char *ptx_, const ptx_loc *locs_, size_t n, const char *const *files_)
     : name(name_), run(run_), param_sizes(std::move(sizes)), param_at(std::move(at)), param_bytes(bytes),
-      shared(shared_), dynamic_align(align), max_threads(most), ptx(ptx_), locs(locs_), n_locs(n), files(files_)
+      shared(shared_), dynamic_align(align), max_threads(most), ptx(ptx_), locs(locs_), n_locs(n),
+      files(files_)
 {
     modules()[name] = this;
 }

@@ -1,4 +1,5 @@
-/* The machine that runs translated kernels: inside of threads.cc, memory.cc, matrix.cc, race.cc, launch.cc. */
+/* The machine that runs translated kernels: inside of threads.cc, memory.cc, matrix.cc, race.cc, launch.cc.
+ */
 #ifndef KVS_TESTS_PTX_MACHINE_H
 #define KVS_TESTS_PTX_MACHINE_H
 
@@ -26,8 +27,8 @@ struct thread : ptx_thread {
     bool alive, waiting;
     const char *what; // the latest instruction that could wait
     unsigned line;
-    void *brought;    // to a meeting of the warp
-    barrier *at;      // a barrier that it waits for
+    void *brought; // to a meeting of the warp
+    barrier *at;   // a barrier that it waits for
     std::vector<copy> copies;
     std::deque<std::vector<copy>> copy_groups;
 };
@@ -53,15 +54,16 @@ extern const ptx_module *kernel; // that runs
 extern std::vector<thread> threads;
 extern std::vector<warp> warps;
 extern unsigned n_threads;
-extern char *shared_memory;       // by shared address: those below PTX_SHARED_BASE are nobody's
-extern unsigned shared_end;       // first shared address behind the block's memory
-extern bool racing;               // KVS_PTX_RACE
-extern bool racing_strictly;      // KVS_PTX_RACE=2: exchanges of a warp order nothing in memory
-extern unsigned order;            // KVS_PTX_ORDER: 0 threads in their order, 1 from the last, else a seed
-unsigned some_number(void);       // of the seed
+extern char *shared_memory;  // by shared address: those below PTX_SHARED_BASE are nobody's
+extern unsigned shared_end;  // first shared address behind the block's memory
+extern bool racing;          // KVS_PTX_RACE
+extern bool racing_strictly; // KVS_PTX_RACE=2: exchanges of a warp order nothing in memory
+extern unsigned order;       // KVS_PTX_ORDER: 0 threads in their order, 1 from the last, else a seed
+unsigned some_number(void);  // of the seed
 
 // Ends the program: what is wrong, in which kernel, thread and lines.
-[[noreturn]] void stop(const thread *t, unsigned line, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+[[noreturn]] void stop(const thread *t, unsigned line, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 // "file.ptx:line (source:line)"
 std::string place(unsigned line);
 
@@ -86,7 +88,7 @@ static inline thread *whole(ptx_thread *t)
 }
 
 /* memory.cc */
-void memory_ends(thread *t);  // a thread has returned
+void memory_ends(thread *t); // a thread has returned
 const char *shared_at(const thread *t, uint32_t address, unsigned bytes, unsigned line); // checked
 void memory_launch(const char *param, size_t bytes);
 

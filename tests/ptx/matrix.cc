@@ -19,7 +19,8 @@ const int NO_EXPONENT = -1000;
 void put(row &r, unsigned k, uint16_t bits, bool brain)
 {
     const unsigned width = brain ? 7 : 10, most = brain ? 0xff : 0x1f, exponent = bits >> width & most;
-    const int32_t fraction = bits & ((1 << width) - 1), mantissa = exponent ? fraction | 1 << width : fraction;
+    const int32_t fraction = bits & ((1 << width) - 1),
+                  mantissa = exponent ? fraction | 1 << width : fraction;
     r.mantissa[k] = bits & 0x8000U ? -mantissa : mantissa;
     r.exponent[k] = mantissa ? (exponent ? (int)exponent : 1) - (brain ? 127 : 15) : NO_EXPONENT;
     r.value[k] = brain ? f32_of((uint32_t)bits << 16) : cvt_f32_f16(bits);
@@ -43,10 +44,10 @@ float cut(int64_t sum, int exponent)
     return sum < 0 ? -value : value;
 }
 
-/* The manual leaves the precision of the sum open ("at least single precision"). Measurements of cards (Fasi et
- * al. 2021, and for Hopper those after them) fit this: products are exact, all terms are cut to BELOW bits under
- * the last bit of an f32 as large as the largest, the sum is cut to f32. That is worse than rounding: what
- * passes here passes with any better sum. */
+/* The manual leaves the precision of the sum open ("at least single precision"). Measurements of cards (Fasi
+ * et al. 2021, and for Hopper those after them) fit this: products are exact, all terms are cut to BELOW bits
+ * under the last bit of an f32 as large as the largest, the sum is cut to f32. That is worse than rounding:
+ * what passes here passes with any better sum. */
 const int BELOW = 2;
 
 int64_t moved(int32_t mantissa, int up)
@@ -90,8 +91,8 @@ unsigned whole_warp(const thread *me, const char *what, unsigned line)
 
 /* ------------------------------------------------------------------ fragments (9.7.14.5.8) */
 
-/* Lane 4 g + t holds of A rows g and g + 8, columns 2 t, 2 t + 1 and those plus 8; of B column g, the same k; of
- * C and D rows g and g + 8, columns 2 t and 2 t + 1. */
+/* Lane 4 g + t holds of A rows g and g + 8, columns 2 t, 2 t + 1 and those plus 8; of B column g, the same k;
+ * of C and D rows g and g + 8, columns 2 t and 2 t + 1. */
 void a_fragment(uint16_t a[16][16], const uint32_t *registers, unsigned lane)
 {
     for (unsigned i = 0; i < 8; i++)
@@ -130,7 +131,8 @@ void multiply(warp &w, bool brain)
     }
 }
 
-void mma(ptx_thread *t, float *d, const uint32_t *a, const uint32_t *b, const float *c, bool brain, unsigned line)
+void mma(ptx_thread *t, float *d, const uint32_t *a, const uint32_t *b, const float *c, bool brain,
+         unsigned line)
 {
     mma_brought m = {d, a, b, c};
     meet(whole(t), "mma.sync", line, whole_warp(whole(t), "mma.sync", line), &m,
@@ -139,17 +141,19 @@ void mma(ptx_thread *t, float *d, const uint32_t *a, const uint32_t *b, const fl
 
 } // namespace
 
-void mma_m16n8k16_f16(ptx_thread *me, float *d, const uint32_t *a, const uint32_t *b, const float *c, unsigned line)
+void mma_m16n8k16_f16(ptx_thread *me, float *d, const uint32_t *a, const uint32_t *b, const float *c,
+                      unsigned line)
 {
     mma(me, d, a, b, c, false, line);
 }
-void mma_m16n8k16_bf16(ptx_thread *me, float *d, const uint32_t *a, const uint32_t *b, const float *c, unsigned line)
+void mma_m16n8k16_bf16(ptx_thread *me, float *d, const uint32_t *a, const uint32_t *b, const float *c,
+                       unsigned line)
 {
     mma(me, d, a, b, c, true, line);
 }
 
-/* Lane 8 m + r gives the address of row r of matrix m, 8 halves; lane 4 r + t gets of every matrix the columns
- * 2 t and 2 t + 1 of row r, or with .trans the rows 2 t and 2 t + 1 of column r (9.7.14.5.15). */
+/* Lane 8 m + r gives the address of row r of matrix m, 8 halves; lane 4 r + t gets of every matrix the
+ * columns 2 t and 2 t + 1 of row r, or with .trans the rows 2 t and 2 t + 1 of column r (9.7.14.5.15). */
 void ldmatrix_x4(ptx_thread *t, uint32_t *d, uint32_t address, bool trans, unsigned line)
 {
     thread *me = whole(t);
@@ -213,10 +217,10 @@ operand operand_of(const thread *t, uint64_t desc, bool trans, unsigned line)
         stop(t, line, "a transposed matrix that begins inside of a row (start %u)", o.start);
     return o;
 }
-/* Address of the 16 bytes with (row, k). Rows of 128 bytes, 8 of them one pattern. K-major: a row holds k, stride
- * leads to the next 8 rows. Transposed: a row of memory has one k and 64 rows of the matrix; stride leads to the
- * next 8 k, leading to the next 64 rows. The swizzle adds bits 7 to 9 of an address to bits 4 to 6, without
- * carry (the canonical layouts of CUTLASS's make_gmma_desc). */
+/* Address of the 16 bytes with (row, k). Rows of 128 bytes, 8 of them one pattern. K-major: a row holds k,
+ * stride leads to the next 8 rows. Transposed: a row of memory has one k and 64 rows of the matrix; stride
+ * leads to the next 8 k, leading to the next 64 rows. The swizzle adds bits 7 to 9 of an address to bits 4 to
+ * 6, without carry (the canonical layouts of CUTLASS's make_gmma_desc). */
 uint32_t chunk(const operand &o, unsigned row, unsigned k)
 {
     uint32_t at = o.start;
@@ -233,7 +237,8 @@ template <typename F> void each_chunk(const operand &o, unsigned from, unsigned 
         for (unsigned k = 0; k < 16; k += o.trans ? 1 : 8)
             f(row, k, chunk(o, row, k));
 }
-std::vector<row> load(const thread *t, const operand &o, unsigned from, unsigned rows, bool brain, unsigned line)
+std::vector<row> load(const thread *t, const operand &o, unsigned from, unsigned rows, bool brain,
+                      unsigned line)
 {
     std::vector<uint16_t> bits(rows * 16);
     each_chunk(o, from, rows, [&](unsigned at, unsigned k, uint32_t address) {
@@ -334,13 +339,14 @@ void finish_product(warp &w, const product &p)
     } else { // as for mma (9.7.15.5.1.1.1)
         uint16_t bits[16][16];
         for (unsigned lane = 0; lane < LANES; lane++) {
-            const uint32_t registers[] = {*p.a[lane * 4], *p.a[lane * 4 + 1], *p.a[lane * 4 + 2], *p.a[lane * 4 + 3]};
+            const uint32_t registers[] = {*p.a[lane * 4], *p.a[lane * 4 + 1], *p.a[lane * 4 + 2],
+                                          *p.a[lane * 4 + 3]};
             a_fragment(bits, registers, lane);
         }
         put_all(a.data(), bits, 16, brain);
     }
-    const std::vector<row> b = load(t, operand_of(t, p.b_desc, p.shape.trans_b, p.line), 0, (unsigned)p.shape.n,
-                                       brain, p.line);
+    const std::vector<row> b =
+        load(t, operand_of(t, p.b_desc, p.shape.trans_b, p.line), 0, (unsigned)p.shape.n, brain, p.line);
     accumulators &acc = away[p.key];
     for (unsigned lane = 0; lane < LANES; lane++)
         for (unsigned i = 0; i < (unsigned)p.shape.accumulators; i++) { // fragment D (9.7.15.5.1.1.2)
@@ -384,8 +390,8 @@ void matrix_ends(void)
     }
 }
 
-void wgmma_mma_async(ptx_thread *t, const wgmma_shape &shape, float *const *d, uint32_t *const *a, uint64_t a_desc,
-                     uint64_t b_desc, bool scale_d, unsigned line)
+void wgmma_mma_async(ptx_thread *t, const wgmma_shape &shape, float *const *d, uint32_t *const *a,
+                     uint64_t a_desc, uint64_t b_desc, bool scale_d, unsigned line)
 {
     wgmma_brought m = {&shape, d, a, a_desc, b_desc, scale_d};
     meet(whole(t), "wgmma.mma_async", line, whole_warp(whole(t), "wgmma", line), &m,
@@ -399,16 +405,18 @@ void wgmma_fence(ptx_thread *t, unsigned line)
 
 void wgmma_commit_group(ptx_thread *t, unsigned line)
 {
-    meet(whole(t), "wgmma.commit_group", line, whole_warp(whole(t), "wgmma.commit_group", line), NULL, [](warp &w) {
-        w.product_groups.push_back(std::move(w.products));
-        w.products.clear();
-    });
+    meet(whole(t), "wgmma.commit_group", line, whole_warp(whole(t), "wgmma.commit_group", line), NULL,
+         [](warp &w) {
+             w.product_groups.push_back(std::move(w.products));
+             w.products.clear();
+         });
 }
 
 void wgmma_wait_group(ptx_thread *t, unsigned left, unsigned line)
 {
-    meet(whole(t), "wgmma.wait_group", line, whole_warp(whole(t), "wgmma.wait_group", line), NULL, [left](warp &w) {
-        for (; w.product_groups.size() > left; w.product_groups.pop_front())
-            finish_group(w, w.product_groups.front());
-    });
+    meet(whole(t), "wgmma.wait_group", line, whole_warp(whole(t), "wgmma.wait_group", line), NULL,
+         [left](warp &w) {
+             for (; w.product_groups.size() > left; w.product_groups.pop_front())
+                 finish_group(w, w.product_groups.front());
+         });
 }

@@ -1,4 +1,5 @@
-// What a thread reads and writes (PTX ISA 5, 9.7.9): every address is checked for its alignment and its bounds.
+// What a thread reads and writes (PTX ISA 5, 9.7.9): every address is checked for its alignment and its
+// bounds.
 #include "machine.h"
 
 #include <fenv.h>
@@ -93,8 +94,8 @@ const char *shared_at(const thread *t, uint32_t address, unsigned bytes, unsigne
 {
     aligned(t, address, bytes, line);
     if (address < PTX_SHARED_BASE || address >= shared_end || bytes > shared_end - address)
-        stop(t, line, "%u bytes at shared address %u: the block has %u to %u", bytes, address, PTX_SHARED_BASE,
-             shared_end);
+        stop(t, line, "%u bytes at shared address %u: the block has %u to %u", bytes, address,
+             PTX_SHARED_BASE, shared_end);
     return shared_memory + address;
 }
 
@@ -158,7 +159,8 @@ uint64_t cvta_to_shared_u64(uint64_t address)
 
 /* ------------------------------------------------------------------ cp.async (9.7.9.25.3) */
 
-/* Nothing is done before the thread waits: the latest moment that is allowed. The source is read then, too. */
+/* Nothing is done before the thread waits: the latest moment that is allowed. The source is read then, too.
+ */
 void cp_async(ptx_thread *t, uint32_t dst, uint64_t src, unsigned bytes, unsigned from_src, unsigned line)
 {
     thread *me = whole(t);

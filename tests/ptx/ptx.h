@@ -1,7 +1,7 @@
 /* What the instructions of PTX mean, for the C++ that translate.py makes of it. Written from NVIDIA's PTX ISA
- * (the numbers in brackets are its sections), not from the kernels' twins in tests/shim. Here: what one thread
- * computes. What it reads and writes: memory.cc; with other threads: threads.cc; matrices: matrix.cc. An
- * instruction is a function of its own name. */
+ * (the numbers in brackets are its sections), not from the kernels' twins in tests/shim. Here: what one
+ * thread computes. What it reads and writes: memory.cc; with other threads: threads.cc; matrices: matrix.cc.
+ * An instruction is a function of its own name. */
 #ifndef KVS_TESTS_PTX_PTX_H
 #define KVS_TESTS_PTX_PTX_H
 
@@ -27,7 +27,7 @@ struct ptx_block_state {
 };
 extern ptx_block_state ptx_block;
 struct ptx_loc {
-    unsigned line, file, row;  /* line of the PTX, and of the source */
+    unsigned line, file, row;     /* line of the PTX, and of the source */
     unsigned from_file, from_row; /* where that was inlined; from_row 0: nowhere */
 };
 struct ptx_module { /* one .entry */
@@ -136,19 +136,19 @@ PTX_OP uint64_t u64_of(double x)
     }                                                                                                        \
     PTX_OP type div_##t(type a, type b) /* by 0: a value that the machine chooses */                         \
     {                                                                                                        \
-        return b == 0                                                            ? (type) ~(bare)0            \
-               : (type)((bare)b + 1U) == 0 && std::is_signed<type>::value ? neg_##t(a)   \
-               : (type)(a / b);                                                                              \
+        return b == 0                                                     ? (type) ~(bare)0                  \
+               : (type)((bare)b + 1U) == 0 && std::is_signed<type>::value ? neg_##t(a)                       \
+                                                                          : (type)(a / b);                   \
     }                                                                                                        \
     PTX_OP type rem_##t(type a, type b)                                                                      \
     {                                                                                                        \
-        return b == 0                                                            ? a                         \
-               : (type)((bare)b + 1U) == 0 && std::is_signed<type>::value ? (type)0                       \
-               : (type)(a % b);                                                                              \
+        return b == 0                                                     ? a                                \
+               : (type)((bare)b + 1U) == 0 && std::is_signed<type>::value ? (type)0                          \
+                                                                          : (type)(a % b);                   \
     }                                                                                                        \
     PTX_OP type shr_##t(type a, uint32_t b) /* more than the width: the width (9.7.8.9) */                   \
     {                                                                                                        \
-        return b < sizeof(type) * 8 ? (type)(a >> b) : (type)(a >> (sizeof(type) * 8 - 1) >> 1);               \
+        return b < sizeof(type) * 8 ? (type)(a >> b) : (type)(a >> (sizeof(type) * 8 - 1) >> 1);             \
     }                                                                                                        \
     PTX_COMPARE(t, type)                                                                                     \
     PTX_PLAIN(t, type)
@@ -385,8 +385,8 @@ PTX_OP float sqrt_rn_f32(float a)
 }
 float fma_rm_f32(float a, float b, float c); /* towards minus infinity */
 
-/* Approximations: a card may be off by as much as the manual allows (2 ulp and a bit for ex2); here they are as
- * near as f32 gets, with subnormal numbers zero on both sides. */
+/* Approximations: a card may be off by as much as the manual allows (2 ulp and a bit for ex2); here they are
+ * as near as f32 gets, with subnormal numbers zero on both sides. */
 PTX_OP float ptx_flush(float x)
 {
     return fabsf(x) < 0x1p-126f ? copysignf(0.0f, x) : x;
@@ -482,8 +482,8 @@ PTX_OP uint32_t cvt_rn_bf16x2_f32(float a, float b)
 
 /* ------------------------------------------------------------------ memory (memory.cc) */
 
-/* Where a thread may read or write `bytes` at once; what is misaligned or outside ends the program. The line is
- * that of the PTX. */
+/* Where a thread may read or write `bytes` at once; what is misaligned or outside ends the program. The line
+ * is that of the PTX. */
 const void *ld_global(ptx_thread *me, uint64_t address, unsigned bytes, unsigned line);
 void *st_global(ptx_thread *me, uint64_t address, unsigned bytes, unsigned line);
 const void *ld_shared(ptx_thread *me, uint32_t address, unsigned bytes, unsigned line);
@@ -497,8 +497,8 @@ static inline const void *ld_local(ptx_thread *me, const char *depot, size_t siz
 {
     return st_local(me, depot, size, address, bytes, line);
 }
-/* Shared memory has a window among the generic addresses (6.4.1.1, 9.7.9.20); global and local memory are their
- * own. */
+/* Shared memory has a window among the generic addresses (6.4.1.1, 9.7.9.20); global and local memory are
+ * their own. */
 uint64_t cvta_shared_u64(uint64_t address);
 uint64_t cvta_to_shared_u64(uint64_t address);
 PTX_OP uint64_t cvta_global_u64(uint64_t address)
@@ -549,7 +549,8 @@ struct wgmma_shape {
     bool brain; /* bf16, else f16 */
     int scale_a, scale_b, trans_a, trans_b;
 };
-/* d += a b (scale_d) or d = a b, later: d is written when the thread waits. a: registers, or NULL and a_desc. */
+/* d += a b (scale_d) or d = a b, later: d is written when the thread waits. a: registers, or NULL and a_desc.
+ */
 void wgmma_mma_async(ptx_thread *me, const wgmma_shape &shape, float *const *d, uint32_t *const *a,
                      uint64_t a_desc, uint64_t b_desc, bool scale_d, unsigned line);
 void wgmma_fence(ptx_thread *me, unsigned line);

@@ -1,6 +1,7 @@
-// What comes before what in shared memory, by vector clocks: every thread knows how far it has seen each other
-// one. Two accesses of a byte, one of them a write, of which neither comes before the other are a race (PTX ISA 8).
-// Order comes from barriers, mbarriers (arrive to wait) and, unless racing_strictly, from all meetings of a warp.
+// What comes before what in shared memory, by vector clocks: every thread knows how far it has seen each
+// other one. Two accesses of a byte, one of them a write, of which neither comes before the other are a race
+// (PTX ISA 8). Order comes from barriers, mbarriers (arrive to wait) and, unless racing_strictly, from all
+// meetings of a warp.
 #include "machine.h"
 
 #include <algorithm>
@@ -8,17 +9,18 @@
 namespace
 {
 
-/* A write, a copy (cp.async) that is under way, reads: the latest while each knows of the one before, else one
- * for everybody who reads; and products (wgmma) that are reading. Who: a thread, or a warp's products. */
+/* A write, a copy (cp.async) that is under way, reads: the latest while each knows of the one before, else
+ * one for everybody who reads; and products (wgmma) that are reading. Who: a thread, or a warp's products. */
 struct cell {
     uint32_t write_clock, write_line, read_clock, read_line, many, product_line;
     uint16_t writer, reader, copier, products; // copier: plus one
 };
-std::vector<cell> cells; // by shared address
+std::vector<cell> cells;                 // by shared address
 std::vector<std::vector<uint64_t>> many; // clock and line by who; many[0] is nobody's
 std::vector<uint32_t> free_many;
 
-/* Of every thread: what it has seen of all who, then how much of that was behind a fence.proxy.async of theirs. */
+/* Of every thread: what it has seen of all who, then how much of that was behind a fence.proxy.async of
+ * theirs. */
 unsigned n_who;
 std::vector<uint32_t> seen;
 std::vector<uint32_t> product_clock; // of warps
@@ -48,12 +50,12 @@ std::string who_text(unsigned who)
 [[noreturn]] void race(const thread *t, unsigned line, uint32_t address, const char *does, const char *did,
                        unsigned who, unsigned other_line)
 {
-    stop(t, line, "a race: it %s shared byte %u, which %s %s at %s, and nothing orders the two", does, address,
-         who_text(who).c_str(), did, place(other_line).c_str());
+    stop(t, line, "a race: it %s shared byte %u, which %s %s at %s, and nothing orders the two", does,
+         address, who_text(who).c_str(), did, place(other_line).c_str());
 }
 
-/* Two unordered writes of the same value harm nobody (lanes that all have a row's sum write it): whether they are
- * the same is known when the second is done, before anything else happens. */
+/* Two unordered writes of the same value harm nobody (lanes that all have a row's sum write it): whether they
+ * are the same is known when the second is done, before anything else happens. */
 struct doubt {
     const thread *t;
     uint32_t address;
@@ -63,7 +65,8 @@ struct doubt {
 };
 std::vector<doubt> doubts;
 
-void after_write(const thread *t, const uint32_t *clocks, const cell &c, uint32_t at, const char *does, unsigned line)
+void after_write(const thread *t, const uint32_t *clocks, const cell &c, uint32_t at, const char *does,
+                 unsigned line)
 {
     if (c.copier)
         race(t, line, at, does, "is copying to", c.copier - 1U, c.write_line);
@@ -71,7 +74,8 @@ void after_write(const thread *t, const uint32_t *clocks, const cell &c, uint32_
         race(t, line, at, does, "has written", c.writer, c.write_line);
 }
 
-void after_reads(const thread *t, const uint32_t *clocks, const cell &c, uint32_t at, const char *does, unsigned line)
+void after_reads(const thread *t, const uint32_t *clocks, const cell &c, uint32_t at, const char *does,
+                 unsigned line)
 {
     if (c.products)
         race(t, line, at, does, "(or another warp's) is reading", n_threads + c.reader, c.product_line);
@@ -183,7 +187,8 @@ void race_copy_begins(thread *t, uint32_t address, unsigned bytes, unsigned line
 {
     race_write(t, address, bytes, line);
     if (!doubts.empty())
-        race(t, line, address, "copies to", "has written", doubts[0].other.writer, doubts[0].other.write_line);
+        race(t, line, address, "copies to", "has written", doubts[0].other.writer,
+             doubts[0].other.write_line);
     for (uint32_t at = address; at < address + bytes; at++)
         cells[at].copier = (uint16_t)(t->id + 1U);
 }
@@ -197,7 +202,8 @@ void race_copy_ends(thread *t, uint32_t address, unsigned bytes)
 }
 
 /* A product reads through the async proxy from when it is issued to when its warp has waited for it. What all
- * lanes have seen comes before it; writes also need their writer's fence.proxy.async after them (8.3, 9.7.15.4). */
+ * lanes have seen comes before it; writes also need their writer's fence.proxy.async after them
+ * (8.3, 9.7.15.4). */
 void race_product_begins(warp &w)
 {
     seen_by_all(w);
@@ -209,8 +215,10 @@ void race_product_reads(warp &w, uint32_t address, unsigned bytes, unsigned line
         cell &c = cells[at];
         after_write(w.lanes, lowest.data(), c, at, "reads (by wgmma)", line);
         if (c.write_clock > lowest[n_who + c.writer])
-            stop(w.lanes, line, "wgmma reads shared byte %u, which thread %u has written at %s without a "
-                 "fence.proxy.async after it", at, c.writer, place(c.write_line).c_str());
+            stop(w.lanes, line,
+                 "wgmma reads shared byte %u, which thread %u has written at %s without a "
+                 "fence.proxy.async after it",
+                 at, c.writer, place(c.write_line).c_str());
         c.products++;
         c.product_line = line;
     }

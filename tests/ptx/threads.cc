@@ -100,7 +100,8 @@ unsigned next_ready(unsigned from)
     fprintf(stderr, "ptx: nobody can go on:\n");
     for (unsigned i = 0, n = 1; i < n_threads; i += n) {
         const thread &t = threads[i];
-        for (n = 1; i + n < n_threads && threads[i + n].alive == t.alive && threads[i + n].line == t.line; n++)
+        for (n = 1; i + n < n_threads && threads[i + n].alive == t.alive && threads[i + n].line == t.line;
+             n++)
             continue;
         fprintf(stderr, "  threads %u to %u: %s %s\n", i, i + n - 1, t.alive ? t.what : "returned",
                 t.alive ? place(t.line).c_str() : "");
@@ -273,19 +274,21 @@ void shuffle_lanes(warp &w, bool bfly)
 }
 } // namespace
 
-static uint32_t shuffle(ptx_thread *t, uint32_t a, uint32_t b, uint32_t c, uint32_t mask, bool *in, unsigned line,
-                        bool bfly)
+static uint32_t shuffle(ptx_thread *t, uint32_t a, uint32_t b, uint32_t c, uint32_t mask, bool *in,
+                        unsigned line, bool bfly)
 {
     shuffled s = {a, b, c, 0, false};
     meet(whole(t), "shfl.sync", line, mask, &s, [&](warp &w) { shuffle_lanes(w, bfly); });
     *in = s.in;
     return s.got;
 }
-uint32_t shfl_sync_bfly(ptx_thread *t, uint32_t a, uint32_t b, uint32_t c, uint32_t mask, bool *in, unsigned line)
+uint32_t shfl_sync_bfly(ptx_thread *t, uint32_t a, uint32_t b, uint32_t c, uint32_t mask, bool *in,
+                        unsigned line)
 {
     return shuffle(t, a, b, c, mask, in, line, true);
 }
-uint32_t shfl_sync_idx(ptx_thread *t, uint32_t a, uint32_t b, uint32_t c, uint32_t mask, bool *in, unsigned line)
+uint32_t shfl_sync_idx(ptx_thread *t, uint32_t a, uint32_t b, uint32_t c, uint32_t mask, bool *in,
+                       unsigned line)
 {
     return shuffle(t, a, b, c, mask, in, line, false);
 }
@@ -374,8 +377,8 @@ void setmaxnreg_dec(ptx_thread *t, uint32_t registers, unsigned line)
 
 /* ------------------------------------------------------------------ mbarrier (9.7.13.15) */
 
-/* An object is what mbarrier.init made; its 64 bits in memory are opaque, so they lie beside it here. Its phase
- * ends when nothing is pending; then as many are expected again. */
+/* An object is what mbarrier.init made; its 64 bits in memory are opaque, so they lie beside it here. Its
+ * phase ends when nothing is pending; then as many are expected again. */
 static unsigned mbarrier_index(const thread *me, uint32_t address, unsigned line)
 {
     for (unsigned i = 0; i < mbarriers.size(); i++)

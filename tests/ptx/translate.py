@@ -5,6 +5,7 @@ Every .entry becomes a function of one thread: registers are its locals, basic b
 instruction one call whose name is that of the instruction (add.s32: add_s32). What an instruction means stands
 in ptx.h and beside it, nowhere here. An instruction that has no rule below ends the translation with its name.
 """
+import math
 import re
 import sys
 
@@ -126,7 +127,7 @@ class Translator:
             elif s.startswith(".entry"):
                 self.start(s)
             elif s.startswith(".maxntid"):
-                self.entry.max_threads = eval(re.sub(r",", "*", s.split(None, 1)[1]))
+                self.entry.max_threads = math.prod(int(n) for n in s.split(None, 1)[1].split(","))
             elif s.startswith((".version", ".target", ".address_size", ".minnctapersm", ".pragma", ".section")):
                 pass
             elif s.startswith(".global"):
@@ -152,7 +153,8 @@ class Translator:
 
     def start(self, s):
         self.entry = e = Entry(re.match(r"\.entry\s+(\w+)", s).group(1), self.line)
-        for align, kind, name, count in re.findall(r"\.param\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s+(\w+)(?:\[(\d+)\])?", s):
+        parameter = r"\.param\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s+(\w+)(?:\[(\d+)\])?"
+        for align, kind, name, count in re.findall(parameter, s):
             size = BITS[kind] // 8 * int(count or 1)
             step = int(align or size)
             e.param_bytes = -(-e.param_bytes // step) * step
@@ -386,7 +388,8 @@ class Translator:
             where = f"param + {self.entry.params[base] + int(step or 0)}"
         else:
             call = f"{op}_{space or 'generic'}"
-            where = f"{call}(me, {self.address(at, 'u32' if space == 'shared' else 'u64')}, {bytes_each * len(names)}, {self.line})"
+            place = self.address(at, "u32" if space == "shared" else "u64")
+            where = f"{call}(me, {place}, {bytes_each * len(names)}, {self.line})"
             if space == "local":
                 where = where.replace("(me,", "(me, depot, sizeof depot,")
         c_type = f"ptx_{kind}"
@@ -422,13 +425,14 @@ class Translator:
 
     def mma(self, found, args):
         d, a, b, c = args
-        return (f"{{ float d[4]; {self.list_of(a, 'b32', 'a')} {self.list_of(b, 'b32', 'b')} {self.list_of(c, 'f32', 'c')} "
-                f"mma_m16n8k16_{found.group(1)}(me, d, a, b, c, {self.line}); {self.give_out(d, 'd', 'f32')} }}")
+        lists = f"{self.list_of(a, 'b32', 'a')} {self.list_of(b, 'b32', 'b')} {self.list_of(c, 'f32', 'c')}"
+        return (f"{{ float d[4]; {lists} mma_m16n8k16_{found.group(1)}(me, d, a, b, c, {self.line}); "
+                f"{self.give_out(d, 'd', 'f32')} }}")
 
     def ldmatrix(self, found, args):
-        trans = "true" if found.group(2) else "false"
-        return (f"{{ uint32_t d[{found.group(1)}]; ldmatrix_x{found.group(1)}(me, d, {self.address(args[1], 'u32')}, {trans}, "
-                f"{self.line}); {self.give_out(args[0], 'd', 'b32')} }}")
+        trans = "true" if found.group(1) else "false"
+        return (f"{{ uint32_t d[4]; ldmatrix_x4(me, d, {self.address(args[1], 'u32')}, {trans}, {self.line}); "
+                f"{self.give_out(args[0], 'd', 'b32')} }}")
 
     def shfl(self, found, args):
         d, _, p = args[0].partition("|")
@@ -438,8 +442,8 @@ class Translator:
         return f"{{ {code} {self.assign(p, 'in', 'pred') if p else ''} }}"
 
     def ballot(self, _, args):
-        return self.assign(args[0], f"vote_sync_ballot(me, {self.operand(args[1], 'pred')}, {self.operand(args[2], 'b32')}, "
-                                    f"{self.line})", "b32")
+        p, mask = self.operand(args[1], "pred"), self.operand(args[2], "b32")
+        return self.assign(args[0], f"vote_sync_ballot(me, {p}, {mask}, {self.line})", "b32")
 
     def bar_sync(self, _, args):
         count = self.operand(args[1], "u32") if len(args) > 1 else "0"
@@ -477,7 +481,8 @@ class Translator:
         scale_a, scale_b, trans_a, trans_b = immediate
         return (f"{{ float *const d[] = {{{pointers}}}; {code} const wgmma_shape shape = {{{n}, {len(names)}, "
                 f"{'true' if kind == 'bf16' else 'false'}, {scale_a}, {scale_b}, {trans_a}, {trans_b}}}; "
-                f"wgmma_mma_async(me, shape, d, {where}, {self.operand(b, 'b64')}, {self.operand(scale_d, 'pred')}, {self.line}); }}")
+                f"wgmma_mma_async(me, shape, d, {where}, {self.operand(b, 'b64')}, {self.operand(scale_d, 'pred')}, "
+                f"{self.line}); }}")
 
     def plain(self, found, args):
         """Instructions of numbers alone."""
@@ -486,7 +491,7 @@ class Translator:
 
     HANDLERS = [
         (mma, r"mma\.sync\.aligned\.m16n8k16\.row\.col\.f32\.(f16|bf16)\.\1\.f32"),
-        (ldmatrix, r"ldmatrix\.sync\.aligned\.m8n8\.x(4)(\.trans)?\.shared\.b16"),
+        (ldmatrix, r"ldmatrix\.sync\.aligned\.m8n8\.x4(\.trans)?\.shared\.b16"),
         (shfl, r"shfl\.sync\.(bfly|idx)\.b32"),
         (ballot, r"vote\.sync\.ballot\.b32"),
         (bar_sync, r"bar\.sync"),
@@ -523,15 +528,16 @@ class Translator:
                 write(f"    {c_type} {', '.join(names)};")
             if e.local_bytes:
                 write(f"    alignas(16) char depot[{e.local_bytes}];")
-            write("    " + "\n    ".join(line.replace("PTX_DYNAMIC(SHARED)", f"ptx_dynamic(SHARED_{i}, {self.dynamic_align})")
-                                         for line in e.out), "}", "")
+            dynamic = f"ptx_dynamic(SHARED_{i}, {self.dynamic_align})"
+            write("    " + "\n    ".join(line.replace("PTX_DYNAMIC(SHARED)", dynamic) for line in e.out), "}", "")
         write("const char *const files[] = {" + ", ".join(
             f'"{self.files.get(i, "")}"' for i in range(max(self.files, default=0) + 1)) + "};")
         for i, e in enumerate(self.entries):
             sizes = ", ".join(map(str, e.param_sizes))
             at = ", ".join(map(str, e.params.values()))
-            write(f"const ptx_module module_{i}({{\"{e.name}\", run_{i}, {{{sizes}}}, {{{at}}}, {e.param_bytes}, SHARED_{i}, {self.dynamic_align}, "
-                  f"{e.max_threads}, \"{self.path.rsplit('/', 1)[-1]}\", locs_{i}, sizeof locs_{i} / sizeof *locs_{i}, files}});")
+            write(f"const ptx_module module_{i}({{\"{e.name}\", run_{i}, {{{sizes}}}, {{{at}}}, {e.param_bytes}, "
+                  f"SHARED_{i}, {self.dynamic_align}, {e.max_threads}, \"{self.path.rsplit('/', 1)[-1]}\", "
+                  f"locs_{i}, sizeof locs_{i} / sizeof *locs_{i}, files}});")
         write("", "} // namespace")
 
 

@@ -333,7 +333,8 @@ void shim_part_barrier(unsigned id, unsigned threads)
 
 /* ------------------------------------------------------------------ runtime */
 
-/* KVS_SHIM_CARDS cards (one unless told otherwise), of which CUDA_VISIBLE_DEVICES shows some, in its order. */
+/* KVS_SHIM_CARDS cards (one unless told otherwise), of which CUDA_VISIBLE_DEVICES shows some, in its order.
+ */
 static int visible_card(int ordinal)
 {
     const char *cards = getenv("KVS_SHIM_CARDS"), *visible = getenv("CUDA_VISIBLE_DEVICES");
@@ -577,8 +578,8 @@ struct shim_exec {
     std::vector<shim_node *> order;
 };
 
-void (*shim_launcher)(const void *kernel, dim3 grid, dim3 block, void **args, const std::vector<size_t> &arg_bytes,
-                      size_t shared);
+void (*shim_launcher)(const void *kernel, dim3 grid, dim3 block, void **args,
+                      const std::vector<size_t> &arg_bytes, size_t shared);
 
 namespace
 {
