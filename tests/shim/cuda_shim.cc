@@ -341,7 +341,8 @@ void shim_part_barrier(unsigned id, unsigned threads)
 
 /* ------------------------------------------------------------------ runtime */
 
-/* KVS_SHIM_CARDS cards (one unless told otherwise), of which CUDA_VISIBLE_DEVICES shows some, in its order. */
+/* KVS_SHIM_CARDS cards (one unless told otherwise), of which CUDA_VISIBLE_DEVICES shows some, in its order.
+ */
 static int visible_card(int ordinal)
 {
     const char *cards = getenv("KVS_SHIM_CARDS"), *visible = getenv("CUDA_VISIBLE_DEVICES");
@@ -407,7 +408,7 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
  * code that touches it dies, as it would with a card. */
 namespace
 {
-std::map<char *, size_t> device_blocks;
+std::map<char *, size_t> device_blocks, pinned_blocks;
 int key = -2; // -2: not asked yet, -1: none
 int depth;
 
@@ -468,6 +469,7 @@ cudaError_t cudaMallocHost(void **p, size_t bytes)
     size_t room = (bytes + 255) / 256 * 256;
     if (room < bytes || !(*p = aligned_alloc(256, room ? room : 256)))
         return cudaErrorMemoryAllocation;
+    pinned_blocks[(char *)*p] = room;
     return cudaSuccess;
 }
 cudaError_t cudaFree(void *p)
@@ -481,6 +483,7 @@ cudaError_t cudaFree(void *p)
 }
 cudaError_t cudaFreeHost(void *p)
 {
+    pinned_blocks.erase((char *)p);
     free(p);
     return cudaSuccess;
 }
@@ -488,10 +491,21 @@ namespace
 {
 shim_counts counts;
 
+bool within(const std::map<char *, size_t> &blocks, const void *p, const char **from, const char **to)
+{
+    auto b = blocks.upper_bound((char *)(uintptr_t)p);
+    if (b == blocks.begin())
+        return false;
+    --b;
+    *from = b->first;
+    *to = b->first + b->second;
+    return (const char *)p < *to;
+}
+
 bool on_device(const void *p)
 {
-    auto b = device_blocks.upper_bound((char *)(uintptr_t)p);
-    return b != device_blocks.begin() && (--b, (const char *)p < b->first + b->second);
+    const char *from, *to;
+    return within(device_blocks, p, &from, &to);
 }
 
 void count_copy(const void *dst, const void *src)
@@ -499,6 +513,11 @@ void count_copy(const void *dst, const void *src)
     (on_device(src) ? on_device(dst) ? counts.inside : counts.to_host : counts.to_device)++;
 }
 } // namespace
+
+bool shim_reachable(const void *p, const char **from, const char **to)
+{
+    return within(device_blocks, p, from, to) || within(pinned_blocks, p, from, to);
+}
 
 extern "C" void shim_count(struct shim_counts *out)
 {
@@ -603,6 +622,9 @@ struct shim_exec {
     std::vector<shim_node *> order;
 };
 
+void (*shim_launcher)(const void *kernel, dim3 grid, dim3 block, void **args,
+                      const std::vector<size_t> &arg_bytes, size_t shared);
+
 namespace
 {
 std::map<const void *, shim_kernel> kernels;
@@ -636,6 +658,10 @@ void run(const void *kernel, dim3 grid, dim3 block, void **args, size_t shared)
     faulted = faulted || (fault && *fault && !strncmp(k.name.c_str(), fault, strlen(fault)));
     if (faulted)
         return;
+    if (shim_launcher) {
+        shim_launcher(kernel, grid, block, args, k.bytes, shared);
+        return;
+    }
     shim_launch(grid, block, shared, [&] { k.call(args); });
 }
 } // namespace

@@ -176,6 +176,11 @@ template <typename... P> static inline void shim_know(void (*kernel)(P...), cons
                     {sizeof(P)...},
                     name});
 }
+/* Whoever runs kernels in another way than as these functions (tests/ptx). */
+extern void (*shim_launcher)(const void *kernel, dim3 grid, dim3 block, void **args,
+                             const std::vector<size_t> &arg_bytes, size_t shared);
+/* Is it memory that kernels reach, the device's or pinned? Then from where to where. */
+bool shim_reachable(const void *p, const char **from, const char **to);
 cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **args, size_t shared,
                              cudaStream_t s);
 /* Graphs of kernels: every node keeps a copy of its arguments. Edges must lead from earlier nodes to later
