@@ -177,6 +177,27 @@ void ldmatrix_x4(ptx_thread *t, uint32_t *d, uint32_t address, bool trans, unsig
     });
 }
 
+/* An 8x8 matrix of 16-bit values, row i / 4 of it in lane i, columns 2 (i % 4) and the next one; every lane gets
+ * the same places of the transposed matrix (9.7.14.5.17). */
+uint32_t movmatrix(ptx_thread *t, uint32_t a, unsigned line)
+{
+    thread *me = whole(t);
+    struct brought {
+        uint32_t a, d;
+    } mine = {a, 0};
+    meet(me, "movmatrix", line, whole_warp(me, "movmatrix", line), &mine, [](warp &w) {
+        uint16_t matrix[8][8];
+        for (unsigned lane = 0; lane < LANES; lane++)
+            for (unsigned i = 0; i < 2; i++)
+                matrix[lane / 4][lane % 4 * 2 + i] =
+                    (uint16_t)(((const brought *)w.lanes[lane].brought)->a >> i * 16);
+        for (unsigned lane = 0; lane < LANES; lane++)
+            ((brought *)w.lanes[lane].brought)->d =
+                matrix[lane % 4 * 2][lane / 4] | (uint32_t)matrix[lane % 4 * 2 + 1][lane / 4] << 16;
+    });
+    return mine.d;
+}
+
 /* ------------------------------------------------------------------ wgmma (9.7.15) */
 
 namespace

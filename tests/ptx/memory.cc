@@ -39,6 +39,8 @@ bool inside(const range &r, const char *p, unsigned bytes)
 char *global_at(const thread *t, uint64_t address, unsigned bytes, unsigned line, bool write)
 {
     aligned(t, address, bytes, line);
+    if (write && !t->begun)
+        stop(t, line, "a write before griddepcontrol.wait: the grid ahead may still read there");
     char *p = (char *)(uintptr_t)address;
     for (const range &r : latest)
         if (inside(r, p, bytes))
@@ -82,6 +84,8 @@ void memory_launch(const char *param, size_t bytes)
 
 void memory_ends(thread *t)
 {
+    if (!t->begun) // the grid behind would take this one's end for that of the grid ahead as well
+        stop(t, 0, "a thread has returned without griddepcontrol.wait");
     for (const std::vector<copy> &group : t->copy_groups)
         if (!group.empty())
             stop(t, group[0].line, "a thread has returned without waiting for its cp.async");

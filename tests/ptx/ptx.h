@@ -193,6 +193,18 @@ PTX_INT(u32, uint32_t, uint32_t)
 PTX_INT(s64, int64_t, uint64_t)
 PTX_INT(u64, uint64_t, uint64_t)
 
+/* Byte i is the one of b a that nibble i of c names; its eighth bit: that byte's sign, eight times (9.7.9.7). */
+PTX_OP uint32_t prmt_b32(uint32_t a, uint32_t b, uint32_t c)
+{
+    const uint64_t all = (uint64_t)b << 32 | a;
+    uint32_t d = 0;
+    for (int i = 0; i < 4; i++, c >>= 4) {
+        const uint32_t byte = (uint32_t)(all >> (c & 7) * 8) & 0xffU;
+        d |= (c & 8 ? (byte & 0x80U ? 0xffU : 0U) : byte) << i * 8;
+    }
+    return d;
+}
+
 /* Logic and shifts (9.7.8). */
 #define PTX_BITS(t, type)                                                                                    \
     PTX_OP type and_##t(type a, type b)                                                                      \
@@ -534,6 +546,8 @@ void mbarrier_init(ptx_thread *me, uint32_t address, uint32_t count, unsigned li
 void mbarrier_arrive(ptx_thread *me, uint32_t address, unsigned line);
 bool mbarrier_test_wait_parity(ptx_thread *me, uint32_t address, uint32_t parity, unsigned line);
 bool mbarrier_try_wait_parity(ptx_thread *me, uint32_t address, uint32_t parity, unsigned line);
+void griddepcontrol_wait(ptx_thread *me, unsigned line);
+void griddepcontrol_launch_dependents(ptx_thread *me, unsigned line);
 void setmaxnreg_inc(ptx_thread *me, uint32_t registers, unsigned line);
 void setmaxnreg_dec(ptx_thread *me, uint32_t registers, unsigned line);
 
@@ -543,6 +557,7 @@ void mma_m16n8k16_f16(ptx_thread *me, float *d, const uint32_t *a, const uint32_
                       unsigned line);
 void mma_m16n8k16_bf16(ptx_thread *me, float *d, const uint32_t *a, const uint32_t *b, const float *c,
                        unsigned line);
+uint32_t movmatrix(ptx_thread *me, uint32_t a, unsigned line);
 void ldmatrix_x4(ptx_thread *me, uint32_t *d, uint32_t address, bool trans, unsigned line);
 struct wgmma_shape {
     int n, accumulators;

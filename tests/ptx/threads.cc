@@ -147,7 +147,7 @@ void prepare(unsigned i)
     t.lane = i % LANES;
     t.warp = i / LANES;
     t.alive = true;
-    t.waiting = false;
+    t.waiting = t.begun = false;
     t.line = 0;
     t.at = NULL;
     t.tid = {i % ptx_block.ntid.x, i / ptx_block.ntid.x % ptx_block.ntid.y,
@@ -360,6 +360,16 @@ void bar_sync(ptx_thread *t, uint32_t id, uint32_t count, unsigned line)
     meet(me, "bar.sync", line, lanes_of(me), brought, [&](warp &w) { arrive_warp(w, id, count, line); });
     me->waiting = me->at != NULL;
     wait_here(me, "bar.sync", line);
+}
+
+/* griddepcontrol (9.7.13.13): grids run one after the other here, so there is nothing to wait for; that every
+ * thread does before it writes anything is checked (memory.cc). */
+void griddepcontrol_wait(ptx_thread *t, unsigned)
+{
+    whole(t)->begun = true;
+}
+void griddepcontrol_launch_dependents(ptx_thread *, unsigned)
+{
 }
 
 /* setmaxnreg (9.7.19.5): only that whole warps come; which registers there are is ptxas's business. */

@@ -29,6 +29,7 @@ RULES = [(re.compile(p + "$"), result, operands.split()) for p, result, operands
     (r"(?:shl|shr)\." + INT, r"\1", r"\1 u32"),
     (r"(?:not|neg)\." + INT, r"\1", r"\1"),
     (r"bfi\.(b32|b64)", r"\1", r"\1 \1 u32 u32"),
+    (r"prmt\.b32", "b32", "b32 b32 b32"),
     (r"(?:and|or|xor)\.pred", "pred", "pred pred"),
     (r"(?:not|mov)\.pred", "pred", "pred"),
     (r"mov\.([busf](?:16|32|64))", r"\1", r"\1"),
@@ -434,6 +435,9 @@ class Translator:
         return (f"{{ uint32_t d[4]; ldmatrix_x4(me, d, {self.address(args[1], 'u32')}, {trans}, {self.line}); "
                 f"{self.give_out(args[0], 'd', 'b32')} }}")
 
+    def movmatrix(self, _, args):
+        return self.assign(args[0], f"movmatrix(me, {self.operand(args[1], 'b32')}, {self.line})", "b32")
+
     def shfl(self, found, args):
         d, _, p = args[0].partition("|")
         a, b, c, mask = (self.operand(x, "b32") for x in args[1:])
@@ -492,6 +496,7 @@ class Translator:
     HANDLERS = [
         (mma, r"mma\.sync\.aligned\.m16n8k16\.row\.col\.f32\.(f16|bf16)\.\1\.f32"),
         (ldmatrix, r"ldmatrix\.sync\.aligned\.m8n8\.x4(\.trans)?\.shared\.b16"),
+        (movmatrix, r"movmatrix\.sync\.aligned\.m8n8\.trans\.b16"),
         (shfl, r"shfl\.sync\.(bfly|idx)\.b32"),
         (ballot, r"vote\.sync\.ballot\.b32"),
         (bar_sync, r"bar\.sync"),
@@ -505,6 +510,7 @@ class Translator:
         (plain, r"(wgmma\.fence)\.sync\.aligned"),
         (plain, r"(wgmma\.commit_group)\.sync\.aligned"),
         (plain, r"(wgmma\.wait_group)\.sync\.aligned"),
+        (plain, r"(griddepcontrol\.(?:wait|launch_dependents))"),
         (plain, r"(setmaxnreg\.(?:inc|dec))\.sync\.aligned\.u32"),
         (wgmma, r"wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k16\.f32\.(f16|bf16)\.\2"),
     ]
