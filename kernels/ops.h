@@ -157,7 +157,7 @@ struct select_args {
 
 /* dst[m,h] = src[index[row,m],h/(H/Hk)]: picks rows of src [N,Hk,d] into dst [M,H,d] of the same dtype, H a
  * multiple of Hk. `rows` lists, head h reads list h / (H/rows). dst may be src if every list rises and H is
- * Hk. */
+ * Hk. Calls together do not touch each other's rows. */
 struct gather_args {
     struct tensor src, dst;
     const int32_t *index; /* [rows,index_ld] */
@@ -245,7 +245,8 @@ struct ops {
                    bool reset);           /* highest device total (without weights) since the last reset */
     size_t (*limit)(const struct ops *o); /* device bytes that may be planned with */
     void (*copy)(struct ops *o, void *dst, const void *src,
-                 size_t bytes); /* any direction; ordered with kernels; a host side is done on return */
+                 size_t bytes); /* any direction; ordered with kernels. Host memory of alloc's is done when
+                                   sync returns, other host memory on return */
     void (*copy_rows)(struct ops *o, void *dst, size_t dst_pitch, const void *src, size_t src_pitch,
                       size_t width, int64_t rows); /* `width` bytes of each row, rows a pitch apart */
     int (*sync)(struct ops *o); /* waits; returns and clears the latched error */
