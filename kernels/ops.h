@@ -233,6 +233,8 @@ struct ops {
     char libraries[128]; /* versions of the libraries behind it */
     int threads;
     enum dtype act;
+    bool plain_weights; /* packed weights are their rows as they are: parts of them may be copied into place */
+    int64_t piece; /* rows of a prompt that it likes at a time, a multiple of 512; 0: 512, put by ops_open */
     void *impl;
 
     void (*close)(struct ops *o);
@@ -312,5 +314,7 @@ void ops_mlp(struct ops *o, const struct mlp_args *a);
 /* For tests: the nth alloc from now on (1: the next) returns NULL, once; 0 takes it back. */
 void ops_fail_alloc(struct ops *o, int64_t nth);
 const char *const *ops_names(void); /* NULL-terminated */
+/* Threads for `asked` ones: 0 means all processors that this process may use. */
+int ops_threads(int asked);
 
 #endif

@@ -406,6 +406,8 @@ extern "C" __attribute__((visibility("default"))) int kvs_cuda_open(struct ops *
     c->ops.impl = c;
     c->ops.act = opt->act;
     c->ops.threads = 1;
+    c->ops.plain_weights = true;
+    c->ops.piece = 2048; // four rounds of blocks for attention with 8 key heads; 0.3 GB of workspace (8B models)
     for (int i = 0; i < PLACE_N; i++)
         c->pool[i] = pool_open((enum mem_place)i, c);
     c->queue = queue_open();

@@ -136,6 +136,7 @@ int main(void)
         printf("%s\n", err_text());
         return 1;
     }
+    check(o->piece == 2048 && o->plain_weights, "pieces and weights as a card likes them");
     test_slabs_go_back(o);
     test_slabs_within_limit(o);
     test_copies(o);
