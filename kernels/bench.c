@@ -136,7 +136,7 @@ static double table_flops(struct ops *o, const struct bench_product *p, enum dty
     if (src.data && w.packed)
         o->pack(o, &w, &src);
     o->free(o, src.data);
-    for (int64_t m = p->m; w.packed && src.data && m <= most && s < 1e-3; m *= 2) {
+    for (int64_t m = p->m; w.packed && src.data && (m == p->m || m <= most) && s < 1e-3; m *= 2) {
         struct tensor x = {bench_random(o, m * p->k, o->act), o->act, {m, p->k, 1, 1}};
         struct tensor y = {o->alloc(o, (size_t)(m * p->n) * dtype_bytes(o->act), MEM_WORKSPACE, PLACE_DEVICE),
                            o->act,

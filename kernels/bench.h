@@ -23,8 +23,8 @@ double bench_product_rate(const struct bench_product *p, int n, enum dtype dtype
                           double seconds);
 
 /* The same two of any table's device (graphics cards): bytes per second that copying inside its memory moves,
- * read and written ones; and flop/s of its own products, random values, of as many rows (from p[i].m up to
- * 8192, doubled) as a run of a millisecond takes. 0 if there is no memory for it. */
+ * read and written ones; and flop/s of its own products, random values, of as many rows (p[i].m, doubled as
+ * long as that gives no more than 8192) as a run of a millisecond takes. 0 if there is no memory for it. */
 double bench_copy_rate(struct ops *o);
 /* Device memory (workspace, to be freed) with n values between 0.5 and 2 of either sign: zeros would be
  * quicker to multiply. NULL: none. */

@@ -87,20 +87,28 @@ static int send_piece(struct comm *c, void *data, size_t bytes, int root)
     return 0;
 }
 
+static int first_of(int a, int b)
+{
+    return a < 0 ? a : b;
+}
+
 static int broadcast(struct comm *c, void *data, size_t bytes, int root)
 {
     struct group *g = c->impl;
     struct ops *o = c->ops;
+    int rc = o->sync(o); /* a rank with a fault still takes part */
     for (size_t at = 0; at < bytes; at += PIECE) {
         size_t n = bytes - at < PIECE ? bytes - at : PIECE;
         char *here = (char *)data + at;
         if (g->stage && c->rank == root)
             o->copy(o, g->stage, here, n);
+        rc = first_of(rc, o->sync(o));
         TRY(send_piece(c, g->stage ? g->stage : here, n, root));
         if (g->stage && c->rank != root)
             o->copy(o, here, g->stage, n);
+        rc = first_of(rc, o->sync(o));
     }
-    return o->sync(o);
+    return rc;
 }
 
 static void group_free(struct comm *c)

@@ -199,6 +199,7 @@ int start(nccl *n, struct comm *c)
     if (rc < 0)
         return rc;
     config.blocking = 0;
+    pool_trim(n->cuda->pool[PLACE_DEVICE]); // NCCL takes memory of its own
     ncclResult_t r = n->init(&n->comm, c->n_rank, id, c->rank, &config);
     if (!n->comm)
         return fail_result(n, "start of a group", r == ncclSuccess ? ncclInternalError : r);

@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <dlfcn.h>
 #include <math.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -438,6 +439,7 @@ static void fill_in(struct ops *o)
     o->project = o->project ? o->project : ops_project;
     o->matmul_add = o->matmul_add ? o->matmul_add : ops_matmul_add;
     o->mlp = o->mlp ? o->mlp : ops_mlp;
+    o->piece = o->piece ? o->piece : 512;
 }
 
 /* ------------------------------------------------------------------ opening */
@@ -466,6 +468,13 @@ int ops_open(struct ops **o, const char *name, const struct ops_options *opt)
     TRY(open_named(o, name, opt ? opt : &plain));
     fill_in(*o);
     return 0;
+}
+
+int ops_threads(int asked)
+{
+    cpu_set_t set;
+    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    return asked > 0 ? asked : n > 0 ? n : 1;
 }
 
 void ops_close(struct ops *o)

@@ -157,7 +157,7 @@ struct select_args {
 
 /* dst[m,h] = src[index[row,m],h/(H/Hk)]: picks rows of src [N,Hk,d] into dst [M,H,d] of the same dtype, H a
  * multiple of Hk. `rows` lists, head h reads list h / (H/rows). dst may be src if every list rises and H is
- * Hk. */
+ * Hk. Calls together do not touch each other's rows. */
 struct gather_args {
     struct tensor src, dst;
     const int32_t *index; /* [rows,index_ld] */
@@ -234,6 +234,8 @@ struct ops {
     char libraries[128]; /* versions of the libraries behind it */
     int threads;
     enum dtype act;
+    bool plain_weights; /* packed weights are their rows as they are: parts of them may be copied into place */
+    int64_t piece; /* rows of a prompt that it likes at a time, a multiple of 512; 0: 512, put by ops_open */
     void *impl;
 
     void (*close)(struct ops *o);
@@ -247,7 +249,8 @@ struct ops {
     size_t (*limit)(const struct ops *o); /* device bytes that may be planned with */
     void (*trim)(struct ops *o); /* gives back the table's own buffers, which grow as they are needed. NULL: none */
     void (*copy)(struct ops *o, void *dst, const void *src,
-                 size_t bytes); /* any direction; ordered with kernels; a host side is done on return */
+                 size_t bytes); /* any direction; ordered with kernels. Host memory of alloc's is done when
+                                   sync returns, other host memory on return */
     void (*copy_rows)(struct ops *o, void *dst, size_t dst_pitch, const void *src, size_t src_pitch,
                       size_t width, int64_t rows); /* `width` bytes of each row, rows a pitch apart */
     int (*sync)(struct ops *o); /* waits; returns and clears the latched error */
@@ -313,5 +316,7 @@ void ops_mlp(struct ops *o, const struct mlp_args *a);
 /* For tests: the nth alloc from now on (1: the next) returns NULL, once; 0 takes it back. */
 void ops_fail_alloc(struct ops *o, int64_t nth);
 const char *const *ops_names(void); /* NULL-terminated */
+/* Threads for `asked` ones: 0 means all processors that this process may use. */
+int ops_threads(int asked);
 
 #endif

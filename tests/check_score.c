@@ -2,6 +2,7 @@
  * select, gather, mean, dots, norms. */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "check_rig.h"
@@ -278,6 +279,46 @@ static void test_gather_case(struct ops *o, struct ops *ref, enum dtype t, bool 
         buf_free(all[i]);
 }
 
+/* Many rows by lists of their own, rows in place and single values together, as caches are packed: H lists of
+ * M among N rows. */
+static void test_pack_case(struct ops *o, struct ops *ref, int64_t N, int64_t M, int64_t H, int64_t d)
+{
+    struct buf src = buf_random(ref, DT_BF16, N * H * d), score = buf_random(ref, DT_F32, H * N),
+               list = buf_new(ref, (size_t)(H * M) * 4), rows[2], single[2];
+    int32_t *index = buf_data(&list);
+    struct ops *both[2] = {o, ref};
+    struct gather_args *a = malloc(((size_t)H + 1) * sizeof *a);
+    for (int64_t h = 0; h < H; h++) {
+        int64_t left = M;
+        for (int64_t j = 0; j < N && left; j++)
+            if (rng_int(1, N - j) <= left)
+                index[h * M + M - left--] = (int32_t)j;
+    }
+    for (int i = 0; i < 2; i++) {
+        rows[i] = buf_new(both[i], src.bytes);
+        single[i] = buf_new(both[i], score.bytes);
+        memcpy(buf_data(&rows[i]), buf_data(&src), src.bytes);
+        memcpy(buf_data(&single[i]), buf_data(&score), score.bytes);
+        struct tensor at = view(&rows[i], DT_BF16, N, H, d);
+        a[0] = (struct gather_args){at, tensor_rows(&at, 0, M), index, H, M};
+        for (int64_t h = 0; h < H; h++) {
+            struct tensor one = {(float *)buf_data(&single[i]) + h * N, DT_F32, {N, 1, 1, 1}};
+            a[1 + h] = (struct gather_args){one, tensor_rows(&one, 0, M), index + h * M, 1, M};
+        }
+        both[i]->gather(both[i], a, (int)H + 1);
+    }
+    rig_wait();
+    char text[80];
+    snprintf(text, sizeof text, "%lld of %lld rows of %lld, %lld heads", (long long)M, (long long)N,
+             (long long)d, (long long)H);
+    check(memcmp(buf_data(&rows[0]), buf_data(&rows[1]), src.bytes) == 0, "gather rows together", text);
+    check(memcmp(buf_data(&single[0]), buf_data(&single[1]), score.bytes) == 0, "gather values together", text);
+    struct buf *all[] = {&src, &score, &list, &rows[0], &rows[1], &single[0], &single[1]};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        buf_free(all[i]);
+    free(a);
+}
+
 static void test_sums_case(struct ops *o, struct ops *ref, enum dtype t, int64_t T, int64_t H, int64_t d)
 {
     struct buf x = buf_random(ref, t, T * H * d), y = buf_random(ref, DT_F32, H * d);
@@ -313,6 +354,9 @@ void test_score(struct ops *o, struct ops *ref)
 {
     test_masses(o, ref);
     test_select(o, ref);
+    test_pack_case(o, ref, 9000, 4200, 3, 8); /* more than a block holds */
+    test_pack_case(o, ref, 700, 699, 2, 64);
+    test_pack_case(o, ref, 300, 200, 140, 3); /* more calls than a launch holds */
     for (int t = DT_F32; t <= DT_BF16; t++) {
         for (int i = 0; i < 10; i++)
             test_gather_case(o, ref, (enum dtype)t, i % 2);

@@ -2,7 +2,6 @@
 #include <assert.h>
 #include <math.h>
 #include <omp.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -268,14 +267,6 @@ static int choose_isa(struct cpu *c, const char *want)
     return 0;
 }
 
-/* Processors this process may use. */
-static int usable_processors(void)
-{
-    cpu_set_t set;
-    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    return n > 0 ? n : 1;
-}
-
 int ops_open_cpu(struct ops **o, const struct ops_options *opt)
 {
     struct cpu *c = mem_alloc(1, sizeof *c);
@@ -283,7 +274,7 @@ int ops_open_cpu(struct ops **o, const struct ops_options *opt)
     c->ops = (struct ops){
         .name = "cpu",
         .libraries = "none",
-        .threads = opt->threads ? opt->threads : usable_processors(),
+        .threads = ops_threads(opt->threads),
         .impl = c,
         .close = cpu_close,
         .trim = cpu_trim,

@@ -124,36 +124,87 @@ void choose_select(struct ops *o, const struct select_args *args, int n)
 
 /* ------------------------------------------------------------------ gather */
 
-// Grid (blocks of rows, heads); a thread owns columns of its head. In place, one block does all rows in
-// order: lists rise, so a row is written only after every row that lies there was read (AHEAD at a time).
-#define AHEAD 8
-KERNEL gather_kernel(struct gather_args a)
+// Words of rows are copied by chunks: a block reads one and then writes it. Lists rise, so in place a chunk
+// never writes what a later one reads: one block does all chunks of a head in order. Elsewhere chunks go to the
+// blocks of the grid.
+#define AHEAD 8 /* words that a thread holds */
+#define CHUNK (THREADS * AHEAD)
+
+template <typename W> DEVICE void gather_words(const struct gather_args *a, int64_t h, uint32_t words)
+{
+    int64_t H = a->dst.n[1], Hk = a->src.n[1];
+    uint32_t all = (uint32_t)a->dst.n[0] * words, in_place = a->src.data == a->dst.data;
+    const int32_t *list = a->index + h / (H / a->rows) * a->index_ld;
+    const W *src = (const W *)a->src.data + h / (H / Hk) * words;
+    W *dst = (W *)a->dst.data + h * words, held[AHEAD];
+    if (in_place && blockIdx.x)
+        return;
+    for (uint32_t from = blockIdx.x * CHUNK; from < all; from += in_place ? CHUNK : gridDim.x * CHUNK) {
+#pragma unroll
+        for (uint32_t j = 0; j < AHEAD; j++) {
+            uint32_t i = from + j * THREADS + threadIdx.x;
+            if (i < all)
+                held[j] = src[list[i / words] * Hk * words + i % words];
+        }
+        if (in_place)
+            __syncthreads();
+#pragma unroll
+        for (uint32_t j = 0; j < AHEAD; j++) {
+            uint32_t i = from + j * THREADS + threadIdx.x;
+            if (i < all)
+                dst[i / words * H * words + i % words] = held[j];
+        }
+        if (in_place)
+            __syncthreads();
+    }
+}
+
+struct pick_rows {
+    struct gather_args a;
+    uint32_t bytes, word; // of a row; of a word: 16, 4 or 2
+};
+
+// Grid (blocks, heads, calls).
+KERNEL gather_kernel(const struct pick_rows *picks)
 {
     grid_begin();
-    int64_t H = a.dst.n[1], Hk = a.src.n[1], h = blockIdx.y, M = a.dst.n[0];
-    int64_t words = a.src.n[2] * (a.src.dtype == DT_F32 ? 2 : 1); // 16-bit words of a row
-    const int32_t *list = a.index + h / (H / a.rows) * a.index_ld;
-    const uint16_t *src = (const uint16_t *)a.src.data + h / (H / Hk) * words;
-    uint16_t *dst = (uint16_t *)a.dst.data + h * words;
-    for (int64_t m = (int64_t)blockIdx.x * AHEAD; m < M; m += (int64_t)gridDim.x * AHEAD) {
-        for (int64_t i = threadIdx.x; i < words; i += blockDim.x) {
-            uint16_t held[AHEAD];
-            for (int j = 0; j < AHEAD; j++)
-                held[j] = m + j < M ? src[list[m + j] * Hk * words + i] : (uint16_t)0;
-            for (int j = 0; j < AHEAD; j++)
-                if (m + j < M)
-                    dst[(m + j) * H * words + i] = held[j];
-        }
-    }
+    const struct pick_rows *p = &picks[blockIdx.z];
+    if (blockIdx.y >= p->a.dst.n[1])
+        return;
+    if (p->word == 16)
+        gather_words<uint4>(&p->a, blockIdx.y, p->bytes / 16);
+    else if (p->word == 4)
+        gather_words<uint32_t>(&p->a, blockIdx.y, p->bytes / 4);
+    else
+        gather_words<uint16_t>(&p->a, blockIdx.y, p->bytes / 2);
+}
+
+// The widest words that all rows begin at.
+static uint32_t word_of(const struct gather_args *a, size_t bytes)
+{
+    uintptr_t at = (uintptr_t)a->src.data | (uintptr_t)a->dst.data | bytes;
+    return at % 16 == 0 ? 16 : at % 4 == 0 ? 4 : 2;
 }
 
 void choose_gather(struct ops *o, const struct gather_args *args, int n)
 {
-    for (int i = 0; i < n; i++) {
-        const struct gather_args *a = &args[i];
-        unsigned blocks = a->src.data == a->dst.data ? 1 : blocks_of(a->dst.n[0], AHEAD);
-        if (a->dst.n[0])
-            LAUNCH(cuda_of(o), gather_kernel, dim3(blocks, (unsigned)a->dst.n[1]), 128, 0, *a);
+    struct cuda *c = cuda_of(o);
+    struct pick_rows part[MOST];
+    for (int from = 0; from < n; from += MOST) {
+        int m = n - from < MOST ? n - from : MOST;
+        int64_t words = 0, heads = 0;
+        for (int i = 0; i < m; i++) {
+            const struct gather_args *a = &args[from + i];
+            size_t bytes = (size_t)a->src.n[2] * dtype_bytes(a->src.dtype);
+            part[i] = pick_rows{*a, (uint32_t)bytes, word_of(a, bytes)};
+            int64_t all = a->src.data == a->dst.data ? 1 : a->dst.n[0] * (int64_t)(bytes / part[i].word);
+            words = a->dst.n[0] && all > words ? all : words;
+            heads = a->dst.n[1] > heads ? a->dst.n[1] : heads;
+        }
+        const struct pick_rows *dev = (const struct pick_rows *)cuda_args(c, part, (size_t)m * sizeof *part);
+        if (dev && words)
+            LAUNCH(c, gather_kernel, dim3(blocks_of(words, CHUNK), (unsigned)heads, (unsigned)m), THREADS, 0,
+                   dev);
     }
 }
 

@@ -8,7 +8,7 @@
 
 namespace
 {
-const size_t ARG_BYTES = (size_t)4 << 20, ARG_MOST = (size_t)1 << 20;
+const size_t ARG_BYTES = (size_t)16 << 20, ARG_MOST = (size_t)1 << 20;
 const size_t RESERVE = (size_t)512 << 20; // of the card, for the libraries' own memory
 } // namespace
 
@@ -35,6 +35,7 @@ bool cuda_ok(struct cuda *c, cudaError_t rc, const char *what)
 {
     if (rc == cudaSuccess)
         return true;
+    (void)cudaGetLastError(); // it is said once: the runtime would say it again at the next launch
     bool full = rc == cudaErrorMemoryAllocation;
     char kernel[80] = "";
     if (!full && c->kernel)
@@ -48,8 +49,6 @@ bool cuda_ok(struct cuda *c, cudaError_t rc, const char *what)
 void cuda_launched(struct cuda *c, const char *kernel, cudaError_t rc)
 {
     c->kernel = kernel;
-    if (rc != cudaSuccess)
-        (void)cudaGetLastError();
     if (rc == cudaSuccess && c->wait)
         rc = cudaStreamSynchronize(c->stream);
     cuda_ok(c, rc, "");
@@ -182,20 +181,38 @@ void cuda_send_args(struct cuda *c)
                 "copying arguments");
 }
 
-// Between host and device the caller reads, writes or frees the host side at once.
+// Memory of the pools is touched by the host behind a sync alone; other host memory at once.
+static bool in_pools(const struct cuda *c, const void *p)
+{
+    return pool_owns(c->pool[PLACE_DEVICE], p) || pool_owns(c->pool[PLACE_HOST], p);
+}
+
 static void end_copy(struct cuda *c, const void *dst, const void *src, cudaError_t rc)
 {
-    bool device = pool_owns(c->pool[PLACE_DEVICE], dst) && pool_owns(c->pool[PLACE_DEVICE], src);
-    if (rc == cudaSuccess && !device)
+    if (rc == cudaSuccess && !(in_pools(c, dst) && in_pools(c, src)))
         rc = cudaStreamSynchronize(c->stream);
     cuda_ok(c, rc, "copy");
+}
+
+// Between two places of the host the driver would not wait for what the stream still does to them. True if the
+// host is to copy, now.
+static bool on_host(struct cuda *c, const void *dst, const void *src)
+{
+    if (pool_owns(c->pool[PLACE_DEVICE], dst) || pool_owns(c->pool[PLACE_DEVICE], src))
+        return false;
+    cuda_ok(c, cudaStreamSynchronize(c->stream), "waiting for host memory");
+    return true;
 }
 
 static void table_copy(struct ops *o, void *dst, const void *src, size_t bytes)
 {
     struct cuda *c = cuda_of(o);
     cuda_flush(c);
-    if (bytes)
+    if (!bytes)
+        return;
+    if (on_host(c, dst, src))
+        memmove(dst, src, bytes);
+    else
         end_copy(c, dst, src, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, c->stream));
 }
 
@@ -204,10 +221,16 @@ static void table_copy_rows(struct ops *o, void *dst, size_t dst_pitch, const vo
 {
     struct cuda *c = cuda_of(o);
     cuda_flush(c);
-    if (width && rows)
+    if (!width || rows < 1)
+        return;
+    if (!on_host(c, dst, src)) {
         end_copy(c, dst, src,
                  cudaMemcpy2DAsync(dst, dst_pitch, src, src_pitch, width, (size_t)rows, cudaMemcpyDefault,
                                    c->stream));
+        return;
+    }
+    for (size_t i = 0; i < (size_t)rows; i++)
+        memmove((char *)dst + i * dst_pitch, (const char *)src + i * src_pitch, width);
 }
 
 static int table_sync(struct ops *o)
@@ -217,8 +240,7 @@ static int table_sync(struct ops *o)
     cudaError_t rc = cudaStreamSynchronize(c->stream);
     c->arg_at = c->arg_sent = 0; // all have been read: the next step's lie where this step's lay
     char text[sizeof c->host.error_text + 16];
-    if (!cuda_ok(c, rc, c->kernel ? "" : "waiting for the card"))
-        (void)cudaGetLastError();
+    cuda_ok(c, rc, c->kernel ? "" : "waiting for the card");
     if (!c->host.error)
         return 0;
     int code = c->host.error;
@@ -407,6 +429,8 @@ extern "C" __attribute__((visibility("default"))) int kvs_cuda_open(struct ops *
     c->ops.impl = c;
     c->ops.act = opt->act;
     c->ops.threads = 1;
+    c->ops.plain_weights = true;
+    c->ops.piece = 2048; // four rounds of blocks for attention with 8 key heads; 0.3 GB of workspace (8B models)
     for (int i = 0; i < PLACE_N; i++)
         c->pool[i] = pool_open((enum mem_place)i, c);
     c->queue = queue_open();

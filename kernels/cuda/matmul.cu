@@ -1,6 +1,6 @@
 // Products: weights lie as they are, row-major [n_out, n_in]; skinny.cu multiplies few rows, products.cu the
-// others. Activations of another dtype than the weights are rounded to it first (f32 activations against f16
-// or bf16 weights).
+// others, and what that cannot a plain kernel. Activations of another dtype than the weights are rounded to it
+// first (f32 activations against f16 or bf16 weights).
 #include "kernels/cuda/skinny.h"
 
 #define THREADS 256
@@ -25,6 +25,39 @@ void matmul_pack(struct ops *o, struct weight *w, const struct tensor *src)
         return;
     o->copy(o, stage, src->data, bytes);
     rows_convert(c, w->packed, w->dtype, stage, src->dtype, n);
+    cuda_flush(c); // complete before anything that may begin early
+}
+
+#define SIDE 16
+// out [T,N] (+)= x [T,K] w^T: 16 x 16 sums of a block, in the order of K.
+KERNEL plain_kernel(void *out, enum dtype out_dtype, const void *x, const void *w, enum dtype in, int64_t T,
+                    int64_t N, int64_t K, bool add)
+{
+    grid_begin();
+    __shared__ float xs[SIDE][SIDE + 1], ws[SIDE][SIDE + 1];
+    int64_t t = (int64_t)blockIdx.x * SIDE + threadIdx.y, n0 = (int64_t)blockIdx.y * SIDE, n = n0 + threadIdx.x,
+            row = n0 + threadIdx.y; // of w, for loading
+    float sum = 0.0f;
+    for (int64_t k0 = 0; k0 < K; k0 += SIDE) {
+        int64_t k = k0 + threadIdx.x;
+        __syncthreads();
+        xs[threadIdx.y][threadIdx.x] = t < T && k < K ? load(x, in, t * K + k) : 0.0f;
+        ws[threadIdx.y][threadIdx.x] = row < N && k < K ? load(w, in, row * K + k) : 0.0f;
+        __syncthreads();
+        for (int i = 0; i < SIDE; i++)
+            sum = fmaf(xs[threadIdx.y][i], ws[threadIdx.x][i], sum);
+    }
+    if (t < T && n < N)
+        store(out, out_dtype, t * N + n, add ? load(out, out_dtype, t * N + n) + sum : sum);
+}
+
+static void multiply(struct cuda *c, void *out, enum dtype out_dtype, const void *x, const void *w, enum dtype in,
+                     int64_t T, int64_t N, int64_t K, bool add)
+{
+    cuda_flush(c);
+    if (!product_run(c, out, out_dtype, x, w, in, T, N, K, add))
+        LAUNCH(c, plain_kernel, dim3(blocks_of(T, SIDE), blocks_of(N, SIDE)), dim3(SIDE, SIDE), 0, out, out_dtype,
+               x, w, in, T, N, K, add);
 }
 
 // out [T,N] = sum [T,N] + bias [N]; sum may be out.
@@ -77,8 +110,7 @@ void matmul_run(struct ops *o, struct tensor out, struct tensor x, const struct 
         direct || out.dtype == DT_F32 ? out.data : cuda_scratch(c, SCRATCH_OUT, (size_t)n * sizeof(float));
     if (!sum)
         return;
-    cuda_flush(c);
-    product_run(c, sum, direct ? out.dtype : DT_F32, in, w->packed, w->dtype, T, w->n_out, w->n_in, false);
+    multiply(c, sum, direct ? out.dtype : DT_F32, in, w->packed, w->dtype, T, w->n_out, w->n_in, false);
     if (!direct) {
         unsigned blocks = blocks_of(n, THREADS);
         LAUNCH(c, bias_kernel, blocks < 8192 ? blocks : 8192, THREADS, 0, out, (const float *)sum, bias, n);
@@ -107,11 +139,10 @@ static bool project_apart(struct cuda *c, const struct project_args *a)
     for (int i = 0; i < a->n_out; i++)
         if (a->out[i].dtype != a->w->dtype)
             return false;
-    cuda_flush(c);
     for (int i = 0; i < a->n_out; i++) {
         int64_t n = a->out[i].n[1] * a->out[i].n[2];
-        product_run(c, a->out[i].data, a->w->dtype, a->h.data, (const uint16_t *)a->w->packed + from * K,
-                    a->w->dtype, T, n, K, false);
+        multiply(c, a->out[i].data, a->w->dtype, a->h.data, (const uint16_t *)a->w->packed + from * K,
+                 a->w->dtype, T, n, K, false);
         from += n;
     }
     return true;
@@ -153,9 +184,8 @@ void matmul_add(struct ops *o, struct tensor x, struct tensor y, const struct we
         return;
     }
     if (y.n[0] >= ADD_ROWS && !bias && w->dtype != DT_F32 && y.dtype == w->dtype && x.dtype == w->dtype) {
-        cuda_flush(cuda_of(o)); // the library adds, with one rounding fewer than the steps
-        product_run(cuda_of(o), x.data, x.dtype, y.data, w->packed, w->dtype, y.n[0], w->n_out, w->n_in,
-                    true);
+        // the product adds, with one rounding fewer than the steps
+        multiply(cuda_of(o), x.data, x.dtype, y.data, w->packed, w->dtype, y.n[0], w->n_out, w->n_in, true);
         return;
     }
     matmul_run(o, h, y, w, bias);

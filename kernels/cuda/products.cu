@@ -11,7 +11,10 @@ namespace
 {
 const size_t WORKSPACE = (size_t)32 << 20;
 
+const int CHOICES = 8; // the library is asked for: some of them may not do
+
 struct plan {
+    bool none; // the library cannot do it
     cublasLtMatmulDesc_t op;
     cublasLtMatrixLayout_t w, x, out;
     cublasLtMatmulAlgo_t algo;
@@ -33,10 +36,12 @@ static cudaDataType_t type_of(enum dtype t)
 
 static bool lt_ok(struct cuda *c, cublasStatus_t rc, const char *what)
 {
-    if (rc != CUBLAS_STATUS_SUCCESS)
-        cuda_fail(c, rc == CUBLAS_STATUS_ALLOC_FAILED ? ERR_NOMEM : ERR_DEVICE, "cuBLASLt, %s: %s", what,
-                  cublasLtGetStatusName(rc));
-    return rc == CUBLAS_STATUS_SUCCESS;
+    if (rc == CUBLAS_STATUS_SUCCESS)
+        return true;
+    (void)cudaGetLastError(); // what the runtime said to the library is not for the next launch
+    cuda_fail(c, rc == CUBLAS_STATUS_ALLOC_FAILED ? ERR_NOMEM : ERR_DEVICE, "cuBLASLt, %s: %s", what,
+              cublasLtGetStatusName(rc));
+    return false;
 }
 
 void product_version(char *text, size_t size)
@@ -89,15 +94,43 @@ static uint32_t alignment(const void *a, const void *b, const void *c)
     return (uint32_t)(bits & (~bits + 1));
 }
 
-static bool want_alignment(struct cuda *c, cublasLtMatmulPreference_t pref, uint32_t bytes)
+// Algorithms within the workspace, for addresses that are multiples of `align`; parts of sums are added in f32,
+// not in the dtype of the output.
+static bool want(struct cuda *c, cublasLtMatmulPreference_t pref, uint32_t align)
 {
-    const cublasLtMatmulPreferenceAttributes_t of[] = {
-        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
-    for (cublasLtMatmulPreferenceAttributes_t a : of)
-        if (!lt_ok(c, cublasLtMatmulPreferenceSetAttribute(pref, a, &bytes, sizeof bytes), "alignment"))
+    size_t room = WORKSPACE;
+    uint32_t scheme = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    const struct {
+        cublasLtMatmulPreferenceAttributes_t name;
+        const void *value;
+        size_t bytes;
+    } of[] = {{CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &room, sizeof room},
+              {CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &scheme, sizeof scheme},
+              {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &align, sizeof align},
+              {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &align, sizeof align},
+              {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &align, sizeof align},
+              {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &align, sizeof align}};
+    for (const auto &a : of)
+        if (!lt_ok(c, cublasLtMatmulPreferenceSetAttribute(pref, a.name, a.value, a.bytes), "preference"))
             return false;
     return true;
+}
+
+// The library's first choice that it says it can run; p->none if it has none.
+static bool choose(struct cuda *c, plan *p, cublasLtMatmulPreference_t pref)
+{
+    cublasLtMatmulHeuristicResult_t best[CHOICES];
+    int found = 0;
+    cublasStatus_t rc = cublasLtMatmulAlgoGetHeuristic(c->product->lt, p->op, p->w, p->x, p->out, p->out, pref,
+                                                       CHOICES, best, &found);
+    p->none = true;
+    if (rc == CUBLAS_STATUS_NOT_SUPPORTED)
+        return true;
+    for (int i = 0; rc == CUBLAS_STATUS_SUCCESS && i < found && p->none; i++) {
+        p->none = best[i].state != CUBLAS_STATUS_SUCCESS;
+        p->algo = best[i].algo;
+    }
+    return lt_ok(c, rc, "choice");
 }
 
 // Column-major in the library's words: out^T [n_out,T] = (w^T [n_in,n_out])^T x^T [n_in,T].
@@ -107,9 +140,6 @@ static bool plan_make(struct cuda *c, plan *p, enum dtype out, enum dtype in, ui
     *p = plan();
     cublasOperation_t turned = CUBLAS_OP_T, plain = CUBLAS_OP_N;
     cublasLtMatmulPreference_t pref = NULL;
-    cublasLtMatmulHeuristicResult_t best;
-    size_t room = WORKSPACE;
-    int found = 0;
     bool ok =
         lt_ok(c, cublasLtMatmulDescCreate(&p->op, CUBLAS_COMPUTE_32F, CUDA_R_32F), "description") &&
         lt_ok(c, cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned),
@@ -119,23 +149,8 @@ static bool plan_make(struct cuda *c, plan *p, enum dtype out, enum dtype in, ui
         lt_ok(c, cublasLtMatrixLayoutCreate(&p->w, type_of(in), (uint64_t)K, (uint64_t)N, K), "layout") &&
         lt_ok(c, cublasLtMatrixLayoutCreate(&p->x, type_of(in), (uint64_t)K, (uint64_t)T, K), "layout") &&
         lt_ok(c, cublasLtMatrixLayoutCreate(&p->out, type_of(out), (uint64_t)N, (uint64_t)T, N), "layout") &&
-        lt_ok(c, cublasLtMatmulPreferenceCreate(&pref), "preference") &&
-        lt_ok(c,
-              cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &room,
-                                                   sizeof room),
-              "preference") &&
-        want_alignment(c, pref, align) &&
-        lt_ok(c,
-              cublasLtMatmulAlgoGetHeuristic(c->product->lt, p->op, p->w, p->x, p->out, p->out, pref, 1,
-                                             &best, &found),
-              "choice");
-    if (ok && !found) {
-        cuda_fail(c, ERR_DEVICE, "cuBLASLt has no product of %lld x %lld x %lld", (long long)T, (long long)N,
-                  (long long)K);
-        ok = false;
-    }
-    if (ok)
-        p->algo = best.algo;
+        lt_ok(c, cublasLtMatmulPreferenceCreate(&pref), "preference") && want(c, pref, align) &&
+        choose(c, p, pref);
     if (pref)
         (void)cublasLtMatmulPreferenceDestroy(pref);
     if (!ok)
@@ -143,7 +158,14 @@ static bool plan_make(struct cuda *c, plan *p, enum dtype out, enum dtype in, ui
     return ok;
 }
 
-void product_run(struct cuda *c, void *out, enum dtype out_dtype, const void *x, const void *w, enum dtype in,
+static cublasStatus_t multiply(struct cuda *c, const plan *p, void *out, const void *x, const void *w, bool add)
+{
+    const float one = 1.0f, zero = 0.0f;
+    return cublasLtMatmul(c->product->lt, p->op, &one, w, p->w, x, p->x, add ? &one : &zero, out, p->out, out,
+                          p->out, &p->algo, c->product->workspace, WORKSPACE, c->stream);
+}
+
+bool product_run(struct cuda *c, void *out, enum dtype out_dtype, const void *x, const void *w, enum dtype in,
                  int64_t T, int64_t n_out, int64_t n_in, bool add)
 {
     uint32_t align = alignment(out, x, w);
@@ -152,14 +174,18 @@ void product_run(struct cuda *c, void *out, enum dtype out_dtype, const void *x,
     if (at == c->product->plans.end()) {
         plan p;
         if (!plan_make(c, &p, out_dtype, in, align, T, n_out, n_in))
-            return;
+            return true;
         at = c->product->plans.emplace(key, p).first;
     }
-    const plan *p = &at->second;
-    const float one = 1.0f, zero = 0.0f;
-    lt_ok(c,
-          cublasLtMatmul(c->product->lt, p->op, &one, w, p->w, x, p->x, add ? &one : &zero, out, p->out, out,
-                         p->out, &p->algo, c->product->workspace, WORKSPACE, c->stream),
-          "product");
-    cuda_launched(c, "product", cudaGetLastError());
+    if (at->second.none)
+        return false;
+    cublasStatus_t rc = multiply(c, &at->second, out, x, w, add);
+    if (rc == CUBLAS_STATUS_ALLOC_FAILED) { // its code is loaded when it is first used
+        (void)cudaGetLastError();
+        pool_trim(c->pool[PLACE_DEVICE]);
+        rc = multiply(c, &at->second, out, x, w, add);
+    }
+    if (lt_ok(c, rc, "product"))
+        cuda_launched(c, "product", cudaSuccess);
+    return true;
 }

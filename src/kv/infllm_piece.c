@@ -253,18 +253,21 @@ void infllm_commit(struct kv_cache *c, const struct infllm_piece *p)
  * kernels add to the columns of new tokens, so the rest is cleared. */
 void infllm_make_room(const struct kv_cache *c, int64_t n_new)
 {
-    static const float zero[512];
     struct infllm *s = c->state;
-    const int64_t live = c->n - s->rem0, shift = s->rem0 - s->score_at;
+    const int64_t H = c->shape->n_head, live = c->n - s->rem0, shift = s->rem0 - s->score_at;
+    const size_t pitch = (size_t)s->score_ld * sizeof *s->score;
     if (!s->scored || c->n + n_new - s->score_at <= s->score_ld)
         return;
     assert(shift > 0 && live + n_new <= s->score_ld);
-    for (int64_t h = 0; h < c->shape->n_head; h++) {
-        float *row = s->score + h * s->score_ld;
-        for (int64_t j = 0; j < live; j += shift) /* in parts that do not overlap */
-            c->ops->copy(c->ops, row + j, row + shift + j, (size_t)min64(shift, live - j) * sizeof *row);
-        for (int64_t j = live; j < s->score_ld; j += 512)
-            c->ops->copy(c->ops, row + j, zero, (size_t)min64(512, s->score_ld - j) * sizeof *row);
-    }
+    for (int64_t j = 0; j < live; j += shift) /* in parts that do not overlap */
+        c->ops->copy_rows(c->ops, s->score + j, pitch, s->score + shift + j, pitch,
+                          (size_t)min64(shift, live - j) * sizeof *s->score, H);
+    const struct select_args none = {.score = s->score + live,
+                                     .score_ld = s->score_ld,
+                                     .rows = H,
+                                     .group = 1,
+                                     .n = s->score_ld - live,
+                                     .zero_rest = true};
+    c->ops->select(c->ops, &none, 1);
     s->score_at = s->rem0;
 }

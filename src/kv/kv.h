@@ -99,8 +99,8 @@ struct kv_method {
      * it). Needed when prefill_key can be 0. */
     int (*from_dense)(struct kv_cache *c, struct kv_dense *dense);
     /* Attend, append, commit, for n caches of this method in one layer; prompt pieces and decode steps alike.
-     * The order of these three is the method's. Prompt pieces come cut at multiples of 512 positions, the
-     * last prompt token by itself when the key is not 0. */
+     * The order of these three is the method's. Prompt pieces come cut at multiples of the table's piece
+     * (512 positions or a multiple of them), the last prompt token by itself when the key is not 0. */
     int (*step)(struct kv_cache *const *c, struct kv_rows *rows, int n);
     void (*bytes)(const struct kv_cache *c, struct kv_ledger *l);    /* adds this layer's */
     void (*budgets)(const struct kv_cache *c, struct kv_budgets *b); /* fills what applies */

@@ -16,6 +16,9 @@
 #define LOAD_ALIGN 4096  /* bytes: weights begin on pages of their own */
 #define LOAD_CHUNK 65536 /* values converted at a time by one thread */
 
+/* Rows go to a device by way of host memory, in two halves: one is filled while the other is copied. */
+#define LOAD_STAGE ((size_t)64 << 20)
+
 static struct load_item *add(struct load *l, enum load_kind kind, const char *const *names, int n_part)
 {
     assert(n_part >= 1 && n_part <= LOAD_PARTS);
@@ -107,95 +110,195 @@ static void convert(void *dst, enum dtype dtype, int64_t at, const float *x, int
         h[i] = dtype == DT_F16 ? f16_from_f32(x[i]) : bf16_from_f32(x[i]);
 }
 
-/* Rows of one part -> dst [rows, n_in] from row `to` on. Each value is converted by itself, so threads do not
- * matter for the result. */
-static int convert_part(const struct model_file *f, const struct load_item *it, int part, void *dst,
-                        enum dtype dtype, int64_t to, int threads)
+static enum dtype dtype_of(int32_t ggml)
+{
+    return ggml == GGML_F32 ? DT_F32 : ggml == GGML_F16 ? DT_F16 : ggml == GGML_BF16 ? DT_BF16 : DT_N;
+}
+
+/* Does the file hold the part's bytes as the device wants them? */
+static bool same_bytes(const struct model_file *f, const struct load_item *it, int part, enum dtype dtype)
+{
+    const struct file_tensor *ft = file_tensor_find(f, it->name[part]);
+    return dtype_of(it->part[part].type) == dtype && ft && !ft->heads;
+}
+
+/* Rows [row, row + n) of one part -> dst. Each value is converted by itself, so threads do not matter for the
+ * result; bytes that stay as they are are copied by all of them too, as pages of the file come in slowly. */
+static int read_rows(const struct model_file *f, const struct load_item *it, int part, int64_t row, int64_t n,
+                     void *dst, enum dtype dtype, int threads)
 {
     const struct model_tensor *t = &it->part[part];
-    int64_t width = it->n_in, step = LOAD_CHUNK / width + 1, n_step = (t->n[0] + step - 1) / step;
+    const bool same = same_bytes(f, it, part, dtype);
+    const size_t pitch = (size_t)it->n_in * dtype_bytes(dtype);
+    int64_t width = it->n_in, step = LOAD_CHUNK / width + 1, n_step = (n + step - 1) / step;
     int failed = 0;
 #pragma omp parallel num_threads(threads) if (n_step > 1)
     {
-        float *x = mem_alloc((size_t)(step * width), sizeof *x);
+        float *x = same ? NULL : mem_alloc((size_t)(step * width), sizeof *x);
 #pragma omp for schedule(dynamic)
         for (int64_t s = 0; s < n_step; s++) {
-            int64_t row = s * step, n = row + step < t->n[0] ? step : t->n[0] - row;
-            int rc = model_tensor_read(f, t, it->name[part], row, n, x);
+            int64_t at = s * step, m = at + step < n ? step : n - at;
+            int rc = same ? 0 : model_tensor_read(f, t, it->name[part], row + at, m, x);
             if (rc < 0) {
 #pragma omp atomic write
                 failed = rc;
+            } else if (same) {
+                memcpy((char *)dst + (size_t)at * pitch, (const char *)t->data + (size_t)(row + at) * pitch,
+                       (size_t)m * pitch);
             } else {
-                convert(dst, dtype, (to + row) * width, x, n * width);
+                convert(dst, dtype, at * width, x, m * width);
             }
         }
         free(x);
     }
     if (failed) /* the text may belong to another thread: say it again here */
         return err_set(failed, "cannot read the rows of tensor '%s'", it->name[part]);
-    file_tensor_release(f, it->name[part]);
     return 0;
 }
 
-static enum dtype dtype_of(int32_t ggml)
+/* Is the device's memory the host's? */
+static bool in_host(const struct ops *ops)
 {
-    return ggml == GGML_F32 ? DT_F32 : ggml == GGML_F16 ? DT_F16 : ggml == GGML_BF16 ? DT_BF16 : DT_N;
+    return !strcmp(ops->name, "ref") || !strcmp(ops->name, "cpu");
 }
 
-/* A matrix that the file holds as the device wants it needs no copy. */
+/* Does the device want an item's rows one after the other? Then they come piece by piece, and `pack` has
+ * nothing to do. */
+static bool by_rows(const struct load_item *it, const struct ops *ops)
+{
+    return it->kind != LOAD_PACKED || ops->plain_weights;
+}
+
+static enum dtype item_dtype(const struct load_item *it, const struct model_options *opt)
+{
+    return it->kind == LOAD_FLOATS ? DT_F32 : opt->dtype;
+}
+
+static int threads_of(const struct model_options *opt)
+{
+    return opt->threads > 0 ? opt->threads : 1;
+}
+
+/* Host memory that reading wants. */
+struct stage {
+    void *data;
+    size_t bytes;
+};
+
+/* A part's rows to their place on the device; through the halves of the stage. */
+static int send_rows(const struct model_file *f, const struct load_item *it, int part, char *dst,
+                     struct ops *ops, const struct model_options *opt, const struct stage *stage)
+{
+    const enum dtype dtype = item_dtype(it, opt);
+    const size_t pitch = (size_t)it->n_in * dtype_bytes(dtype), half = stage->bytes / 2 / pitch * pitch;
+    const int64_t rows = it->part[part].n[0], step = (int64_t)(half / pitch);
+    char *from = stage->data;
+    for (int64_t row = 0; row < rows; row += step) {
+        int64_t n = row + step < rows ? step : rows - row;
+        TRY(read_rows(f, it, part, row, n, from, dtype, threads_of(opt)));
+        TRY(ops->sync(ops)); /* the other half is free */
+        ops->copy(ops, dst + (size_t)row * pitch, from, (size_t)n * pitch);
+        from = from == stage->data ? from + half : stage->data;
+    }
+    return ops->sync(ops);
+}
+
+static int bring_rows(const struct load *l, const struct load_item *it, const struct model_file *f,
+                      struct ops *ops, const struct model_options *opt, const struct stage *stage)
+{
+    const enum dtype dtype = item_dtype(it, opt);
+    char *dst = (char *)l->block + it->at;
+    for (int i = 0; i < it->n_part; i++) {
+        int64_t rows = it->part[i].n[0];
+        if (in_host(ops))
+            TRY(read_rows(f, it, i, 0, rows, dst, dtype, threads_of(opt)));
+        else
+            TRY(send_rows(f, it, i, dst, ops, opt, stage));
+        dst += (size_t)(rows * it->n_in) * dtype_bytes(dtype);
+        file_tensor_release(f, it->name[i]);
+    }
+    return 0;
+}
+
+/* A matrix that the file holds as `pack` wants it needs no copy. */
 static bool as_it_is(const struct model_file *f, const struct load_item *it, enum dtype dtype)
 {
-    const struct file_tensor *ft = file_tensor_find(f, it->name[0]);
-    return it->kind != LOAD_FLOATS && it->n_part == 1 && dtype_of(it->part[0].type) == dtype && ft &&
-           !ft->heads && (uintptr_t)it->part[0].data % dtype_bytes(dtype) == 0;
+    return it->n_part == 1 && same_bytes(f, it, 0, dtype) &&
+           (uintptr_t)it->part[0].data % dtype_bytes(dtype) == 0;
 }
 
-static int bring(const struct load *l, const struct load_item *it, const struct model_file *f,
-                 struct ops *ops, const struct model_options *opt, void *stage)
+static int bring_packed(const struct load_item *it, const struct model_file *f, struct ops *ops,
+                        const struct model_options *opt, void *stage)
 {
-    enum dtype dtype = it->kind == LOAD_FLOATS ? DT_F32 : opt->dtype;
-    struct tensor src = {stage, dtype, {it->n_out, it->n_in, 1, 1}};
-    bool direct = as_it_is(f, it, dtype);
+    struct tensor src = {stage, opt->dtype, {it->n_out, it->n_in, 1, 1}};
+    bool direct = as_it_is(f, it, opt->dtype);
     int64_t row = 0;
     if (direct)
         src.data = (void *)(uintptr_t)it->part[0].data;
     for (int i = 0; i < it->n_part && !direct; i++) {
-        TRY(convert_part(f, it, i, stage, dtype, row, opt->threads > 0 ? opt->threads : 1));
-        row += it->part[i].n[0];
+        struct tensor to = tensor_rows(&src, row, it->part[i].n[0]);
+        TRY(read_rows(f, it, i, 0, to.n[0], to.data, opt->dtype, threads_of(opt)));
+        file_tensor_release(f, it->name[i]);
+        row += to.n[0];
     }
-    if (it->kind == LOAD_PACKED)
-        ops->pack(ops, it->weight, &src);
-    else
-        ops->copy(ops, (char *)l->block + it->at, src.data, it->bytes);
+    ops->pack(ops, it->weight, &src);
     TRY(ops->sync(ops)); /* the stage is used again */
     if (direct)
         file_tensor_release(f, it->name[0]);
     return 0;
 }
 
-/* Host memory that reading wants: of the largest item that is not taken as it is. */
-static size_t stage_bytes(const struct load *l, const struct model_file *f, const struct model_options *opt)
+static int bring(const struct load *l, const struct load_item *it, const struct model_file *f,
+                 struct ops *ops, const struct model_options *opt, const struct stage *stage)
 {
-    size_t most = 0;
+    return by_rows(it, ops) ? bring_rows(l, it, f, ops, opt, stage)
+                            : bring_packed(it, f, ops, opt, stage->data);
+}
+
+/* Rows go through a part of it; a matrix to be packed must fit, if it is not taken as it is. */
+static size_t stage_bytes(const struct load *l, const struct model_file *f, const struct ops *ops,
+                          const struct model_options *opt)
+{
+    size_t most = 0, limit = opt->stage ? opt->stage : LOAD_STAGE;
     for (int i = 0; i < l->n; i++) {
         const struct load_item *it = &l->item[i];
-        enum dtype dtype = it->kind == LOAD_FLOATS ? DT_F32 : opt->dtype;
-        size_t bytes = as_it_is(f, it, dtype) ? 0 : (size_t)(it->n_out * it->n_in) * dtype_bytes(dtype);
+        enum dtype dtype = item_dtype(it, opt);
+        size_t row = (size_t)it->n_in * dtype_bytes(dtype), all = (size_t)it->n_out * row, bytes;
+        if (by_rows(it, ops)) {
+            bytes = 2 * all < limit ? 2 * all : limit;
+            bytes = in_host(ops) ? 0 : bytes > 2 * row ? bytes : 2 * row;
+        } else {
+            bytes = as_it_is(f, it, dtype) ? 0 : all;
+        }
         most = bytes > most ? bytes : most;
     }
     return most;
 }
 
+static int stage_open(struct stage *s, const struct load *l, const struct model_file *f, struct ops *ops,
+                      const struct model_options *opt)
+{
+    s->bytes = stage_bytes(l, f, ops, opt);
+    s->data = s->bytes ? ops->alloc(ops, s->bytes, MEM_WORKSPACE, PLACE_HOST) : NULL;
+    return s->bytes && !s->data
+               ? err_set(ERR_NOMEM, "no host memory to convert weights (%zu bytes)", s->bytes)
+               : 0;
+}
+
+static void stage_close(struct stage *s, struct ops *ops)
+{
+    if (s->data)
+        ops->free(ops, s->data);
+}
+
 static int bring_all(const struct load *l, const struct model_file *f, struct ops *ops,
                      const struct model_options *opt)
 {
-    size_t most = stage_bytes(l, f, opt);
-    void *stage = most ? ops->alloc(ops, most, MEM_WORKSPACE, PLACE_HOST) : NULL;
-    int rc = most && !stage ? err_set(ERR_NOMEM, "no host memory to convert weights (%zu bytes)", most) : 0;
+    struct stage stage;
+    int rc = stage_open(&stage, l, f, ops, opt);
     for (int i = 0; i < l->n && rc == 0; i++)
-        rc = bring(l, &l->item[i], f, ops, opt, stage);
-    if (stage)
-        ops->free(ops, stage);
+        rc = bring(l, &l->item[i], f, ops, opt, &stage);
+    stage_close(&stage, ops);
     if (rc == 0)
         log_debug("%s: weights read from the file (%zu bytes)", f->path, l->bytes);
     return rc;
@@ -217,7 +320,7 @@ static uint64_t group_key(const struct load *l, const struct model_file *f, cons
                           enum dtype dtype)
 {
     struct str s = {0};
-    bool card = !strcmp(ops->name, "cuda"); /* rows as they are, whatever the card */
+    bool card = ops->plain_weights; /* whatever the card */
     str_printf(&s, "layout 1 %016lx %016lx %s %s %s %s %zu", (unsigned long)f->hash[0],
                (unsigned long)f->hash[1], dtype_name(dtype), ops->name, card ? "" : ops->isa,
                card ? "" : ops->libraries, l->bytes);
@@ -265,7 +368,7 @@ static int all_well(struct comm *c, int rc)
 
 /* Rank 0 reads and everyone gets, some items at a time: reading is far slower than handing on. */
 static int hand_on(const struct load *l, const struct model_file *f, struct ops *ops,
-                   const struct model_options *opt, void *stage)
+                   const struct model_options *opt, const struct stage *stage)
 {
     struct comm *c = opt->comm;
     int rc = 0;
@@ -296,15 +399,13 @@ static int load_together(struct load *l, const struct model_file *f, struct ops 
         log_info("%s: the ranks of this group do not load the same; each reads the weights itself", f->path);
         return bring_all(l, f, ops, opt);
     }
-    size_t most = c->rank == 0 ? stage_bytes(l, f, opt) : 0;
-    void *stage = most ? ops->alloc(ops, most, MEM_WORKSPACE, PLACE_HOST) : NULL;
-    if (most && !stage)
-        rc = err_set(ERR_NOMEM, "no host memory to convert weights (%zu bytes)", most);
+    struct stage stage = {NULL, 0};
+    if (c->rank == 0)
+        rc = stage_open(&stage, l, f, ops, opt);
     rc = all_well(c, rc);
     if (rc == 0)
-        rc = hand_on(l, f, ops, opt, stage);
-    if (stage)
-        ops->free(ops, stage);
+        rc = hand_on(l, f, ops, opt, &stage);
+    stage_close(&stage, ops);
     if (rc == 0)
         log_debug("%s: weights %s (%zu bytes, %s)", f->path, c->rank == 0 ? "read from the file" : "received",
                   l->bytes, c->way);
@@ -329,10 +430,10 @@ static int make_room(struct load *l, const struct model_file *f, struct ops *ops
                      const struct model_options *opt, bool *full)
 {
     char text[32];
-    bool host = !strcmp(ops->name, "ref") || !strcmp(ops->name, "cpu"), creator = true;
+    bool creator = true;
     *full = false;
     TRY(lay_out(l, ops, opt->dtype));
-    if (opt->share && host)
+    if (opt->share && in_host(ops))
         TRY(share_open(&l->share, block_key(l, f, ops, opt->dtype), l->bytes, &creator));
     *full = l->share && !creator;
     l->block = l->share ? share_data(l->share) : ops->alloc(ops, l->bytes, MEM_WEIGHTS, PLACE_DEVICE);

@@ -66,7 +66,8 @@ struct comm;
 struct model_options {
     enum dtype dtype;  /* weights' dtype on the device */
     bool share;        /* keep packed weights once per node in shared memory (CPU tables) */
-    int threads;       /* for packing */
+    int threads;       /* for reading and packing */
+    size_t stage;      /* most host memory for rows on their way to a device (two rows at least); 0: 64 MiB */
     struct comm *comm; /* ranks that open this model together: its rank 0 reads the weights, the others get
                           them from it. NULL: read */
 };

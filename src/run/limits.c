@@ -29,7 +29,7 @@ void runner_limits_again(struct runner *r, struct run_limits *l)
     bool card = strcmp(r->ops->name, "cuda") == 0;
     double memory = card ? bench_copy_rate(r->ops) : bench_read_rate(r->ops->threads);
     r->limits.read_rate = better(r->limits.read_rate, memory);
-    r->limits.product_rate = better(r->limits.product_rate, limits_product_rate(r, PIECE));
+    r->limits.product_rate = better(r->limits.product_rate, limits_product_rate(r, r->ops->piece));
     r->limits_known = true;
     *l = r->limits;
 }

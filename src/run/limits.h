@@ -7,8 +7,8 @@
 struct run_limits {
     double read_rate; /* bytes/s that all threads read from memory together; on a card: that a copy inside its
                          memory reads and writes */
-    double product_rate; /* flop/s of the model's own products at 512 rows (cards: up to 8192) in its dtype,
-                            by the product library alone */
+    double product_rate; /* flop/s of the model's own products at the rows of a piece (cards: up to 8192) in
+                            its dtype, by the product library alone */
 };
 /* Measured on the loaded model at the first call (about two seconds). Zeros where nothing could be measured.
  */

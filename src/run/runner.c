@@ -125,7 +125,7 @@ static void wire_engine(struct runner *r)
     e->n_vocab = model_config(r->model)->n_vocab;
     e->n_top = r->opt.topk < e->n_vocab ? r->opt.topk : (int)e->n_vocab;
     e->first_rows = r->opt.logits_first == 0 ? 0 : r->opt.logits_first == 1 ? 1 : INT32_MAX;
-    e->piece = PIECE;
+    e->piece = r->ops->piece;
     e->poll = r->opt.poll;
     e->poll_ctx = r->opt.poll_ctx;
 }
@@ -135,7 +135,8 @@ static int load(struct runner *r, const struct run_model *m, struct comm *c)
     struct model_file *f;
     TRY(model_file_open(&f, m->path));
     ops_set_act(r->ops, m->dtype);
-    const struct model_options o = {.dtype = m->dtype, .share = r->opt.share, .threads = r->ops->threads, .comm = c};
+    const struct model_options o = { /* the host's threads, also where a card computes */
+        .dtype = m->dtype, .share = r->opt.share, .threads = ops_threads(r->opt.threads), .comm = c};
     int rc = run_tok_open(&r->tok, m->path);
     if (rc == 0)
         rc = model_open(&r->model, r->ops, f, &o);

@@ -5,9 +5,6 @@
 #include "run/engine.h"
 #include "run/limits.h"
 
-/* Prompt pieces: wide enough for full-speed products, and the piece the block-wise methods are defined on. */
-#define PIECE 512
-
 struct runner {
     struct run_options opt;
     struct ops *ops;

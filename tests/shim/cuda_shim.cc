@@ -341,8 +341,15 @@ void shim_part_barrier(unsigned id, unsigned threads)
 
 /* ------------------------------------------------------------------ runtime */
 
-/* KVS_SHIM_CARDS cards (one unless told otherwise), of which CUDA_VISIBLE_DEVICES shows some, in its order.
- */
+static cudaError_t last_error;
+
+/* What went wrong is also said by the next cudaGetLastError(), as by the runtime. */
+static cudaError_t wrong(cudaError_t rc)
+{
+    return last_error = rc;
+}
+
+/* KVS_SHIM_CARDS cards (one unless told otherwise), of which CUDA_VISIBLE_DEVICES shows some, in its order. */
 static int visible_card(int ordinal)
 {
     const char *cards = getenv("KVS_SHIM_CARDS"), *visible = getenv("CUDA_VISIBLE_DEVICES");
@@ -395,13 +402,17 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
     p->sharedMemPerBlockOptin = 227 << 10;
     return cudaSuccess;
 }
+/* KVS_SHIM_KIB: a card with so much free memory. */
+static size_t card_bytes(void)
+{
+    const char *kib = getenv("KVS_SHIM_KIB");
+    return kib ? (size_t)atol(kib) << 10 : SIZE_MAX;
+}
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 {
-    *total = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
-    *free_bytes = (size_t)sysconf(_SC_AVPHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
-    const char *kib = getenv("KVS_SHIM_KIB"); // a card with so much free memory
-    if (kib)
-        *free_bytes = (size_t)atol(kib) << 10;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), there = (size_t)sysconf(_SC_AVPHYS_PAGES) * page;
+    *total = (size_t)sysconf(_SC_PHYS_PAGES) * page;
+    *free_bytes = card_bytes() < SIZE_MAX ? card_bytes() : there;
     return cudaSuccess;
 }
 /* Device memory lies behind a protection key where the processor has them, else behind page protection: host
@@ -409,7 +420,9 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 namespace
 {
 std::map<char *, size_t> device_blocks, pinned_blocks;
-int key = -2; // -2: not asked yet, -1: none
+size_t device_bytes, device_most; // of them, now and at most
+std::function<void()> pending;    // a copy of pinned memory
+int key = -2;                     // -2: not asked yet, -1: none
 int depth;
 
 void protect(bool open)
@@ -423,8 +436,20 @@ void protect(bool open)
 }
 } // namespace
 
+/* A copy between the device and pinned memory is done when the next call comes to the stream, not at once: so
+ * that a host shows that does not wait. */
+static void settle(void)
+{
+    if (pending) {
+        std::function<void()> copy;
+        copy.swap(pending);
+        copy();
+    }
+}
+
 void shim_device_begin(void)
 {
+    settle();
     if (depth++ == 0)
         protect(true);
 }
@@ -451,38 +476,43 @@ cudaError_t cudaMalloc(void **p, size_t bytes)
     size_t room = (bytes + 4095) / 4096 * 4096;
     if (key == -2)
         key = pkey_alloc(0, PKEY_DISABLE_ACCESS);
-    if (room < bytes)
-        return cudaErrorMemoryAllocation;
     room = room ? room : 4096;
+    if (room < bytes || room > card_bytes() || device_bytes > card_bytes() - room)
+        return wrong(cudaErrorMemoryAllocation);
     *p = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (*p == MAP_FAILED)
-        return cudaErrorMemoryAllocation;
+        return wrong(cudaErrorMemoryAllocation);
     if (key >= 0)
         pkey_mprotect(*p, room, PROT_READ | PROT_WRITE, key);
     else if (depth == 0)
         mprotect(*p, room, PROT_NONE);
     device_blocks[(char *)*p] = room;
+    device_bytes += room;
+    device_most = device_bytes > device_most ? device_bytes : device_most;
     return cudaSuccess;
 }
 cudaError_t cudaMallocHost(void **p, size_t bytes)
 {
     size_t room = (bytes + 255) / 256 * 256;
     if (room < bytes || !(*p = aligned_alloc(256, room ? room : 256)))
-        return cudaErrorMemoryAllocation;
+        return wrong(cudaErrorMemoryAllocation);
     pinned_blocks[(char *)*p] = room;
     return cudaSuccess;
 }
 cudaError_t cudaFree(void *p)
 {
+    settle();
     auto b = device_blocks.find((char *)p);
     if (b != device_blocks.end()) {
         munmap(p, b->second);
+        device_bytes -= b->second;
         device_blocks.erase(b);
     }
     return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void *p)
 {
+    settle();
     pinned_blocks.erase((char *)p);
     free(p);
     return cudaSuccess;
@@ -508,6 +538,23 @@ bool on_device(const void *p)
     return within(device_blocks, p, &from, &to);
 }
 
+bool is_pinned(const void *p)
+{
+    const char *from, *to;
+    return within(pinned_blocks, p, &from, &to);
+}
+
+void copy_rows(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t width, size_t rows)
+{
+    bool device = on_device(dst) || on_device(src);
+    if (device)
+        shim_device_begin();
+    for (size_t i = 0; i < rows; i++)
+        memmove((char *)dst + i * dst_pitch, (const char *)src + i * src_pitch, width);
+    if (device)
+        shim_device_end();
+}
+
 void count_copy(const void *dst, const void *src)
 {
     (on_device(src) ? on_device(dst) ? counts.inside : counts.to_host : counts.to_device)++;
@@ -524,27 +571,30 @@ extern "C" void shim_count(struct shim_counts *out)
     *out = counts;
 }
 
-cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind, cudaStream_t)
+extern "C" void shim_memory(struct shim_held *out)
 {
-    count_copy(dst, src);
-    if (faulted)
-        return health();
-    shim_device_begin();
-    memmove(dst, src, bytes);
-    shim_device_end();
-    return cudaSuccess;
+    *out = shim_held{device_bytes, device_most, (int)last_error};
 }
+
 cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t width,
                               size_t rows, cudaMemcpyKind, cudaStream_t)
 {
+    if (!dst || !src)
+        return wrong(cudaErrorInvalidValue);
+    if (on_device(dst) || on_device(src)) // between host and host nothing is waited for
+        settle();
     count_copy(dst, src);
     if (faulted)
         return health();
-    shim_device_begin();
-    for (size_t i = 0; i < rows; i++)
-        memmove((char *)dst + i * dst_pitch, (const char *)src + i * src_pitch, width);
-    shim_device_end();
+    if (on_device(dst) != on_device(src) && (is_pinned(dst) || is_pinned(src)))
+        pending = [=] { copy_rows(dst, dst_pitch, src, src_pitch, width, rows); };
+    else
+        copy_rows(dst, dst_pitch, src, src_pitch, width, rows);
     return cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind, cudaStream_t s)
+{
+    return cudaMemcpy2DAsync(dst, bytes, src, bytes, bytes, 1, kind, s);
 }
 cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t)
 {
@@ -561,11 +611,13 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t)
 {
+    settle();
     counts.waits++;
     return health();
 }
 cudaError_t cudaStreamQuery(cudaStream_t)
 {
+    settle();
     return health();
 }
 cudaError_t cudaStreamDestroy(cudaStream_t)
@@ -574,7 +626,11 @@ cudaError_t cudaStreamDestroy(cudaStream_t)
 }
 cudaError_t cudaGetLastError(void)
 {
-    return depth == 0 && fault_is("code") ? cudaErrorNoKernelImageForDevice : health();
+    if (depth == 0 && fault_is("code"))
+        return cudaErrorNoKernelImageForDevice;
+    cudaError_t rc = faulted ? health() : last_error;
+    last_error = cudaSuccess;
+    return rc;
 }
 const char *cudaGetErrorString(cudaError_t rc)
 {

@@ -1,6 +1,7 @@
 /* Just enough of CUDA for the kernels of kernels/cuda to run on a processor: the threads of a block are
  * fibers of one thread, blocks run one after the other, __shared__ is a static, device memory is memory of
- * the host (filled with a pattern where the real one is undefined), streams do everything at once. Warps are
+ * the host (filled with a pattern where the real one is undefined), streams do everything at once (copies of
+ * pinned memory when the next call comes). Warps are
  * 32 neighbouring threads; a thread that returned no longer counts at barriers. Exchanges of a warp demand
  * all of its threads. */
 #ifndef KVS_TESTS_CUDA_SHIM_H
@@ -122,6 +123,7 @@ static inline float __uint_as_float(uint32_t u)
 
 enum cudaError_t {
     cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
     cudaErrorMemoryAllocation = 2,
     cudaErrorInsufficientDriver = 35,
     cudaErrorNoDevice = 100,
@@ -217,6 +219,11 @@ struct shim_counts {
     long to_device, to_host, inside, memsets, waits;
 };
 extern "C" __attribute__((visibility("default"))) void shim_count(struct shim_counts *out);
+struct shim_held {
+    size_t device_bytes, device_most; /* from cudaMalloc, now and at most */
+    int last_error;                   /* that cudaGetLastError would tell */
+};
+extern "C" __attribute__((visibility("default"))) void shim_memory(struct shim_held *out);
 
 cudaError_t cudaGetDeviceCount(int *n);
 cudaError_t cudaSetDevice(int device);

@@ -1,4 +1,5 @@
-// The shim's products: plain loops in f32, the twin of kernels/cuda/products.cu.
+// The shim's products: plain loops in f32, the twin of kernels/cuda/products.cu. Rows of an odd number of 16-bit
+// values it cannot multiply, as a library may not: the table's own kernel is used then.
 #include "kernels/cuda/cuda.h"
 
 #include <stdio.h>
@@ -23,13 +24,15 @@ void product_close(struct product *p)
     delete p;
 }
 
-void product_run(struct cuda *c, void *out, enum dtype out_dtype, const void *x, const void *w, enum dtype in,
+bool product_run(struct cuda *c, void *out, enum dtype out_dtype, const void *x, const void *w, enum dtype in,
                  int64_t T, int64_t n_out, int64_t n_in, bool add)
 {
     if (out_dtype != DT_F32 && out_dtype != in) {
         cuda_fail(c, ERR_INTERNAL, "cuBLASLt has no such product");
-        return;
+        return true;
     }
+    if (in != DT_F32 && n_in % 2)
+        return false;
     shim_device_begin();
     std::vector<float> a((size_t)(T * n_in));
     std::vector<float> b((size_t)n_in);
@@ -48,4 +51,5 @@ void product_run(struct cuda *c, void *out, enum dtype out_dtype, const void *x,
         }
     }
     shim_device_end();
+    return true;
 }
