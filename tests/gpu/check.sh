@@ -38,7 +38,7 @@ mkdir -p "$build" "$out" "$logs"
 
 wanted() { [[ $steps == *" $1 "* ]]; }
 log_of() { echo "$logs/${1//[^A-Za-z0-9]/_}.log"; }
-judge() { awk -v gpu=$((1 - shim)) -v weights="$weights" -v settings=20 -f tests/gpu/judge.awk "$@"; }
+judge() { awk -v gpu=$((1 - shim)) -v weights="$weights" -v settings=$((shim ? 3 : 20)) -f tests/gpu/judge.awk "$@"; }
 say() { printf '%-40s %s\n' "$1" "$2" | cut -c1-150 | tee -a "$logs/lines"; }
 
 # What is known so far, on disk: the table, and all logs (long ones without their middle) in one file.
