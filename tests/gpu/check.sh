@@ -230,9 +230,9 @@ export LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 if wanted ops; then
     check 150 "every kernel, waiting after each" "$bin/check_ops" cuda-wait
     [ "$shim" = 1 ] || check 120 "every kernel against the plain loops" "$bin/check_ops" cuda # fibers never run ahead
-    check 60 "decode steps as graphs" "$bin/gpu_steps" tests/fixtures/tiny
+    check 60 "decode steps as graphs" "$bin/gpu_steps" tests/fixtures/wide
 fi
-wanted matrix && check 180 "method matrix, generated model" "$bin/gpu_matrix" tests/fixtures/tiny $([ "$shim" = 1 ] && echo 120 4 || echo 700 64)
+wanted matrix && check 180 "method matrix, generated model" "$bin/gpu_matrix" tests/fixtures/wide $([ "$shim" = 1 ] && echo 120 4 || echo 700 64)
 if wanted ops; then
     check 60 "attention against doubles" "$bin/gpu_attend" auto 140 $([ "$shim" = 1 ] || echo 200 513 1000)
     check 30 "NCCL, a group of one" "$bin/gpu_group" $([ "$shim" = 1 ] && echo must)
@@ -314,9 +314,9 @@ if wanted sanitizer && [ "$shim" != 1 ]; then
     sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
     if [ -n "$sanitizer" ]; then
         sanitize 75 "memcheck, attention" memcheck "$bin/gpu_attend" auto 70 200
-        sanitize 90 "memcheck" memcheck "$bin/gpu_matrix" tests/fixtures/tiny 80 3
+        sanitize 90 "memcheck" memcheck "$bin/gpu_matrix" tests/fixtures/wide 80 3
         sanitize 75 "racecheck, attention" racecheck "$bin/gpu_attend" auto 70 200
-        sanitize 90 "racecheck" racecheck "$bin/gpu_matrix" tests/fixtures/tiny 80 3
+        sanitize 90 "racecheck" racecheck "$bin/gpu_matrix" tests/fixtures/wide 80 3
         sanitize 45 "memcheck, wgmma" memcheck "$bin/gpu_attend" wgmma 70 200
     else
         say "sanitizer" "not available: no compute-sanitizer"

@@ -8,6 +8,6 @@ out=$(LD_LIBRARY_PATH=$(dirname "$module")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} 
 rc=$?
 echo "$out" | tail -5
 [ $rc = 0 ] && exit 0
-[ "$(wc -l <<<"$out")" = 1 ] && grep -qE '^cuda: device 0: (no NVIDIA driver|no CUDA-capable device)' <<<"$out" && exit 0
+[ "$(wc -l <<<"$out")" = 1 ] && grep -qE '^cuda: (device 0: )?no (NVIDIA driver|CUDA-capable device)' <<<"$out" && exit 0
 echo "neither checked on a card nor refused in one clear line"
 exit 1

@@ -1,5 +1,6 @@
 """Writes fixtures/tiny: a random-weight llama (2 layers, grouped heads) with a byte-level tokenizer, for tests of the
-farm that need a model but no sense. Usage: tiny_model.py OUT_DIR"""
+farm that need a model but no sense. Usage: tiny_model.py OUT_DIR [HEAD_DIM]; fixtures/wide has heads of 64, the least
+that the kernels for cards are made for."""
 import json
 import os
 import sys
@@ -23,7 +24,7 @@ tok.train_from_iterator([TEXT], trainers.BpeTrainer(
 tok.save(os.path.join(out, "tokenizer.json"))
 vocab = tok.get_vocab_size()
 
-d, ff, heads, kv, hd, layers = 64, 128, 4, 2, 32, 2
+d, ff, heads, kv, hd, layers = 64, 128, 4, 2, int(sys.argv[2]) if len(sys.argv) > 2 else 32, 2
 torch.manual_seed(1)
 w = {}
 

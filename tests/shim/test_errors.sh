@@ -12,7 +12,7 @@ die() {
     exit 1
 }
 cat >"$DIR/c.yaml" <<YAML
-models: [{id: tiny, path: "$HERE/../fixtures/tiny", template: none, max_len: 4096}]
+models: [{id: tiny, path: "$HERE/../fixtures/wide", template: none, max_len: 4096}]
 methods: [full, "kivi:bits=2", {name: streaming, ratio: 4}]
 tasks: [{name: passkey, lengths: [150], unit: tokens, depths: 2, iterations: 1, digits: 5, max_new: 4, haystack: synthetic}]
 dtype: bf16

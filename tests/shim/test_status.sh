@@ -41,7 +41,7 @@ KVS_SHIM_KIB=$((512 * 1024 + 6632)) sweep "$HERE/../fixtures/tiny" '[full]' "$((
 # Two settings, two examples, a card that holds one sequence or two: together they give what each setting gives by itself.
 answers() { grep -oE '"(unit|status|score|text)": ("[^"]*"|[^,]*)' "$DIR/out" | paste -sd ' ' | sed 's/"unit"/\n&/g' | sed 's/ *$//' | sort; }
 crowded=0
-for kib in 2060 2100; do
+for kib in 6260 6460; do
     export KVS_SHIM_KIB=$((512 * 1024 + kib))
     sweep "$HERE/../fixtures/tiny" '[full]' 700 && answers >"$DIR/one"
     sweep "$HERE/../fixtures/tiny" '["streaming:ratio=2"]' 700 && answers >>"$DIR/one"
