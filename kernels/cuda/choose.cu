@@ -125,8 +125,8 @@ void choose_select(struct ops *o, const struct select_args *args, int n)
 /* ------------------------------------------------------------------ gather */
 
 // Words of rows are copied by chunks: a block reads one and then writes it. Lists rise, so in place a chunk
-// never writes what a later one reads: one block does all chunks of a head in order. Elsewhere chunks go to the
-// blocks of the grid.
+// never writes what a later one reads: one block does all chunks of a head in order. Elsewhere chunks go to
+// the blocks of the grid.
 #define AHEAD 8 /* words that a thread holds */
 #define CHUNK (THREADS * AHEAD)
 

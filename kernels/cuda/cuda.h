@@ -90,7 +90,8 @@ struct pool *pool_open(enum mem_place place, struct cuda *c);
 void pool_close(struct pool *p);
 void *pool_take(struct pool *p, size_t bytes); /* 256-byte aligned, content undefined; NULL: none */
 void pool_give(struct pool *p, void *data);
-void pool_trim(struct pool *p); /* slabs that nobody uses go back to the driver, behind what the stream does */
+void pool_trim(
+    struct pool *p); /* slabs that nobody uses go back to the driver, behind what the stream does */
 /* What a block was taken for; NULL if the pool has no such block. */
 struct pool_block {
     size_t bytes; /* as asked for */
@@ -99,9 +100,9 @@ struct pool_block {
 struct pool_block *pool_find(struct pool *p, const void *data);
 bool pool_owns(const struct pool *p, const void *data); /* any address inside */
 
-/* products.cu: out [T,n_out] = x [T,n_in] w^T (add: out += it, rounded once), row-major; x and w of dtype `in`,
- * out of dtype f32 or `in`; f32 accumulation, f32 operands are not cut to tf32. False: the library has no such
- * product, nothing was done. */
+/* products.cu: out [T,n_out] = x [T,n_in] w^T (add: out += it, rounded once), row-major; x and w of dtype
+ * `in`, out of dtype f32 or `in`; f32 accumulation, f32 operands are not cut to tf32. False: the library has
+ * no such product, nothing was done. */
 struct product *product_open(struct cuda *c);
 void product_close(struct product *p);
 bool product_run(struct cuda *c, void *out, enum dtype out_dtype, const void *x, const void *w, enum dtype in,
@@ -168,8 +169,8 @@ static inline void cuda_launch(struct cuda *c, const char *name, void (*kernel)(
 #define DEVICE static __device__ __forceinline__
 
 /* First in every kernel, before anything that other kernels write is read and before anything is written: the
- * threads may have begun while the kernel ahead is still running (queue.cu); here they wait for its end, and let
- * the next one begin. */
+ * threads may have begun while the kernel ahead is still running (queue.cu); here they wait for its end, and
+ * let the next one begin. */
 DEVICE void grid_begin(void)
 {
 #ifdef KVS_SHIM

@@ -3,27 +3,9 @@
 #ifndef KVS_KERNELS_CUDA_DECODE_H
 #define KVS_KERNELS_CUDA_DECODE_H
 
+#include "kernels/cuda/decode_job.h"
 #include "kernels/cuda/mma.h"
 
-#define DECODE_KEYS 16 /* of a block: what one product takes */
-
-/* How keys or values lie: 16-bit values, or codes (struct kv_run) of 2 or 4 bits. */
-enum decode_form { DENSE, TOKEN2, TOKEN4, CHANNEL2, CHANNEL4 };
-enum decode_kind { KIND_PLAIN, KIND_HALF, KIND_INVERSE }; /* of a code's value: dequant() */
-struct decode_side {
-    const void *data; /* row 0 */
-    const uint16_t *scale, *min;
-    const int32_t *index; /* DENSE: row r is data[index[r]]; NULL */
-    enum decode_form form;
-    enum decode_kind kind;
-    int32_t shift; /* log2 of the group's length */
-};
-/* Keys of one run of keys and one of values. */
-struct decode_piece {
-    struct decode_side k, v;
-    int32_t n, pos; /* keys; position of the first one (of data[0] where there is an index) */
-    int32_t skip; /* row of the first key in k: CHANNEL begins with a whole group, all others with the key */
-};
 /* A block of a piece: `n` keys from number `at` on stand at lo .. lo + n - 1 of 16 places. Codes along keys
  * are read 16 at a time, so places stand for rows skip + at - lo .. there. */
 struct decode_block {

@@ -194,8 +194,8 @@ static void end_copy(struct cuda *c, const void *dst, const void *src, cudaError
     cuda_ok(c, rc, "copy");
 }
 
-// Between two places of the host the driver would not wait for what the stream still does to them. True if the
-// host is to copy, now.
+// Between two places of the host the driver would not wait for what the stream still does to them. True if
+// the host is to copy, now.
 static bool on_host(struct cuda *c, const void *dst, const void *src)
 {
     if (pool_owns(c->pool[PLACE_DEVICE], dst) || pool_owns(c->pool[PLACE_DEVICE], src))
@@ -430,7 +430,8 @@ extern "C" __attribute__((visibility("default"))) int kvs_cuda_open(struct ops *
     c->ops.act = opt->act;
     c->ops.threads = 1;
     c->ops.plain_weights = true;
-    c->ops.piece = 2048; // four rounds of blocks for attention with 8 key heads; 0.3 GB of workspace (8B models)
+    c->ops.piece =
+        2048; // four rounds of blocks for attention with 8 key heads; 0.3 GB of workspace (8B models)
     for (int i = 0; i < PLACE_N; i++)
         c->pool[i] = pool_open((enum mem_place)i, c);
     c->queue = queue_open();

@@ -1,9 +1,11 @@
-/* Instructions of sm_90a behind small functions, with plain twins for the shim: products of a warpgroup (wgmma),
- * barriers in shared memory (mbarrier), barriers of part of a block, registers moved between warpgroups. Facts:
- * PTX ISA 9.7.15 (wgmma, its fragments and its shared memory layouts) and 9.7.13 (mbarrier).
+/* Instructions of sm_90a behind small functions, with plain twins for the shim: products of a warpgroup
+ * (wgmma), barriers in shared memory (mbarrier), barriers of part of a block, registers moved between
+ * warpgroups. Facts: PTX ISA 9.7.15 (wgmma, its fragments and its shared memory layouts) and 9.7.13
+ * (mbarrier).
  *
- * A product is under way until its thread waits for its group; until then nobody may touch its accumulators, its
- * held operand and the shared memory that it reads. The twin computes when it is waited for, not before. */
+ * A product is under way until its thread waits for its group; until then nobody may touch its accumulators,
+ * its held operand and the shared memory that it reads. The twin computes when it is waited for, not before.
+ */
 #ifndef KVS_KERNELS_CUDA_HOPPER_H
 #define KVS_KERNELS_CUDA_HOPPER_H
 
@@ -17,12 +19,13 @@
 #define HOPPER_CODE
 #endif
 
-/* Descriptor of an operand in tiles of async.h (128-byte swizzle, layout type 1). Rows along the product's inner
- * dimension (keys of q k^T): `over` is not used. Rows across it (values of p v): panels of 64 columns are `over`
- * bytes apart. Eight rows are 1024 bytes in both. */
+/* Descriptor of an operand in tiles of async.h (128-byte swizzle, layout type 1). Rows along the product's
+ * inner dimension (keys of q k^T): `over` is not used. Rows across it (values of p v): panels of 64 columns
+ * are `over` bytes apart. Eight rows are 1024 bytes in both. */
 DEVICE uint64_t wg_operand(uint32_t at, uint32_t over)
 {
-    return (uint64_t)(at >> 4) | (uint64_t)(over >> 4) << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
+    return (uint64_t)(at >> 4) | (uint64_t)(over >> 4) << 16 | (uint64_t)(1024 >> 4) << 32 |
+           (uint64_t)1 << 62;
 }
 
 #ifdef KVS_SHIM
@@ -159,38 +162,38 @@ DEVICE void gate_open(uint64_t *gate, uint32_t count)
 #ifdef HOPPER_CODE
 
 /* The sums of a thread, as text and as operands. */
-#define WG_NAMES_32                                                                                         \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                \
+#define WG_NAMES_32                                                                                          \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                 \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define WG_NAMES_64                                                                                         \
-    WG_NAMES_32 ", "                                                                                        \
-    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                      \
-    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define WG_NAMES_64                                                                                          \
+    WG_NAMES_32 ", "                                                                                         \
+                "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "           \
+                "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define WG_SUMS_4(x, i)  "+f"((x)[i]), "+f"((x)[(i) + 1]), "+f"((x)[(i) + 2]), "+f"((x)[(i) + 3])
 #define WG_SUMS_16(x, i) WG_SUMS_4(x, i), WG_SUMS_4(x, (i) + 4), WG_SUMS_4(x, (i) + 8), WG_SUMS_4(x, (i) + 12)
 #define WG_SUMS_32(x, i) WG_SUMS_16(x, i), WG_SUMS_16(x, (i) + 16)
 #define WG_SUMS_64(x, i) WG_SUMS_32(x, i), WG_SUMS_32(x, (i) + 32)
 
-#define WG_HELD_64(unit, x, a, b)                                                                           \
-    asm volatile("{.reg .pred p; setp.ne.b32 p, 1, 0;"                                                      \
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32." unit "." unit " {" WG_NAMES_32               \
-                 "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1;}"                                               \
-                 : WG_SUMS_32(x, 0)                                                                         \
-                 : "r"((a)[0]), "r"((a)[1]), "r"((a)[2]), "r"((a)[3]), "l"(b)                               \
+#define WG_HELD_64(unit, x, a, b)                                                                            \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, 1, 0;"                                                       \
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32." unit "." unit " {" WG_NAMES_32                \
+                 "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1;}"                                                \
+                 : WG_SUMS_32(x, 0)                                                                          \
+                 : "r"((a)[0]), "r"((a)[1]), "r"((a)[2]), "r"((a)[3]), "l"(b)                                \
                  : "memory")
-#define WG_128(unit, x, a, b, add)                                                                          \
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %66, 0;"                                                    \
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32." unit "." unit " {" WG_NAMES_64              \
-                 "}, %64, %65, p, 1, 1, 0, 0;}"                                                             \
-                 : WG_SUMS_64(x, 0)                                                                         \
-                 : "l"(a), "l"(b), "r"(add)                                                                 \
+#define WG_128(unit, x, a, b, add)                                                                           \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %66, 0;"                                                     \
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32." unit "." unit " {" WG_NAMES_64               \
+                 "}, %64, %65, p, 1, 1, 0, 0;}"                                                              \
+                 : WG_SUMS_64(x, 0)                                                                          \
+                 : "l"(a), "l"(b), "r"(add)                                                                  \
                  : "memory")
-#define WG_HELD_128(unit, x, a, b)                                                                          \
-    asm volatile("{.reg .pred p; setp.ne.b32 p, 1, 0;"                                                      \
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32." unit "." unit " {" WG_NAMES_64              \
-                 "}, {%64, %65, %66, %67}, %68, p, 1, 1, 1;}"                                               \
-                 : WG_SUMS_64(x, 0)                                                                         \
-                 : "r"((a)[0]), "r"((a)[1]), "r"((a)[2]), "r"((a)[3]), "l"(b)                               \
+#define WG_HELD_128(unit, x, a, b)                                                                           \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, 1, 0;"                                                       \
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32." unit "." unit " {" WG_NAMES_64               \
+                 "}, {%64, %65, %66, %67}, %68, p, 1, 1, 1;}"                                                \
+                 : WG_SUMS_64(x, 0)                                                                          \
+                 : "r"((a)[0]), "r"((a)[1]), "r"((a)[2]), "r"((a)[3]), "l"(b)                                \
                  : "memory")
 
 template <bool BF16, int N> DEVICE void wg_mma(float *x, uint64_t a, uint64_t b, int add)

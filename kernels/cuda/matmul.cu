@@ -1,6 +1,6 @@
 // Products: weights lie as they are, row-major [n_out, n_in]; skinny.cu multiplies few rows, products.cu the
-// others, and what that cannot a plain kernel. Activations of another dtype than the weights are rounded to it
-// first (f32 activations against f16 or bf16 weights).
+// others, and what that cannot a plain kernel. Activations of another dtype than the weights are rounded to
+// it first (f32 activations against f16 or bf16 weights).
 #include "kernels/cuda/skinny.h"
 
 #define THREADS 256
@@ -35,7 +35,8 @@ KERNEL plain_kernel(void *out, enum dtype out_dtype, const void *x, const void *
 {
     grid_begin();
     __shared__ float xs[SIDE][SIDE + 1], ws[SIDE][SIDE + 1];
-    int64_t t = (int64_t)blockIdx.x * SIDE + threadIdx.y, n0 = (int64_t)blockIdx.y * SIDE, n = n0 + threadIdx.x,
+    int64_t t = (int64_t)blockIdx.x * SIDE + threadIdx.y, n0 = (int64_t)blockIdx.y * SIDE,
+            n = n0 + threadIdx.x,
             row = n0 + threadIdx.y; // of w, for loading
     float sum = 0.0f;
     for (int64_t k0 = 0; k0 < K; k0 += SIDE) {
@@ -51,13 +52,13 @@ KERNEL plain_kernel(void *out, enum dtype out_dtype, const void *x, const void *
         store(out, out_dtype, t * N + n, add ? load(out, out_dtype, t * N + n) + sum : sum);
 }
 
-static void multiply(struct cuda *c, void *out, enum dtype out_dtype, const void *x, const void *w, enum dtype in,
-                     int64_t T, int64_t N, int64_t K, bool add)
+static void multiply(struct cuda *c, void *out, enum dtype out_dtype, const void *x, const void *w,
+                     enum dtype in, int64_t T, int64_t N, int64_t K, bool add)
 {
     cuda_flush(c);
     if (!product_run(c, out, out_dtype, x, w, in, T, N, K, add))
-        LAUNCH(c, plain_kernel, dim3(blocks_of(T, SIDE), blocks_of(N, SIDE)), dim3(SIDE, SIDE), 0, out, out_dtype,
-               x, w, in, T, N, K, add);
+        LAUNCH(c, plain_kernel, dim3(blocks_of(T, SIDE), blocks_of(N, SIDE)), dim3(SIDE, SIDE), 0, out,
+               out_dtype, x, w, in, T, N, K, add);
 }
 
 // out [T,N] = sum [T,N] + bias [N]; sum may be out.

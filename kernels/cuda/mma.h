@@ -1,5 +1,6 @@
 /* The matrix unit's instructions behind small functions, with plain twins for the shim. Fragments as in the
- * PTX manual (mma.m16n8k16, ldmatrix, movmatrix): lane = 4 * g + t holds, for C, rows g and g + 8, columns 2t and 2t
+ * PTX manual (mma.m16n8k16, ldmatrix, movmatrix): lane = 4 * g + t holds, for C, rows g and g + 8, columns 2t
+ * and 2t
  * + 1. */
 #ifndef KVS_KERNELS_CUDA_MMA_H
 #define KVS_KERNELS_CUDA_MMA_H

@@ -148,7 +148,8 @@ static std::multimap<size_t, char *>::iterator find_free(pool *p, size_t want)
 {
     bool big = want >= BIG;
     auto i = p->free_piece[big].lower_bound(want);
-    while (big && i != p->free_piece[big].end() && p->slab.at(p->all.at(i->second).slab).bytes / BIG_SHARE > want)
+    while (big && i != p->free_piece[big].end() &&
+           p->slab.at(p->all.at(i->second).slab).bytes / BIG_SHARE > want)
         ++i;
     return i;
 }

@@ -94,8 +94,8 @@ static uint32_t alignment(const void *a, const void *b, const void *c)
     return (uint32_t)(bits & (~bits + 1));
 }
 
-// Algorithms within the workspace, for addresses that are multiples of `align`; parts of sums are added in f32,
-// not in the dtype of the output.
+// Algorithms within the workspace, for addresses that are multiples of `align`; parts of sums are added in
+// f32, not in the dtype of the output.
 static bool want(struct cuda *c, cublasLtMatmulPreference_t pref, uint32_t align)
 {
     size_t room = WORKSPACE;
@@ -121,8 +121,8 @@ static bool choose(struct cuda *c, plan *p, cublasLtMatmulPreference_t pref)
 {
     cublasLtMatmulHeuristicResult_t best[CHOICES];
     int found = 0;
-    cublasStatus_t rc = cublasLtMatmulAlgoGetHeuristic(c->product->lt, p->op, p->w, p->x, p->out, p->out, pref,
-                                                       CHOICES, best, &found);
+    cublasStatus_t rc = cublasLtMatmulAlgoGetHeuristic(c->product->lt, p->op, p->w, p->x, p->out, p->out,
+                                                       pref, CHOICES, best, &found);
     p->none = true;
     if (rc == CUBLAS_STATUS_NOT_SUPPORTED)
         return true;
@@ -158,7 +158,8 @@ static bool plan_make(struct cuda *c, plan *p, enum dtype out, enum dtype in, ui
     return ok;
 }
 
-static cublasStatus_t multiply(struct cuda *c, const plan *p, void *out, const void *x, const void *w, bool add)
+static cublasStatus_t multiply(struct cuda *c, const plan *p, void *out, const void *x, const void *w,
+                               bool add)
 {
     const float one = 1.0f, zero = 0.0f;
     return cublasLtMatmul(c->product->lt, p->op, &one, w, p->w, x, p->x, add ? &one : &zero, out, p->out, out,

@@ -12,8 +12,11 @@ int runner_open(struct runner **out, const struct run_options *opt)
     *out = NULL;
     struct runner *r = mem_alloc(1, sizeof *r);
     r->opt = *opt;
-    const struct ops_options o = {
-        .threads = opt->threads, .isa = opt->isa ? opt->isa : "auto", .device = opt->card, .act = DT_F32, .wait = opt->wait};
+    const struct ops_options o = {.threads = opt->threads,
+                                  .isa = opt->isa ? opt->isa : "auto",
+                                  .device = opt->card,
+                                  .act = DT_F32,
+                                  .wait = opt->wait};
     int rc = kv_spec_parse(&r->full, "full");
     if (rc == 0)
         rc = ops_open(&r->ops, opt->device ? opt->device : "auto", &o);
@@ -56,7 +59,8 @@ int runner_rewriter(struct runner *r, const struct run_unit *u, struct rewriter 
     char *paths = mem_printf("%s %s %s", m->name, u->files->encoder, u->files->ranks ? u->files->ranks : "");
     if (!r->compressor || strcmp(paths, r->prompt_paths) != 0) {
         close_compressor(r);
-        const struct prompt_options o = {r->opt.device, r->opt.isa, r->opt.threads, r->opt.share, r->opt.card};
+        const struct prompt_options o = {r->opt.device, r->opt.isa, r->opt.threads, r->opt.share,
+                                         r->opt.card};
         int rc = m->open(&r->compressor, u->files, &o);
         if (rc < 0) {
             free(paths);
@@ -135,8 +139,11 @@ static int load(struct runner *r, const struct run_model *m, struct comm *c)
     struct model_file *f;
     TRY(model_file_open(&f, m->path));
     ops_set_act(r->ops, m->dtype);
-    const struct model_options o = { /* the host's threads, also where a card computes */
-        .dtype = m->dtype, .share = r->opt.share, .threads = ops_threads(r->opt.threads), .comm = c};
+    const struct model_options o = {/* the host's threads, also where a card computes */
+                                    .dtype = m->dtype,
+                                    .share = r->opt.share,
+                                    .threads = ops_threads(r->opt.threads),
+                                    .comm = c};
     int rc = run_tok_open(&r->tok, m->path);
     if (rc == 0)
         rc = model_open(&r->model, r->ops, f, &o);

@@ -25,7 +25,7 @@ struct thread : ptx_thread {
     char *stack;
     unsigned id, lane, warp;
     bool alive, waiting;
-    bool begun; // it has waited for the grid ahead (griddepcontrol.wait)
+    bool begun;       // it has waited for the grid ahead (griddepcontrol.wait)
     const char *what; // the latest instruction that could wait
     unsigned line;
     void *brought; // to a meeting of the warp

@@ -177,8 +177,8 @@ void ldmatrix_x4(ptx_thread *t, uint32_t *d, uint32_t address, bool trans, unsig
     });
 }
 
-/* An 8x8 matrix of 16-bit values, row i / 4 of it in lane i, columns 2 (i % 4) and the next one; every lane gets
- * the same places of the transposed matrix (9.7.14.5.17). */
+/* An 8x8 matrix of 16-bit values, row i / 4 of it in lane i, columns 2 (i % 4) and the next one; every lane
+ * gets the same places of the transposed matrix (9.7.14.5.17). */
 uint32_t movmatrix(ptx_thread *t, uint32_t a, unsigned line)
 {
     thread *me = whole(t);

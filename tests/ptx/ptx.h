@@ -193,7 +193,8 @@ PTX_INT(u32, uint32_t, uint32_t)
 PTX_INT(s64, int64_t, uint64_t)
 PTX_INT(u64, uint64_t, uint64_t)
 
-/* Byte i is the one of b a that nibble i of c names; its eighth bit: that byte's sign, eight times (9.7.9.7). */
+/* Byte i is the one of b a that nibble i of c names; its eighth bit: that byte's sign, eight times (9.7.9.7).
+ */
 PTX_OP uint32_t prmt_b32(uint32_t a, uint32_t b, uint32_t c)
 {
     const uint64_t all = (uint64_t)b << 32 | a;

@@ -349,7 +349,8 @@ static cudaError_t wrong(cudaError_t rc)
     return last_error = rc;
 }
 
-/* KVS_SHIM_CARDS cards (one unless told otherwise), of which CUDA_VISIBLE_DEVICES shows some, in its order. */
+/* KVS_SHIM_CARDS cards (one unless told otherwise), of which CUDA_VISIBLE_DEVICES shows some, in its order.
+ */
 static int visible_card(int ordinal)
 {
     const char *cards = getenv("KVS_SHIM_CARDS"), *visible = getenv("CUDA_VISIBLE_DEVICES");
@@ -363,9 +364,9 @@ static int visible_card(int ordinal)
 }
 
 /* KVS_SHIM_FAULT=driver, old, none or code: what a host without a driver, with one that is too old, without a
- * card, or with a card that the module holds no code for answers. KVS_SHIM_FAULT=NAME: a kernel whose name begins
- * so accesses memory that is not there, at its first launch; nothing works from then on, and it is told to
- * whoever waits. */
+ * card, or with a card that the module holds no code for answers. KVS_SHIM_FAULT=NAME: a kernel whose name
+ * begins so accesses memory that is not there, at its first launch; nothing works from then on, and it is
+ * told to whoever waits. */
 static bool fault_is(const char *what)
 {
     const char *fault = getenv("KVS_SHIM_FAULT");
