@@ -61,9 +61,7 @@ KERNEL plain_kernel(const struct attend_args *args)
         w.sum[c] = 0.0f;
     for (int i = 0; i < a->n_set; i++) {
         const struct attend_set *s = &a->set[i];
-        int64_t n = 0;
-        for (int r = 0; r < s->n_k; r++)
-            n += s->k[r].n;
+        int64_t n = attend_keys(s);
         __syncthreads();
         for (int64_t c = threadIdx.x; c < d; c += blockDim.x)
             w.q[c] = load(s->q.data, s->q.dtype, (w.t * H + w.head) * d + c);

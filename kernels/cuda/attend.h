@@ -5,6 +5,8 @@
 #include "kernels/cuda/cuda.h"
 
 #define ATTEND_MOST 256 /* sequences of one launch */
+/* Pieces of all sets of a sequence: its runs of keys, cut where those of values end. */
+#define ATTEND_PIECES (2 * (2 * ATTEND_RUNS - 1))
 
 /* Which of the tiled kernel's forms can do this sequence; TILE_NONE: the plain kernel does it. */
 enum tile_form { TILE_NONE, TILE_F16, TILE_BF16 };
@@ -17,7 +19,7 @@ void decode_attend(struct cuda *c, enum tile_form form, const struct attend_args
 /* The masses of n sequences (those that want some). */
 void mass_run(struct cuda *c, const struct attend_args *a, int n);
 
-static inline int64_t attend_keys(const struct attend_set *s)
+BOTH int64_t attend_keys(const struct attend_set *s)
 {
     int64_t n = 0;
     for (int i = 0; i < s->n_k; i++)
@@ -26,7 +28,7 @@ static inline int64_t attend_keys(const struct attend_set *s)
 }
 
 /* The run that holds key j of a list of runs, and its row there. */
-DEVICE const struct kv_run *run_of(const struct kv_run *run, int64_t j, int64_t *row)
+BOTH const struct kv_run *run_of(const struct kv_run *run, int64_t j, int64_t *row)
 {
     while (j >= run->n) {
         j -= run->n;
@@ -34,6 +36,28 @@ DEVICE const struct kv_run *run_of(const struct kv_run *run, int64_t j, int64_t 
     }
     *row = j;
     return run;
+}
+
+/* Key j of a set: the runs of its key and its value, their rows there, and how many keys from it on lie in
+ * these two runs. */
+struct attend_place {
+    const struct kv_run *k, *v;
+    int64_t k_row, v_row, n;
+};
+BOTH struct attend_place attend_find(const struct attend_set *s, int64_t j)
+{
+    struct attend_place at;
+    at.k = run_of(s->k, j, &at.k_row);
+    at.v = run_of(s->v, j, &at.v_row);
+    int64_t n_k = at.k->n - at.k_row, n_v = at.v->n - at.v_row;
+    at.n = n_k < n_v ? n_k : n_v;
+    return at;
+}
+
+/* A distance in 32 bits: `far` lies beyond any that occurs. */
+BOTH int32_t cut_distance(int64_t x, int32_t far)
+{
+    return (int32_t)(x > far ? far : x < -far ? -far : x);
 }
 
 /* Is key j of the set (row r of run k) visible to head `head` at position pos? */

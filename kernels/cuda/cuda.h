@@ -167,6 +167,7 @@ static inline void cuda_launch(struct cuda *c, const char *name, void (*kernel)(
 #endif
 #define KERNEL static __global__ void
 #define DEVICE static __device__ __forceinline__
+#define BOTH   static inline __host__ __device__ /* for the host and for kernels */
 
 /* First in every kernel, before anything that other kernels write is read and before anything is written: the
  * threads may have begun while the kernel ahead is still running (queue.cu); here they wait for its end, and

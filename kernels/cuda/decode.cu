@@ -411,7 +411,7 @@ static bool place_parts(struct cuda *c, struct decode_job *job, int n)
 // What a launch takes along: jobs, right behind them their pieces.
 struct decode_args {
     struct decode_job job[MOST];
-    struct decode_piece piece[MOST * DECODE_PIECES];
+    struct decode_piece piece[MOST * ATTEND_PIECES];
 };
 
 // n sequences of one form, number of rows (up to 8, up to 16) and head dimension.

@@ -40,11 +40,6 @@ static int32_t split_of(int64_t keys)
     return keys <= 16384 ? 256 : keys <= 65536 ? 512 : 1024;
 }
 
-static int32_t cut_distance(int64_t x)
-{
-    return (int32_t)(x > INT32_MAX ? INT32_MAX : x < INT32_MIN ? INT32_MIN : x);
-}
-
 // One side of a piece that begins with row `row` of a run: `*skip` rows of its first group come before.
 static struct decode_side side_of(const struct kv_run *r, int64_t row, int64_t width, int32_t *skip)
 {
@@ -75,19 +70,15 @@ static struct decode_side side_of(const struct kv_run *r, int64_t row, int64_t w
 // Pieces of one set: from one end of a run of keys or values to the next.
 static int32_t add_pieces(struct decode_piece *piece, const struct attend_set *s, int64_t width)
 {
-    int64_t total = attend_keys(s), k_row, v_row;
+    struct attend_place at;
     int32_t n = 0, none;
-    for (int64_t j = 0; j < total; j += piece[n++].n) {
-        const struct kv_run *k = s->k, *v = s->v;
-        for (k_row = j; k_row >= k->n; k++)
-            k_row -= k->n;
-        for (v_row = j; v_row >= v->n; v++)
-            v_row -= v->n;
-        struct decode_piece *p = &piece[n];
-        p->k = side_of(k, k_row, width, &p->skip);
-        p->v = side_of(v, v_row, width, &none);
-        p->n = (int32_t)(k->n - k_row < v->n - v_row ? k->n - k_row : v->n - v_row);
-        p->pos = (int32_t)(k->index ? k->pos : k->pos + k_row);
+    for (int64_t j = 0, total = attend_keys(s); j < total; j += at.n) {
+        struct decode_piece *p = &piece[n++];
+        at = attend_find(s, j);
+        p->k = side_of(at.k, at.k_row, width, &p->skip);
+        p->v = side_of(at.v, at.v_row, width, &none);
+        p->n = (int32_t)at.n;
+        p->pos = (int32_t)(at.k->index ? at.k->pos : at.k->pos + at.k_row);
     }
     return n;
 }
@@ -107,8 +98,8 @@ struct decode_job decode_job_of(const struct attend_args *a, struct decode_piece
         x->keep_ld = s->keep_ld;
         x->per_keep = s->keep ? (int32_t)(a->out.n[1] / s->keep_rows) : 1;
         x->n = (int32_t)attend_keys(s);
-        x->dist_min = cut_distance(s->dist_min);
-        x->dist_max = cut_distance(s->dist_max);
+        x->dist_min = cut_distance(s->dist_min, INT32_MAX);
+        x->dist_max = cut_distance(s->dist_max, INT32_MAX);
         keys += x->n;
     }
     job.Hk = a->n_kv_head;

@@ -5,8 +5,7 @@
 
 #include "kernels/cuda/attend.h"
 
-#define DECODE_PIECES (2 * (2 * ATTEND_RUNS - 1)) /* of a sequence, at most */
-#define DECODE_KEYS   16                          /* of a block: what one product takes */
+#define DECODE_KEYS 16 /* of a block: what one product takes */
 
 /* How keys or values lie: 16-bit values, or codes (struct kv_run) of 2 or 4 bits. */
 enum decode_form { DENSE, TOKEN2, TOKEN4, CHANNEL2, CHANNEL4 };

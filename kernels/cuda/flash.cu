@@ -255,26 +255,15 @@ bool flash_fits(const struct attend_args *a)
     return true;
 }
 
-static int32_t cut_distance(int64_t x)
-{
-    return (int32_t)(x > FLASH_FAR ? FLASH_FAR : x < -FLASH_FAR ? -FLASH_FAR : x);
-}
-
 // Pieces of one set: from one end of a run of keys or values to the next.
 static int32_t add_pieces(struct flash_piece *piece, int32_t n, const struct attend_set *s, int64_t row)
 {
-    int64_t total = attend_keys(s), k_row, v_row;
-    for (int64_t j = 0; j < total; n++) {
-        const struct kv_run *k = s->k, *v = s->v;
-        for (k_row = j; k_row >= k->n; k++)
-            k_row -= k->n;
-        for (v_row = j; v_row >= v->n; v++)
-            v_row -= v->n;
-        int64_t m = k->n - k_row < v->n - v_row ? k->n - k_row : v->n - v_row;
-        piece[n] =
-            flash_piece{(const uint16_t *)k->data + k_row * row, (const uint16_t *)v->data + v_row * row,
-                        (int32_t)m, (int32_t)(k->pos + k_row)};
-        j += m;
+    struct attend_place at;
+    for (int64_t j = 0, total = attend_keys(s); j < total; j += at.n) {
+        at = attend_find(s, j);
+        piece[n++] = flash_piece{(const uint16_t *)at.k->data + at.k_row * row,
+                                 (const uint16_t *)at.v->data + at.v_row * row, (int32_t)at.n,
+                                 (int32_t)(at.k->pos + at.k_row)};
     }
     return n;
 }
@@ -287,8 +276,12 @@ static struct flash_job job_of(const struct attend_args *a)
         const struct attend_set *s = &a->set[i];
         int32_t from = n;
         n = add_pieces(job.piece, n, s, (int64_t)a->n_kv_head * a->out.n[2]);
-        job.set[i] =
-            flash_set{s->q.data, s->q.dtype, from, n, cut_distance(s->dist_min), cut_distance(s->dist_max)};
+        job.set[i] = flash_set{s->q.data,
+                               s->q.dtype,
+                               from,
+                               n,
+                               cut_distance(s->dist_min, FLASH_FAR),
+                               cut_distance(s->dist_max, FLASH_FAR)};
     }
     job.out = a->out.data;
     job.out_dtype = a->out.dtype;

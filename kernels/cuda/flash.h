@@ -9,10 +9,7 @@
 #include "kernels/cuda/attend.h"
 #include "kernels/cuda/mma.h"
 
-#define FLASH_PIECES                                                                                         \
-    (2 * (2 * ATTEND_RUNS - 1)) /* of all sets: runs of keys cut where those of values end                   \
-                                 */
-#define FLASH_FAR  (1 << 30)    /* beyond any distance; positions are less than half of it */
+#define FLASH_FAR  (1 << 30) /* beyond any distance; positions are less than half of it */
 #define FLASH_LAZY 8.0f /* powers of two by which a row may exceed its reference before sums are rescaled */
 
 /* Keys and values of consecutive positions: rows of Hk * d values. */
@@ -27,7 +24,7 @@ struct flash_set {
     int32_t dist_min, dist_max;
 };
 struct flash_job {
-    struct flash_piece piece[FLASH_PIECES];
+    struct flash_piece piece[ATTEND_PIECES];
     struct flash_set set[2];
     void *out;
     enum dtype out_dtype;

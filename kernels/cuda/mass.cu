@@ -24,14 +24,6 @@ struct massed {
 
 enum unit { PLAIN, UNIT_F16, UNIT_BF16 }; // how logits are computed
 
-DEVICE int64_t keys_in(const struct attend_set *s)
-{
-    int64_t n = 0;
-    for (int i = 0; i < s->n_k; i++)
-        n += s->k[i].n;
-    return n;
-}
-
 // Eight channels of a key from c on, a multiple of 8.
 DEVICE void key_eight(float v[8], const struct kv_run *k, int64_t row, int64_t h, int64_t c, int64_t Hk,
                       int64_t d)
@@ -203,7 +195,7 @@ static __global__ void __launch_bounds__(THREADS) stat_kernel(const struct masse
     struct stat own = {-INFINITY, 0.0f};
     for (int i = 0; i < a->n_set; i++) {
         const struct attend_set *s = &a->set[i];
-        int64_t n = keys_in(s);
+        int64_t n = attend_keys(s);
         for (int64_t j0 = 0; j0 < n; j0 += TILE) {
             if (!tile_begin(&w, a, s, t0, j0, n))
                 continue;
@@ -240,7 +232,7 @@ static __global__ void __launch_bounds__(THREADS) mass_kernel(const struct masse
     if (which >= a->n_set || head >= H || !a->set[which].mass)
         return;
     const struct attend_set *s = &a->set[which];
-    int64_t n = keys_in(s);
+    int64_t n = attend_keys(s);
     bool owner = threadIdx.x < TILE && j < n;
     float mass = owner ? s->mass[head * s->mass_ld + j] : 0.0f;
     for (int64_t t0 = 0; t0 < T && j0 < n; t0 += TILE) {
@@ -271,7 +263,7 @@ static __global__ void __launch_bounds__(THREADS) mass_kernel(const struct masse
 // Where the keys of a set begin among those of all sets, and its chunks among all chunks.
 DEVICE int64_t keys_before(const struct attend_args *a, int which, int64_t *chunk)
 {
-    int64_t n = which ? keys_in(&a->set[0]) : 0;
+    int64_t n = which ? attend_keys(&a->set[0]) : 0;
     *chunk = (n + THREADS - 1) / THREADS;
     return n;
 }
@@ -288,7 +280,7 @@ KERNEL row_kernel(const struct massed *args)
     int which = blockIdx.z % 2;
     int64_t H = a->out.n[1], d = a->out.n[2], Hk = a->n_kv_head, g = H / Hk, h = blockIdx.y, first, row = 0;
     const struct attend_set *s = &a->set[which];
-    int64_t n = which < a->n_set ? keys_in(s) : 0, start = (int64_t)blockIdx.x * THREADS,
+    int64_t n = which < a->n_set ? attend_keys(s) : 0, start = (int64_t)blockIdx.x * THREADS,
             j = start + threadIdx.x;
     if (h >= Hk || start >= n)
         return;
@@ -333,9 +325,10 @@ KERNEL share_kernel(const struct massed *args)
     int which = blockIdx.z % 2;
     int64_t head = blockIdx.y, j = (int64_t)blockIdx.x * THREADS + threadIdx.x, first;
     const struct attend_set *s = &a->set[which];
-    if (which >= a->n_set || head >= a->out.n[1] || !s->mass || (int64_t)blockIdx.x * THREADS >= keys_in(s))
+    if (which >= a->n_set || head >= a->out.n[1] || !s->mass ||
+        (int64_t)blockIdx.x * THREADS >= attend_keys(s))
         return;
-    int64_t before = keys_before(a, which, &first), n = keys_in(s);
+    int64_t before = keys_before(a, which, &first), n = attend_keys(s);
     const struct stat *of = m->stat + head * m->chunks;
     float top = -INFINITY, sum = 0.0f;
     for (int64_t i = threadIdx.x; i < m->chunks; i += THREADS)

@@ -185,8 +185,8 @@ static bool graph_make(struct cuda *c, graph *g)
     if (rc != cudaSuccess && c->early) {
         (void)cudaGetLastError();
         graph_drop(g);
-        c->early = false;
         rc = graph_chain(g, false);
+        c->early = rc != cudaSuccess; // refused without them as well: it was something else
     }
     if (rc != cudaSuccess)
         graph_drop(g);

@@ -91,11 +91,6 @@ struct tile_mask {
     int32_t dist_min, dist_max, per_keep;
 };
 
-DEVICE int32_t cut_distance(int64_t x)
-{
-    return (int32_t)(x > INT32_MAX ? INT32_MAX : x < INT32_MIN ? INT32_MIN : x);
-}
-
 // q of the warp's rows as the unit's A operands: [D/16][4]. Rows and channels that do not exist are zero.
 template <bool BF16, int D>
 DEVICE void load_queries(uint32_t q[D / 16][4], const struct attend_set *s, const struct two_rows *r,
@@ -190,18 +185,6 @@ DEVICE void tile_rows(float o[D / 8][4], struct two_rows *r, const uint32_t q[D 
 
 /* ------------------------------------------------------------------ the kernel */
 
-// The tile at key j of a set: how many keys up to `end` lie in one run of keys and one of values.
-DEVICE int32_t tile_at(const struct attend_set *s, int64_t j, int64_t end, const struct kv_run **k,
-                       int64_t *k_row, const struct kv_run **v, int64_t *v_row)
-{
-    *k = run_of(s->k, j, k_row);
-    *v = run_of(s->v, j, v_row);
-    int64_t n = end - j < TILE ? end - j : TILE;
-    n = (*k)->n - *k_row < n ? (*k)->n - *k_row : n;
-    n = (*v)->n - *v_row < n ? (*v)->n - *v_row : n;
-    return (int32_t)n;
-}
-
 // Grid (row blocks, KV heads, sequences).
 template <bool BF16, int D>
 static __global__ void __launch_bounds__(THREADS) tile_kernel(const struct attend_args *args)
@@ -234,16 +217,16 @@ static __global__ void __launch_bounds__(THREADS) tile_kernel(const struct atten
     for (int i = 0; i < a->n_set; i++) {
         const struct attend_set *s = &a->set[i];
         uint32_t q[D / 16][4];
-        int64_t n = 0;
-        for (int x = 0; x < s->n_k; x++)
-            n += s->k[x].n;
-        struct tile_mask mask = {NULL, s->keep_ld, cut_distance(s->dist_min), cut_distance(s->dist_max),
+        int64_t n = attend_keys(s);
+        struct tile_mask mask = {NULL, s->keep_ld, cut_distance(s->dist_min, INT32_MAX),
+                                 cut_distance(s->dist_max, INT32_MAX),
                                  s->keep ? (int32_t)(H / s->keep_rows) : 1};
         load_queries<BF16, D>(q, s, &r, H, d);
         for (int64_t j = 0; j < n;) {
-            const struct kv_run *k, *v;
-            int64_t k_row, v_row;
-            int32_t m = tile_at(s, j, n, &k, &k_row, &v, &v_row);
+            struct attend_place place = attend_find(s, j); // a tile lies in one run of keys and one of values
+            const struct kv_run *k = place.k;
+            int64_t k_row = place.k_row;
+            int32_t m = (int32_t)(place.n < TILE ? place.n : TILE);
             // Nobody of the block sees these keys: all too new, or all too old.
             int64_t p0 = k->pos + k_row;
             if (!k->index && (last_pos - p0 < s->dist_min || first_pos - (p0 + m - 1) >= s->dist_max)) {
@@ -257,7 +240,7 @@ static __global__ void __launch_bounds__(THREADS) tile_kernel(const struct atten
                     (int32_t)threadIdx.x < m ? (int32_t)(k->pos + (k->index ? k->index[at] : at)) : 0;
             }
             tile_load<BF16, D>(k_tile, k, k_row, m, h, Hk, d);
-            tile_load<BF16, D>(v_tile, v, v_row, m, h, Hk, d);
+            tile_load<BF16, D>(v_tile, place.v, place.v_row, m, h, Hk, d);
             __syncthreads();
             mask.keep = s->keep ? s->keep + j : NULL;
             tile_rows<BF16, D>(o, &r, q, k_tile, v_tile, pos, &mask, (int32_t)a->q_pos, a->scale, m);
