@@ -79,10 +79,7 @@ static void act_matmul(struct ops *o, struct ops *ref, enum dtype t, enum dtype 
     struct weight w[2];
     struct ops *both[2] = {o, ref};
     for (int i = 0; i < 2; i++) {
-        w[i] = (struct weight){
-            .n_out = N, .n_in = K, .dtype = wt, .bytes = both[i]->pack_bytes(both[i], N, K, wt)};
-        w[i].packed = both[i]->alloc(both[i], w[i].bytes, MEM_WEIGHTS, PLACE_DEVICE);
-        both[i]->pack(both[i], &w[i], &s);
+        w[i] = rig_pack(both[i], &s, wt);
     }
     o->matmul(o, view(&got, to, M, N, 1), view(&x, t, M, K, 1), &w[0], bias ? buf_data(&b) : NULL);
     ref->matmul(ref, view(&want, DT_F32, M, N, 1), view(&wide, DT_F32, M, K, 1), &w[1],
@@ -113,10 +110,7 @@ static void act_many(struct ops *o, struct ops *ref, enum dtype t, int64_t T)
     for (int i = 0; i < 2; i++) {
         struct tensor s = view(&src, t, N, D, 1);
         enum dtype act = i ? DT_F32 : t;
-        w[i] = (struct weight){
-            .n_out = N, .n_in = D, .dtype = t, .bytes = both[i]->pack_bytes(both[i], N, D, t)};
-        w[i].packed = both[i]->alloc(both[i], w[i].bytes, MEM_WEIGHTS, PLACE_DEVICE);
-        both[i]->pack(both[i], &w[i], &s);
+        w[i] = rig_pack(both[i], &s, t);
         struct project_args a = {.x = view(i ? &wide : &x, act, T, D, 1),
                                  .norm = buf_data(&norm),
                                  .eps = 1e-5f,
@@ -288,9 +282,7 @@ static struct weight act_weight(struct ops *o, struct ops *ref, enum dtype t, in
 {
     struct buf src = buf_random(ref, t, N * K);
     struct tensor s = view(&src, t, N, K, 1);
-    struct weight w = {.n_out = N, .n_in = K, .dtype = t, .bytes = o->pack_bytes(o, N, K, t)};
-    w.packed = o->alloc(o, w.bytes, MEM_WEIGHTS, PLACE_DEVICE);
-    o->pack(o, &w, &s);
+    struct weight w = rig_pack(o, &s, t);
     rig_wait();
     buf_free(&src);
     return w;

@@ -95,6 +95,15 @@ void digest_add(const void *p, size_t n)
         digest = (digest ^ ((const unsigned char *)p)[i]) * 0x100000001b3U;
 }
 
+struct weight rig_pack(struct ops *o, const struct tensor *src, enum dtype t)
+{
+    const int64_t n_out = src->n[0], n_in = src->n[1];
+    struct weight w = {.n_out = n_out, .n_in = n_in, .dtype = t, .bytes = o->pack_bytes(o, n_out, n_in, t)};
+    w.packed = o->alloc(o, w.bytes, MEM_WEIGHTS, PLACE_DEVICE);
+    o->pack(o, &w, src);
+    return w;
+}
+
 void compare(const char *what, const char *detail, enum dtype t, const struct buf *got,
              const struct buf *want, double tol)
 {

@@ -37,6 +37,9 @@ struct buf buf_random(struct ops *o, enum dtype t, int64_t n);
 void buf_free(struct buf *b); /* checks the bytes around it */
 struct tensor view(const struct buf *b, enum dtype t, int64_t n0, int64_t n1, int64_t n2);
 
+/* A matrix [n_out, n_in] as the table keeps it, in t. */
+struct weight rig_pack(struct ops *o, const struct tensor *src, enum dtype t);
+
 /* |got - want| <= tol * (1 + |want|) everywhere. */
 void compare(const char *what, const char *detail, enum dtype t, const struct buf *got,
              const struct buf *want, double tol);
@@ -73,8 +76,18 @@ void make_set(struct ops *ref, struct attend_set *s, struct owned_set *own, enum
               int64_t n, int64_t H, int64_t Hk, int64_t d);
 void free_set(struct owned_set *own);
 
-void test_score(struct ops *o, struct ops *ref);   /* check_score.c */
-void test_act(struct ops *o, struct ops *ref);     /* check_act.c */
-void test_prompts(struct ops *o, struct ops *ref); /* check_act.c: attention of prompts alone */
+void test_matmul(struct ops *o, struct ops *ref);     /* check_product.c */
+void test_fused(struct ops *o, struct ops *ref);      /* check_product.c */
+void test_rows(struct ops *o, struct ops *ref);       /* check_rows.c */
+void test_rope(struct ops *o, struct ops *ref);       /* check_rows.c */
+void test_quant(struct ops *o, struct ops *ref);      /* check_rows.c */
+void test_pick(struct ops *o, struct ops *ref);       /* check_rows.c */
+void test_attend(struct ops *o, struct ops *ref);     /* check_attend.c */
+void test_attend_few(struct ops *o, struct ops *ref); /* check_attend.c */
+void test_attend_edges(struct ops *o);                /* check_attend.c */
+void test_score(struct ops *o, struct ops *ref);      /* check_score.c */
+void test_act(struct ops *o, struct ops *ref);        /* check_act.c */
+void test_prompts(struct ops *o, struct ops *ref);    /* check_act.c: attention of prompts alone */
+int rig_bench(struct ops *ref);                       /* check_speed.c */
 
 #endif
