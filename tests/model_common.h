@@ -2,29 +2,19 @@
 #ifndef KVS_TESTS_MODEL_COMMON_H
 #define KVS_TESTS_MODEL_COMMON_H
 
-#include "base/err.h"
+#include "expect.h"
+
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "model/model.h"
 
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include <cmocka.h>
-
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        int ok_rc_ = (call);                                                                                 \
-        if (ok_rc_ < 0)                                                                                      \
-            fail_msg("%s: %s", #call, err_text());                                                           \
-    } while (0)
 
 /* A model of a fixture on one kernel table. */
 struct rig {

@@ -2,10 +2,10 @@
 #ifndef KVS_TESTS_RESULTS_CHECK_H
 #define KVS_TESTS_RESULTS_CHECK_H
 
+#include "expect.h"
 #include "results_plan.h"
 #include "scratch.h"
 
-#include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -13,9 +13,7 @@
 #include "hdf5io/store.h"
 
 #include <fcntl.h>
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,20 +21,6 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include <cmocka.h>
-
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        if ((call) < 0)                                                                                      \
-            fail_msg("%s: %s", #call, err_text());                                                           \
-    } while (0)
-#define REFUSED(call, words)                                                                                 \
-    do {                                                                                                     \
-        assert_true((call) < 0);                                                                             \
-        if (!strstr(err_text(), words))                                                                      \
-            fail_msg("\"%s\" is not in: %s", words, err_text());                                             \
-    } while (0)
 
 struct place {
     char *dir, *path, *journal;

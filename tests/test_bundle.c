@@ -1,25 +1,15 @@
 /* Bundles on a device that is too small for them: what a unit is recorded as must not depend on who else is
  * in its bundle. */
-#include "base/err.h"
+#include "expect.h"
+
 #include "base/mem.h"
 #include "kernels/host.h"
 #include "sweep/plan.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include <cmocka.h>
-
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        int ok_rc_ = (call);                                                                                 \
-        if (ok_rc_ < 0)                                                                                      \
-            fail_msg("%s: %s", #call, err_text());                                                           \
-    } while (0)
 
 static const struct vars vars = {.cache = "/cache", .data = "fixtures", .models = "fixtures/model"};
 

@@ -1,11 +1,8 @@
 /* LLMLingua-2 against PyPI's llmlingua and transformers: fixtures by oracle/prompt_fixtures.py (argument:
  * another folder of that form). */
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#include <cmocka.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -13,9 +10,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/err.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "expect.h"
 #include "kv/kv.h"
 #include "model/encoder.h"
 #include "prompt/llmlingua2.h"
@@ -23,12 +20,6 @@
 #include "scratch.h"
 
 static const char *dir = "fixtures/prompt";
-
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        if ((call) < 0)                                                                                      \
-            fail_msg("%s", err_text());                                                                      \
-    } while (0)
 
 static json_t *load(const char *name)
 {
@@ -371,7 +362,7 @@ static void options_refused(struct prompt_compressor *c, const struct ll2_option
         fail_msg("'%s' does not say '%s'", err_text(), says);
 }
 
-#define REFUSED(says, ...)                                                                                   \
+#define OPTION_REFUSED(says, ...)                                                                            \
     do {                                                                                                     \
         struct ll2_options o = ll2_defaults;                                                                 \
         __VA_ARGS__;                                                                                         \
@@ -385,18 +376,18 @@ static void test_option_refusals(void **state)
     const char *many[LL2_MARKS + 1], *none[] = {".", ""}, *broken[] = {"\xff"};
     for (int i = 0; i <= LL2_MARKS; i++)
         many[i] = "x";
-    REFUSED("rate 0:", o.rate = 0);
-    REFUSED("rate 1.5:", o.rate = 1.5);
-    REFUSED("rate nan:", o.rate = (double)NAN);
-    REFUSED("context_level_rate -0.5: use 0 to 1", o.context_level_rate = -0.5);
-    REFUSED("target_token 0:", o.target_token = 0);
-    REFUSED("names context 2; there are 2, counted from 0",
-            (o.n_force_context = 1, o.force_context_ids = (const int[]){2}));
-    REFUSED("names context -1;", (o.n_force_context = 2, o.force_context_ids = (const int[]){1, -1}));
-    REFUSED("101 force tokens; LLMLingua-2 takes at most 100",
-            (o.n_force = LL2_MARKS + 1, o.force_tokens = many));
-    REFUSED("force token 2 is empty", (o.n_force = 2, o.force_tokens = none));
-    REFUSED("UTF-8", (o.n_force = 1, o.force_tokens = broken));
+    OPTION_REFUSED("rate 0:", o.rate = 0);
+    OPTION_REFUSED("rate 1.5:", o.rate = 1.5);
+    OPTION_REFUSED("rate nan:", o.rate = (double)NAN);
+    OPTION_REFUSED("context_level_rate -0.5: use 0 to 1", o.context_level_rate = -0.5);
+    OPTION_REFUSED("target_token 0:", o.target_token = 0);
+    OPTION_REFUSED("names context 2; there are 2, counted from 0",
+                   (o.n_force_context = 1, o.force_context_ids = (const int[]){2}));
+    OPTION_REFUSED("names context -1;", (o.n_force_context = 2, o.force_context_ids = (const int[]){1, -1}));
+    OPTION_REFUSED("101 force tokens; LLMLingua-2 takes at most 100",
+                   (o.n_force = LL2_MARKS + 1, o.force_tokens = many));
+    OPTION_REFUSED("force token 2 is empty", (o.n_force = 2, o.force_tokens = none));
+    OPTION_REFUSED("UTF-8", (o.n_force = 1, o.force_tokens = broken));
     int64_t n_texts, rows;
     prompt_method_find("llmlingua2")->counts(c, &n_texts, &rows);
     assert_int_equal(n_texts, 0); /* refused before the encoder has anything to do */
