@@ -37,10 +37,17 @@ template <int D, int NT> struct decode_rows {
     int32_t token[NT][2]; // of the call; -1: no such row
 };
 
-// q of the rows as right operands: q[u][n] holds channels 32 u + 8 (lane % 4) .. of row 8 n + lane / 4.
+// bf16 -> f16, both halves.
+DEVICE uint32_t half_from_brain(uint32_t x)
+{
+    return unit_pair<false>(__uint_as_float(x << 16), __uint_as_float(x & 0xffff0000U));
+}
+
+// q of the rows as right operands: q[u][n] holds channels 32 u + 8 (lane % 4) .. of row 8 n + lane / 4. f16
+// for keys in codes.
 template <bool BF16, int D, int NT>
 DEVICE void decode_queries(uint4 q[D / 32][NT], const struct decode_job *job, const struct decode_set *s,
-                           int32_t h)
+                           int32_t h, bool coded)
 {
     int32_t g = job->g, c = threadIdx.x % 4 * 8;
     bool single = s->q_dtype == DT_F32;
@@ -58,7 +65,13 @@ DEVICE void decode_queries(uint4 q[D / 32][NT], const struct decode_job *job, co
             const float v[8] = {__uint_as_float(a.x), __uint_as_float(a.y), __uint_as_float(a.z),
                                 __uint_as_float(a.w), __uint_as_float(b.x), __uint_as_float(b.y),
                                 __uint_as_float(b.z), __uint_as_float(b.w)};
-            q[u][n] = single ? pack_eight<BF16>(v) : a;
+            if (single)
+                q[u][n] = coded ? pack_eight<false>(v) : pack_eight<BF16>(v);
+            else if (BF16 && coded)
+                q[u][n] = uint4{half_from_brain(a.x), half_from_brain(a.y), half_from_brain(a.z),
+                                half_from_brain(a.w)};
+            else
+                q[u][n] = a;
         }
     }
 }
@@ -170,19 +183,24 @@ DEVICE void decode_keys(struct decode_rows<D, NT> *w, const uint4 q[D / 32][NT],
         decode_hide<D, NT>(s, w, b, view, x->h);
     decode_softmax<D, NT>(w, s, slope);
 #pragma unroll
-    for (int i = 0; i < NT * 2; i++)
-        p[i / 2][i % 2] = unit_turn(unit_pair<BF16>(s[i / 2][i % 2 * 2], s[i / 2][i % 2 * 2 + 1]));
+    for (int i = 0; i < NT * 2; i++) {
+        float low = s[i / 2][i % 2 * 2], high = s[i / 2][i % 2 * 2 + 1];
+        p[i / 2][i % 2] = unit_turn(two || four ? unit_pair<false>(low, high) : unit_pair<BF16>(low, high));
+    }
     if (!early && !two && !four)
         values_dense<D>(dense, b, x);
 #pragma unroll
     for (int i = 0; i < D / 64; i++) {
-        if (two)
-            turn_coded<BF16, 2>(v, b->p->v.kind, coded[i]);
-        else if (four)
-            turn_coded<BF16, 4>(v, b->p->v.kind, coded[i]);
-        else
+        if (!two && !four) {
             turn_dense(v, dense[i]);
-        decode_sums<BF16, NT>(w->o + 4 * i, v, p);
+            decode_sums<BF16, NT>(w->o + 4 * i, v, p);
+            continue;
+        }
+        if (two)
+            turn_coded<2>(v, b->p->v.kind, coded[i]);
+        else
+            turn_coded<4>(v, b->p->v.kind, coded[i]);
+        decode_sums<false, NT>(w->o + 4 * i, v, p);
     }
 }
 
@@ -288,11 +306,11 @@ static __global__ void __launch_bounds__(THREADS, NT == 1 ? 3 : 2)
         struct decode_view view = {job->q_pos, job->T,     s->dist_min, s->dist_max,
                                    s->keep,    s->keep_ld, job->g,      s->per_keep};
         uint4 q[D / 32][NT];
-        if (from < s->n && to > 0)
-            decode_queries<BF16, D, NT>(q, job, s, x.h);
         for (int k = s->from; k < s->to; k++) {
             const struct decode_piece *p = &pieces[k];
             int32_t n = p->n, a = from > 0 ? from : 0, b = to < n ? to : n;
+            if (a < b)
+                decode_queries<BF16, D, NT>(q, job, s, x.h, p->k.form != DENSE);
             if (p->k.form == DENSE && p->v.form == DENSE)
                 decode_part<BF16, D, NT, true>(&w, q, p, a, b, &view, job->slope, &x);
             else

@@ -41,51 +41,67 @@ template <bool BF16> DEVICE uint4 pack_eight(const float v[8])
                  unit_pair<BF16>(v[6], v[7])};
 }
 
-/* ------------------------------------------------------------------ codes */
+/* ------------------------------------------------------------------ codes
+ * Codes become f16 values two at a time, whatever the activations' dtype: scales and minima are f16, and so
+ * are the products with q and the probabilities. */
 
-/* 2^23 in a register, so that one instruction cuts a code out and makes it a mantissa: the compiler would
- * write it into two. */
+/* Where the codes of a register's halves stand, below bit 8. Put into the mantissa of 1024, a code at bit i
+ * makes 1024 + code 2^i; that times 2^-i, less 1024 2^-i, is the code. All of it is exact. */
+struct code_place {
+    uint32_t mask, times, less;
+};
+template <int BITS> DEVICE struct code_place code_place_at(uint32_t low, uint32_t high)
+{
+    const uint32_t ones = (1U << BITS) - 1U;
+    return {ones << low | ones << high << 16, (15 - low) << 10 | (15 - high) << 26,
+            (57 - low) << 10 | (57 - high) << 26};
+}
+
+/* 1024 twice, in a register, so that one instruction cuts codes out and makes them mantissas: the compiler
+ * would write it into two. */
 DEVICE uint32_t mantissa_base(void)
 {
-    uint32_t x = 0x4b000000U;
+    uint32_t x = 0x64006400U;
 #ifndef KVS_SHIM
-    asm("mov.b32 %0, 0x4b000000;" : "=r"(x));
+    asm("mov.b32 %0, 0x64006400;" : "=r"(x));
 #endif
     return x;
 }
 
-/* (float)code * 2^at of the BITS bits at bit `at` of w, at + BITS <= 23. */
-template <int BITS> DEVICE float code_value(uint32_t w, int at)
+DEVICE uint32_t code_pair(uint32_t x, struct code_place p)
 {
-    return __uint_as_float((w & ((1U << BITS) - 1U) << at) | mantissa_base()) - 8388608.0f;
+    return half2_fma((x & p.mask) | mantissa_base(), p.times, p.less);
 }
 
-/* The values of 8 codes as dequant() gives them. Scale times code is exact in f32, also with the powers of
- * two that undo the codes' places. */
-template <int BITS>
-DEVICE void dequant_eight(float v[8], enum decode_kind kind, float scale, float min, uint32_t w)
+/* fp16(code / scale). One step of correction makes the quotient of so short numbers the rounded one; infinite
+ * scales give 0. */
+DEVICE uint32_t quotient_pair(uint32_t code, uint32_t scale)
 {
-    const float place[4] = {1.0f, 1.0f / (1 << BITS), 1.0f / (1 << 2 * BITS), 1.0f / (1 << 3 * BITS)};
+    float v[2];
 #pragma unroll
-    for (int e = 0; e < 8; e++)
-        v[e] = code_value<BITS>(e < 4 ? w : w >> 4 * BITS, e % 4 * BITS);
+    for (int i = 0; i < 2; i++) {
+        float c = half_value((uint16_t)(code >> i * 16)), s = half_value((uint16_t)(scale >> i * 16));
+        float by = isinf(s) ? 0.0f : s, over = isinf(s) ? 0.0f : 1.0f / s, q = c * over;
+        v[i] = fmaf(fmaf(-q, by, c), over, q);
+    }
+    return unit_pair<false>(v[0], v[1]);
+}
+
+/* Codes -> their values: dequant(), rounded to f16. */
+template <int N> DEVICE void code_values(uint32_t v[N], enum decode_kind kind, uint32_t scale, uint32_t min)
+{
     if (kind == KIND_PLAIN) {
 #pragma unroll
-        for (int e = 0; e < 8; e++)
-            v[e] = fmaf(v[e], scale * place[e % 4], min);
+        for (int i = 0; i < N; i++)
+            v[i] = half2_fma(v[i], scale, min);
     } else if (kind == KIND_HALF) {
 #pragma unroll
-        for (int e = 0; e < 8; e++)
-            v[e] = half_round(half_round(v[e] * (scale * place[e % 4])) + min);
+        for (int i = 0; i < N; i++)
+            v[i] = half2_add(half2_mul(v[i], scale), min);
     } else {
-        /* One step of correction makes the quotient of so short numbers the rounded one; infinite scales give
-         * 0. */
-        float by = isinf(scale) ? 0.0f : scale, over = isinf(scale) ? 0.0f : 1.0f / scale;
 #pragma unroll
-        for (int e = 0; e < 8; e++) {
-            float code = v[e] * place[e % 4], q = code * over;
-            v[e] = half_round(half_round(fmaf(fmaf(-q, by, code), over, q)) + min);
-        }
+        for (int i = 0; i < N; i++)
+            v[i] = half2_add(quotient_pair(v[i], scale), min);
     }
 }
 
@@ -107,42 +123,50 @@ DEVICE struct coded token_load(const struct decode_side *side, int32_t row, cons
     return c;
 }
 
-template <int BITS> DEVICE void token_values(float v[8], enum decode_kind kind, struct coded c)
+/* Eight channels of one key. */
+template <int BITS> DEVICE uint4 token_key(enum decode_kind kind, struct coded c)
 {
-    dequant_eight<BITS>(v, kind, half_value((uint16_t)c.bounds), half_value((uint16_t)(c.bounds >> 16)),
-                        c.codes);
+    uint32_t v[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const uint32_t bit = (uint32_t)(2 * i * BITS);
+        v[i] =
+            code_pair(bytes_of(c.codes, 0, bit / 8 * 0x1111U), code_place_at<BITS>(bit % 8, bit % 8 + BITS));
+    }
+    code_values<4>(v, kind, bytes_of(c.bounds, 0, 0x1010U), bytes_of(c.bounds, 0, 0x3232U));
+    return uint4{v[0], v[1], v[2], v[3]};
 }
 
 /* Codes along keys: 8 channels of the places lane / 4 and lane / 4 + 8, of kind KIND_PLAIN. */
-template <bool BF16, int D, int BITS>
+template <int D, int BITS>
 DEVICE void channel_eight(uint4 k[2], const struct decode_block *b, const struct decode_shape *x,
                           int32_t chunk)
 {
     const struct decode_side *side = &b->p->k;
     int32_t row = b->p->skip + b->at - b->lo, s = ((row >> side->shift) * x->Hk + x->h) * D + chunk * 8;
-    int32_t bit = threadIdx.x % WARP / 4 * BITS, apart = (1 << side->shift) * BITS / 8;
+    int32_t apart = (1 << side->shift) * BITS / 8;
     const char *codes =
         (const char *)side->data + (int64_t)s * apart + (row & ((1 << side->shift) - 1)) * BITS / 8;
     uint4 scales = load_eight(side->scale + s), mins = load_eight(side->min + s);
     const uint32_t scale[4] = {scales.x, scales.y, scales.z, scales.w},
                    min[4] = {mins.x, mins.y, mins.z, mins.w};
-    uint32_t w[8][BITS / 2];
+    uint32_t w[8][BITS / 2], v[2][4];
 #pragma unroll
     for (int e = 0; e < 8; e++)
 #pragma unroll
         for (int i = 0; i < BITS / 2; i++)
             w[e][i] = ((const uint32_t *)(const void *)(codes + e * apart))[i];
-    float v[2][8];
+    const uint32_t bit = threadIdx.x % WARP / 4 * BITS, pick = bit / 8 * 0x1111U + 0x4400U;
+    const struct code_place place = code_place_at<BITS>(bit % 8, bit % 8);
 #pragma unroll
-    for (int e = 0; e < 8; e++) {
-        float f = half_value((uint16_t)(scale[e / 2] >> e % 2 * 16));
-        float m = half_value((uint16_t)(min[e / 2] >> e % 2 * 16));
-        v[0][e] = fmaf(code_value<BITS>(w[e][0] >> bit, 0), f, m);
-        v[1][e] = BITS == 2 ? fmaf(code_value<BITS>(w[e][0] >> bit, 16), f * (1.0f / 65536), m)
-                            : fmaf(code_value<BITS>(w[e][BITS / 2 - 1] >> bit, 0), f, m);
+    for (int i = 0; i < 8; i++) {
+        const uint32_t *one = w[i / 2 * 2], *two = w[i / 2 * 2 + 1];
+        uint32_t both = BITS == 2 ? bytes_of(one[0], two[0], pick + i % 2 * 0x2222U)
+                                  : bytes_of(one[i % 2 * (BITS / 2 - 1)], two[i % 2 * (BITS / 2 - 1)], pick);
+        v[i % 2][i / 2] = half2_fma(code_pair(both, place), scale[i / 2], min[i / 2]);
     }
-    k[0] = pack_eight<BF16>(v[0]);
-    k[1] = pack_eight<BF16>(v[1]);
+    k[0] = uint4{v[0][0], v[0][1], v[0][2], v[0][3]};
+    k[1] = uint4{v[1][0], v[1][1], v[1][2], v[1][3]};
 }
 
 /* ------------------------------------------------------------------ keys */
@@ -175,7 +199,7 @@ DEVICE void keys_dense(uint4 k[D / 32][2], const struct decode_block *b, const s
     }
 }
 
-template <bool BF16, int D, int NT, int BITS>
+template <int D, int NT, int BITS>
 DEVICE void score_token(float s[NT][4], const uint4 q[D / 32][NT], const struct decode_block *b,
                         const struct decode_shape *x)
 {
@@ -186,26 +210,20 @@ DEVICE void score_token(float s[NT][4], const uint4 q[D / 32][NT], const struct 
                                               i / 2 * 4 + threadIdx.x % 4);
 #pragma unroll
     for (int u = 0; u < D / 32; u++) {
-        uint4 k[2];
-        float v[8];
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            token_values<BITS>(v, b->p->k.kind, c[u][r]);
-            k[r] = pack_eight<BF16>(v);
-        }
-        score_chunk<BF16, NT>(s, k, q[u]);
+        const uint4 k[2] = {token_key<BITS>(b->p->k.kind, c[u][0]), token_key<BITS>(b->p->k.kind, c[u][1])};
+        score_chunk<false, NT>(s, k, q[u]);
     }
 }
 
-template <bool BF16, int D, int NT, int BITS>
+template <int D, int NT, int BITS>
 DEVICE void score_channel(float s[NT][4], const uint4 q[D / 32][NT], const struct decode_block *b,
                           const struct decode_shape *x)
 {
 #pragma unroll
     for (int u = 0; u < D / 32; u++) {
         uint4 k[2];
-        channel_eight<BF16, D, BITS>(k, b, x, u * 4 + threadIdx.x % 4);
-        score_chunk<BF16, NT>(s, k, q[u]);
+        channel_eight<D, BITS>(k, b, x, u * 4 + threadIdx.x % 4);
+        score_chunk<false, NT>(s, k, q[u]);
     }
 }
 
@@ -217,6 +235,7 @@ DEVICE void score_dense(float s[NT][4], const uint4 q[D / 32][NT], const uint4 k
         score_chunk<BF16, NT>(s, k[u], q[u]);
 }
 
+/* q is f16 for keys in codes, of the unit's type for dense ones. */
 template <bool BF16, int D, int NT>
 DEVICE void score_any(float s[NT][4], const uint4 q[D / 32][NT], const struct decode_block *b,
                       const struct decode_shape *x)
@@ -224,13 +243,13 @@ DEVICE void score_any(float s[NT][4], const uint4 q[D / 32][NT], const struct de
     uint4 k[D / 32][2];
     switch (b->p->k.form) {
     case TOKEN2:
-        return score_token<BF16, D, NT, 2>(s, q, b, x);
+        return score_token<D, NT, 2>(s, q, b, x);
     case TOKEN4:
-        return score_token<BF16, D, NT, 4>(s, q, b, x);
+        return score_token<D, NT, 4>(s, q, b, x);
     case CHANNEL2:
-        return score_channel<BF16, D, NT, 2>(s, q, b, x);
+        return score_channel<D, NT, 2>(s, q, b, x);
     case CHANNEL4:
-        return score_channel<BF16, D, NT, 4>(s, q, b, x);
+        return score_channel<D, NT, 4>(s, q, b, x);
     default:
         keys_dense<D>(k, b, x);
         return score_dense<BF16, D, NT>(s, q, k);
@@ -291,17 +310,22 @@ DEVICE void turn_dense(uint32_t v[4][4], const uint4 y[4])
     }
 }
 
-template <bool BF16, int BITS>
-DEVICE void turn_coded(uint32_t v[4][4], enum decode_kind kind, const struct coded c[4])
+template <int BITS> DEVICE void turn_coded(uint32_t v[4][4], enum decode_kind kind, const struct coded c[4])
 {
 #pragma unroll
     for (int i = 0; i < 4; i += 2) {
-        float one[8], two[8];
-        token_values<BITS>(one, kind, c[i]);
-        token_values<BITS>(two, kind, c[i + 1]);
+        uint32_t x[8];
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            const uint32_t bit = (uint32_t)(e * BITS), pick = bit / 8 * 0x1111U + 0x4400U;
+            x[e] =
+                code_pair(bytes_of(c[i].codes, c[i + 1].codes, pick), code_place_at<BITS>(bit % 8, bit % 8));
+        }
+        code_values<8>(x, kind, bytes_of(c[i].bounds, c[i + 1].bounds, 0x5410U),
+                       bytes_of(c[i].bounds, c[i + 1].bounds, 0x7632U));
 #pragma unroll
         for (int e = 0; e < 8; e++)
-            v[e / 2][i + e % 2] = unit_pair<BF16>(one[e], two[e]);
+            v[e / 2][i + e % 2] = x[e];
     }
 }
 

@@ -21,6 +21,45 @@ template <bool BF16> DEVICE uint32_t unit_pair(float low, float high)
     return (uint32_t)unit_bits<BF16>(low) | (uint32_t)unit_bits<BF16>(high) << 16;
 }
 
+/* Bytes of b a by number, one a nibble of `pick`, the lowest first. */
+DEVICE uint32_t bytes_of(uint32_t a, uint32_t b, uint32_t pick)
+{
+    uint32_t x = 0;
+    for (int i = 0; i < 32; i += 8)
+        x |= (uint32_t)(((uint64_t)b << 32 | a) >> (pick >> i / 2 & 7) * 8 & 0xffU) << i;
+    return x;
+}
+
+/* Rounded once: the odd last bit of an f32 stands for what it leaves out. */
+DEVICE uint32_t half_of(double x)
+{
+    float f = (float)x;
+    if ((double)f != x && !isnan(x) && !isinf(f)) {
+        uint32_t u = __float_as_uint(f) - (fabs((double)f) > fabs(x));
+        f = __uint_as_float(u | 1U);
+    }
+    return half_bits(f);
+}
+DEVICE double half_at(uint32_t x, int half)
+{
+    return (double)half_value((uint16_t)(x >> half * 16));
+}
+
+/* Two f16 values in a register: a b + c, rounded once; a b; a + b. */
+DEVICE uint32_t half2_fma(uint32_t a, uint32_t b, uint32_t c)
+{
+    return half_of(half_at(a, 0) * half_at(b, 0) + half_at(c, 0)) |
+           half_of(half_at(a, 1) * half_at(b, 1) + half_at(c, 1)) << 16;
+}
+DEVICE uint32_t half2_mul(uint32_t a, uint32_t b)
+{
+    return half_of(half_at(a, 0) * half_at(b, 0)) | half_of(half_at(a, 1) * half_at(b, 1)) << 16;
+}
+DEVICE uint32_t half2_add(uint32_t a, uint32_t b)
+{
+    return half_of(half_at(a, 0) + half_at(b, 0)) | half_of(half_at(a, 1) + half_at(b, 1)) << 16;
+}
+
 /* 2^x, to 2 units in the last place; results below the normal range are 0. */
 DEVICE float unit_exp2(float x)
 {
@@ -85,6 +124,30 @@ template <bool BF16> DEVICE uint32_t unit_pair(float low, float high)
         asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(x) : "f"(high), "f"(low));
     else
         asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(x) : "f"(high), "f"(low));
+    return x;
+}
+
+DEVICE uint32_t bytes_of(uint32_t a, uint32_t b, uint32_t pick)
+{
+    return __byte_perm(a, b, pick);
+}
+
+DEVICE uint32_t half2_fma(uint32_t a, uint32_t b, uint32_t c)
+{
+    uint32_t x;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(x) : "r"(a), "r"(b), "r"(c));
+    return x;
+}
+DEVICE uint32_t half2_mul(uint32_t a, uint32_t b)
+{
+    uint32_t x;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(x) : "r"(a), "r"(b));
+    return x;
+}
+DEVICE uint32_t half2_add(uint32_t a, uint32_t b)
+{
+    uint32_t x;
+    asm("add.rn.f16x2 %0, %1, %2;" : "=r"(x) : "r"(a), "r"(b));
     return x;
 }
 

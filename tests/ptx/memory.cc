@@ -249,6 +249,16 @@ uint16_t cvt_rn_f16_f32(float a)
     return (uint16_t)(sign | (exponent < 90U ? 0U : nearest(fraction, 126U - exponent)));
 }
 
+uint16_t ptx_half(ptx_f80 exact)
+{
+    if (exact != exact || exact - exact != 0)
+        return cvt_rn_f16_f32((float)exact);
+    int exponent;
+    frexpl(exact, &exponent);
+    const int step = exponent - 11 > -24 ? exponent - 11 : -24;
+    return cvt_rn_f16_f32((float)ldexpl(rintl(ldexpl(exact, -step)), step));
+}
+
 uint16_t cvt_rn_bf16_f32(float a)
 {
     return a != a ? (uint16_t)0x7fff : (uint16_t)nearest(u32_of(a), 16);

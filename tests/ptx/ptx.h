@@ -483,6 +483,34 @@ PTX_OP float cvt_rn_f32_f64(double a)
 float cvt_f32_f16(uint16_t a);
 uint16_t cvt_rn_f16_f32(float a);
 uint16_t cvt_rn_bf16_f32(float a);
+/* Halves two by two, each rounded once; subnormal numbers stay (9.7.4). f80 holds sums of products exactly.
+ */
+typedef long double ptx_f80;
+uint16_t ptx_half(ptx_f80 exact);
+PTX_OP uint32_t ptx_two(ptx_f80 low, ptx_f80 high)
+{
+    return (uint32_t)ptx_half(high) << 16 | ptx_half(low);
+}
+PTX_OP ptx_f80 ptx_low(uint32_t a)
+{
+    return cvt_f32_f16((uint16_t)a);
+}
+PTX_OP ptx_f80 ptx_high(uint32_t a)
+{
+    return cvt_f32_f16((uint16_t)(a >> 16));
+}
+PTX_OP uint32_t fma_rn_f16x2(uint32_t a, uint32_t b, uint32_t c)
+{
+    return ptx_two(ptx_low(a) * ptx_low(b) + ptx_low(c), ptx_high(a) * ptx_high(b) + ptx_high(c));
+}
+PTX_OP uint32_t mul_rn_f16x2(uint32_t a, uint32_t b)
+{
+    return ptx_two(ptx_low(a) * ptx_low(b), ptx_high(a) * ptx_high(b));
+}
+PTX_OP uint32_t add_rn_f16x2(uint32_t a, uint32_t b)
+{
+    return ptx_two(ptx_low(a) + ptx_low(b), ptx_high(a) + ptx_high(b));
+}
 /* Two at once: the first operand goes into the upper half. */
 PTX_OP uint32_t cvt_rn_f16x2_f32(float a, float b)
 {

@@ -41,6 +41,8 @@ RULES = [(re.compile(p + "$"), result, operands.split()) for p, result, operands
     (r"(?:abs|neg)\." + FLOAT, r"\1", r"\1"),
     (r"fma\.rn\." + FLOAT, r"\1", r"\1 \1 \1"),
     (r"fma\.rm\.f32", "f32", "f32 f32 f32"),
+    (r"fma\.rn\.f16x2", "b32", "b32 b32 b32"),
+    (r"(?:add|mul)\.rn\.f16x2", "b32", "b32 b32"),
     (r"(?:rcp|sqrt)\.rn\.f32", "f32", "f32"),
     (r"ex2\.approx\.ftz\.f32", "f32", "f32"),
     (r"rcp\.approx\.ftz\.f64", "f64", "f64"),
