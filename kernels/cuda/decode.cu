@@ -17,7 +17,7 @@
 // (kivi) are 1.5 KiB and about 1050 instructions, 262 cycles where memory would need 105: two and a half
 // times their byte floor. At 128k tokens of an 8B model that makes 2.4 ms a step beside 5 for the weights,
 // where 16 bits take 5.7. Not measured yet.
-#include "kernels/cuda/decode.h"
+#include "kernels/cuda/decode_group.h"
 #include "kernels/cuda/flash.h"
 
 #include <string.h>
@@ -120,14 +120,18 @@ DEVICE void decode_hide(float s[NT][4], const struct decode_rows<D, NT> *w, cons
     }
 }
 
-// Scores -> powers; references and totals, and o where a reference moves.
-template <int D, int NT> DEVICE void decode_softmax(struct decode_rows<D, NT> *w, float s[NT][4], float slope)
+// Scores of NB blocks -> powers; references and totals, and o where a reference moves.
+template <int D, int NT, int NB>
+DEVICE void decode_softmax(struct decode_rows<D, NT> *w, float s[NB][NT][4], float slope)
 {
     float factor[NT][2];
     bool moved = false;
 #pragma unroll
     for (int i = 0; i < NT * 2; i++) {
-        float top = fmaxf(s[i / 2][i % 2], s[i / 2][2 + i % 2]);
+        float top = -INFINITY;
+#pragma unroll
+        for (int b = 0; b < NB; b++)
+            top = fmaxf(top, fmaxf(s[b][i / 2][i % 2], s[b][i / 2][2 + i % 2]));
         top = fmaxf(top, __shfl_xor_sync(FULL, top, 4));
         top = fmaxf(top, __shfl_xor_sync(FULL, top, 8));
         top = fmaxf(top, __shfl_xor_sync(FULL, top, 16));
@@ -142,11 +146,22 @@ template <int D, int NT> DEVICE void decode_softmax(struct decode_rows<D, NT> *w
                 w->o[c][i / 4][i % 4] *= factor[i / 4][i % 2];
     }
 #pragma unroll
-    for (int i = 0; i < NT * 4; i++) {
-        struct flash_row *r = &w->row[i / 4][i % 2];
-        s[i / 4][i % 4] = unit_exp2(fmaf(s[i / 4][i % 4], slope, -flash_base(r, slope)));
-        r->sum += s[i / 4][i % 4];
-    }
+    for (int b = 0; b < NB; b++)
+#pragma unroll
+        for (int i = 0; i < NT * 4; i++) {
+            struct flash_row *r = &w->row[i / 4][i % 2];
+            float *x = &s[b][i / 4][i % 4];
+            *x = unit_exp2(fmaf(*x, slope, -flash_base(r, slope)));
+            r->sum += *x;
+        }
+}
+
+// Powers of a block as right operands, for values of the type.
+template <bool BF16, int NT> DEVICE void decode_powers(uint32_t p[NT][2], const float s[NT][4])
+{
+#pragma unroll
+    for (int i = 0; i < NT * 2; i++)
+        p[i / 2][i % 2] = unit_turn(unit_pair<BF16>(s[i / 2][i % 2 * 2], s[i / 2][i % 2 * 2 + 1]));
 }
 
 // o += p v of 64 channels.
@@ -166,7 +181,7 @@ DEVICE void decode_keys(struct decode_rows<D, NT> *w, const uint4 q[D / 32][NT],
     uint4 k[D / 32][2], dense[D / 64][4];
     struct coded coded[D / 64][4];
     uint32_t v[4][4], p[NT][2];
-    float s[NT][4] = {};
+    float all[1][NT][4] = {}, (*s)[4] = all[0];
     bool two = !WHOLE && b->p->v.form == TOKEN2, four = !WHOLE && b->p->v.form == TOKEN4;
     const bool early = WHOLE && D * NT <= 128; // values are under way with the keys, where registers allow it
     if (WHOLE)
@@ -181,12 +196,11 @@ DEVICE void decode_keys(struct decode_rows<D, NT> *w, const uint4 q[D / 32][NT],
         score_any<BF16, D, NT>(s, q, b, x);
     if (!block_open(view, b, b->p->pos + b->at))
         decode_hide<D, NT>(s, w, b, view, x->h);
-    decode_softmax<D, NT>(w, s, slope);
-#pragma unroll
-    for (int i = 0; i < NT * 2; i++) {
-        float low = s[i / 2][i % 2 * 2], high = s[i / 2][i % 2 * 2 + 1];
-        p[i / 2][i % 2] = unit_turn(two || four ? unit_pair<false>(low, high) : unit_pair<BF16>(low, high));
-    }
+    decode_softmax<D, NT, 1>(w, all, slope);
+    if (two || four)
+        decode_powers<false, NT>(p, s);
+    else
+        decode_powers<BF16, NT>(p, s);
     if (!early && !two && !four)
         values_dense<D>(dense, b, x);
 #pragma unroll
@@ -204,6 +218,33 @@ DEVICE void decode_keys(struct decode_rows<D, NT> *w, const uint4 q[D / 32][NT],
     }
 }
 
+// A whole group of 32 keys, from key `at` of the piece on (decode_group.h).
+template <int D, int NT, int BITS>
+DEVICE void decode_group(struct decode_rows<D, NT> *w, const uint4 q[D / 32][NT],
+                         const struct decode_piece *piece, int32_t at, const struct decode_view *view,
+                         float slope, const struct decode_shape *x)
+{
+    struct value_group<D> y[2];
+    float s[2][NT][4] = {};
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+        values_group<D, BITS>(&y[i], &piece->v, at + i * DECODE_KEYS, x);
+    score_group<D, NT, BITS>(s, q, &piece->k, piece->skip + at, x);
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        struct decode_block b = {piece, at + i * DECODE_KEYS, 0, DECODE_KEYS};
+        if (!block_open(view, &b, piece->pos + b.at))
+            decode_hide<D, NT>(s[i], w, &b, view, x->h);
+    }
+    decode_softmax<D, NT, 2>(w, s, slope);
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        uint32_t p[NT][2];
+        decode_powers<false, NT>(p, s[i]);
+        sums_group<D, NT, BITS>(w->o, &y[i], p);
+    }
+}
+
 // Keys from..to of a piece for one warp.
 template <bool BF16, int D, int NT, bool WHOLE>
 DEVICE void decode_part(struct decode_rows<D, NT> *w, const uint4 q[D / 32][NT], const struct decode_piece *p,
@@ -212,6 +253,14 @@ DEVICE void decode_part(struct decode_rows<D, NT> *w, const uint4 q[D / 32][NT],
 {
     bool coded_along = !WHOLE && p->k.form >= CHANNEL2;
     while (from < to) {
+        if (!WHOLE && p->groups && (p->skip + from) % DECODE_GROUP == 0 && to - from >= DECODE_GROUP) {
+            if (p->k.form == CHANNEL2)
+                decode_group<D, NT, 2>(w, q, p, from, view, slope, x);
+            else
+                decode_group<D, NT, 4>(w, q, p, from, view, slope, x);
+            from += DECODE_GROUP;
+            continue;
+        }
         struct decode_block b = {p, from, coded_along ? (p->skip + from) % DECODE_KEYS : 0, 0};
         b.n = to - from < DECODE_KEYS - b.lo ? to - from : DECODE_KEYS - b.lo;
         if (!block_shut(view, &b, p->pos + from))
@@ -274,8 +323,9 @@ DEVICE void decode_put(const struct decode_job *job, const struct decode_rows<D,
         }
 }
 
-// Grid (splits, KV heads, sequences).
-template <bool BF16, int D, int NT>
+// Grid (splits, KV heads, sequences). CODED: some keys or values are in codes; without them a thread needs
+// fewer registers.
+template <bool BF16, int D, int NT, bool CODED>
 static __global__ void __launch_bounds__(THREADS, NT == 1 ? 3 : 2)
     decode_kernel(const struct decode_job *jobs, const struct decode_piece *pieces)
 {
@@ -311,7 +361,7 @@ static __global__ void __launch_bounds__(THREADS, NT == 1 ? 3 : 2)
             int32_t n = p->n, a = from > 0 ? from : 0, b = to < n ? to : n;
             if (a < b)
                 decode_queries<BF16, D, NT>(q, job, s, x.h, p->k.form != DENSE);
-            if (p->k.form == DENSE && p->v.form == DENSE)
+            if (!CODED || (p->k.form == DENSE && p->v.form == DENSE))
                 decode_part<BF16, D, NT, true>(&w, q, p, a, b, &view, job->slope, &x);
             else
                 decode_part<BF16, D, NT, false>(&w, q, p, a, b, &view, job->slope, &x);
@@ -376,6 +426,7 @@ static __global__ void __launch_bounds__(COMBINE) combine_kernel(const struct de
 // Extents of one launch.
 struct extent {
     int64_t splits, rows, heads;
+    bool coded;
 };
 
 // Jobs and pieces on the device, as one launch takes them.
@@ -385,27 +436,31 @@ struct parcel {
     unsigned n;
 };
 
-template <bool BF16, int D, int NT> static void launch(struct cuda *c, struct parcel dev, struct extent e)
+template <bool BF16, int D, int NT, bool CODED>
+static void launch(struct cuda *c, struct parcel dev, struct extent e)
 {
     const size_t shared = (size_t)WARPS * NT * 8 * (D + 2) * sizeof(float);
     if (shared > (size_t)48 << 10 &&
         !cuda_ok(c,
-                 cudaFuncSetAttribute(decode_kernel<BF16, D, NT>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      (int)shared),
+                 cudaFuncSetAttribute(decode_kernel<BF16, D, NT, CODED>,
+                                      cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
                  "shared memory of attention"))
         return;
-    LAUNCH(c, (decode_kernel<BF16, D, NT>), dim3((unsigned)e.splits, (unsigned)e.heads, dev.n), THREADS,
-           shared, dev.jobs, dev.pieces);
+    LAUNCH(c, (decode_kernel<BF16, D, NT, CODED>), dim3((unsigned)e.splits, (unsigned)e.heads, dev.n),
+           THREADS, shared, dev.jobs, dev.pieces);
     LAUNCH(c, combine_kernel, dim3((unsigned)e.rows, (unsigned)e.heads, dev.n), COMBINE, 0, dev.jobs);
+}
+
+template <bool BF16, int D, int NT>
+static void launch_form(struct cuda *c, struct parcel dev, struct extent e)
+{
+    e.coded ? launch<BF16, D, NT, true>(c, dev, e) : launch<BF16, D, NT, false>(c, dev, e);
 }
 
 template <bool BF16, int NT>
 static void launch_width(struct cuda *c, struct parcel dev, struct extent e, int32_t d)
 {
-    if (d == 64)
-        launch<BF16, 64, NT>(c, dev, e);
-    else
-        launch<BF16, 128, NT>(c, dev, e);
+    d == 64 ? launch_form<BF16, 64, NT>(c, dev, e) : launch_form<BF16, 128, NT>(c, dev, e);
 }
 
 // Where the jobs' parts lie in scratch memory. False: there is none.
@@ -436,7 +491,7 @@ struct decode_args {
 static void run_part(struct cuda *c, enum tile_form form, const struct attend_args *a, int n)
 {
     struct decode_args args;
-    struct extent e = {0, 0, 0};
+    struct extent e = {0, 0, 0, false};
     int32_t n_piece = 0, d = (int32_t)a->out.n[2];
     for (int i = 0; i < n; i++) {
         struct decode_job *job = &args.job[i];
@@ -445,6 +500,8 @@ static void run_part(struct cuda *c, enum tile_form form, const struct attend_ar
         e.rows = decode_row_count(&a[i]) > e.rows ? decode_row_count(&a[i]) : e.rows;
         e.heads = job->Hk > e.heads ? job->Hk : e.heads;
     }
+    for (int32_t i = 0; i < n_piece; i++)
+        e.coded = e.coded || args.piece[i].k.form != DENSE || args.piece[i].v.form != DENSE;
     if (!place_parts(c, args.job, n))
         return;
     struct decode_piece *behind = (struct decode_piece *)(void *)&args.job[n];

@@ -57,20 +57,9 @@ template <int BITS> DEVICE struct code_place code_place_at(uint32_t low, uint32_
             (57 - low) << 10 | (57 - high) << 26};
 }
 
-/* 1024 twice, in a register, so that one instruction cuts codes out and makes them mantissas: the compiler
- * would write it into two. */
-DEVICE uint32_t mantissa_base(void)
-{
-    uint32_t x = 0x64006400U;
-#ifndef KVS_SHIM
-    asm("mov.b32 %0, 0x64006400;" : "=r"(x));
-#endif
-    return x;
-}
-
 DEVICE uint32_t code_pair(uint32_t x, struct code_place p)
 {
-    return half2_fma((x & p.mask) | mantissa_base(), p.times, p.less);
+    return half2_fma(bits_into(x, p.mask, 0x64006400U), p.times, p.less);
 }
 
 /* fp16(code / scale). One step of correction makes the quotient of so short numbers the rounded one; infinite
@@ -110,15 +99,20 @@ struct coded {
     uint32_t codes, bounds;
 };
 
+/* The codes of chunk number `chunk` (8 channels) of a row. */
+template <int BITS> DEVICE uint32_t chunk_load(const char *row, int32_t chunk)
+{
+    const void *from = row + chunk * BITS;
+    return BITS == 2 ? *(const uint16_t *)from : *(const uint32_t *)from;
+}
 /* Chunk number `chunk` (8 channels) of a row. */
 template <int D, int BITS>
 DEVICE struct coded token_load(const struct decode_side *side, int32_t row, const struct decode_shape *x,
                                int32_t chunk)
 {
     int32_t at = row * x->Hk + x->h, s = at * (D >> side->shift) + (chunk * 8 >> side->shift);
-    const char *codes = (const char *)side->data + (int64_t)at * (D * BITS / 8) + chunk * BITS;
     struct coded c;
-    c.codes = BITS == 2 ? *(const uint16_t *)(const void *)codes : *(const uint32_t *)(const void *)codes;
+    c.codes = chunk_load<BITS>((const char *)side->data + (int64_t)at * (D * BITS / 8), chunk);
     c.bounds = side->scale[s] | (uint32_t)side->min[s] << 16;
     return c;
 }
@@ -310,23 +304,29 @@ DEVICE void turn_dense(uint32_t v[4][4], const uint4 y[4])
     }
 }
 
+/* v's registers i and i + 1 from codes of two keys, whose scales and minima stand in the halves. */
+template <int BITS>
+DEVICE void turn_pair(uint32_t v[4][4], int i, enum decode_kind kind, uint32_t one, uint32_t two,
+                      uint32_t scale, uint32_t min)
+{
+    uint32_t x[8];
+#pragma unroll
+    for (int e = 0; e < 8; e++) {
+        const uint32_t bit = (uint32_t)(e * BITS), pick = bit / 8 * 0x1111U + 0x4400U;
+        x[e] = code_pair(bytes_of(one, two, pick), code_place_at<BITS>(bit % 8, bit % 8));
+    }
+    code_values<8>(x, kind, scale, min);
+#pragma unroll
+    for (int e = 0; e < 8; e++)
+        v[e / 2][i + e % 2] = x[e];
+}
 template <int BITS> DEVICE void turn_coded(uint32_t v[4][4], enum decode_kind kind, const struct coded c[4])
 {
 #pragma unroll
-    for (int i = 0; i < 4; i += 2) {
-        uint32_t x[8];
-#pragma unroll
-        for (int e = 0; e < 8; e++) {
-            const uint32_t bit = (uint32_t)(e * BITS), pick = bit / 8 * 0x1111U + 0x4400U;
-            x[e] =
-                code_pair(bytes_of(c[i].codes, c[i + 1].codes, pick), code_place_at<BITS>(bit % 8, bit % 8));
-        }
-        code_values<8>(x, kind, bytes_of(c[i].bounds, c[i + 1].bounds, 0x5410U),
-                       bytes_of(c[i].bounds, c[i + 1].bounds, 0x7632U));
-#pragma unroll
-        for (int e = 0; e < 8; e++)
-            v[e / 2][i + e % 2] = x[e];
-    }
+    for (int i = 0; i < 4; i += 2)
+        turn_pair<BITS>(v, i, kind, c[i].codes, c[i + 1].codes,
+                        bytes_of(c[i].bounds, c[i + 1].bounds, 0x5410U),
+                        bytes_of(c[i].bounds, c[i + 1].bounds, 0x7632U));
 }
 
 #endif

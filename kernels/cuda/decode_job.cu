@@ -67,6 +67,15 @@ static struct decode_side side_of(const struct kv_run *r, int64_t row, int64_t w
     return s;
 }
 
+// Codes of KIND_PLAIN in groups of 32, where 16 bytes of codes and all scales of a row can be read at once.
+static bool in_groups(const struct decode_piece *p)
+{
+    const struct decode_side *k = &p->k, *v = &p->v;
+    return ((k->form == CHANNEL2 && v->form == TOKEN2) || (k->form == CHANNEL4 && v->form == TOKEN4)) &&
+           1 << k->shift == DECODE_GROUP && 1 << v->shift == DECODE_GROUP && v->kind == KIND_PLAIN &&
+           (uintptr_t)k->data % 16 == 0 && ((uintptr_t)v->scale | (uintptr_t)v->min) % 8 == 0;
+}
+
 // Pieces of one set: from one end of a run of keys or values to the next.
 static int32_t add_pieces(struct decode_piece *piece, const struct attend_set *s, int64_t width)
 {
@@ -77,6 +86,7 @@ static int32_t add_pieces(struct decode_piece *piece, const struct attend_set *s
         at = attend_find(s, j);
         p->k = side_of(at.k, at.k_row, width, &p->skip);
         p->v = side_of(at.v, at.v_row, width, &none);
+        p->groups = in_groups(p);
         p->n = (int32_t)at.n;
         p->pos = (int32_t)(at.k->index ? at.k->pos : at.k->pos + at.k_row);
     }

@@ -5,7 +5,8 @@
 
 #include "kernels/cuda/attend.h"
 
-#define DECODE_KEYS 16 /* of a block: what one product takes */
+#define DECODE_KEYS  16 /* of a block: what one product takes */
+#define DECODE_GROUP 32 /* of groups that are read whole (decode_group.h) */
 
 /* How keys or values lie: 16-bit values, or codes (struct kv_run) of 2 or 4 bits. */
 enum decode_form { DENSE, TOKEN2, TOKEN4, CHANNEL2, CHANNEL4 };
@@ -23,6 +24,7 @@ struct decode_piece {
     struct decode_side k, v;
     int32_t n, pos; /* keys; position of the first one (of data[0] where there is an index) */
     int32_t skip; /* row of the first key in k: CHANNEL begins with a whole group, all others with the key */
+    bool groups;  /* lies as decode_group.h takes it */
 };
 /* A set of keys; distances in 32 bits: those beyond any position are cut. */
 struct decode_set {

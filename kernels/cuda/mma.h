@@ -30,6 +30,13 @@ DEVICE uint32_t bytes_of(uint32_t a, uint32_t b, uint32_t pick)
     return x;
 }
 
+/* (x & mask) | base in one instruction: from the operators the compiler makes two where both are constants.
+ */
+DEVICE uint32_t bits_into(uint32_t x, uint32_t mask, uint32_t base)
+{
+    return (x & mask) | base;
+}
+
 /* Rounded once: the odd last bit of an f32 stands for what it leaves out. */
 DEVICE uint32_t half_of(double x)
 {
@@ -130,6 +137,13 @@ template <bool BF16> DEVICE uint32_t unit_pair(float low, float high)
 DEVICE uint32_t bytes_of(uint32_t a, uint32_t b, uint32_t pick)
 {
     return __byte_perm(a, b, pick);
+}
+
+DEVICE uint32_t bits_into(uint32_t x, uint32_t mask, uint32_t base)
+{
+    uint32_t y;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(y) : "r"(x), "r"(mask), "r"(base));
+    return y;
 }
 
 DEVICE uint32_t half2_fma(uint32_t a, uint32_t b, uint32_t c)
