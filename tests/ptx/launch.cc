@@ -86,7 +86,17 @@ const ptx_module *module_of(const void *function)
     return module = found->second;
 }
 
-void check_launch(dim3 grid, dim3 block, const std::vector<size_t> &bytes, unsigned shared)
+/* More than 48 KiB of shared memory only for kernels that were allowed their dynamic part. */
+void check_shared(const void *function, size_t all, size_t dynamic)
+{
+    if (all > SHARED_MOST)
+        stop(NULL, 0, "%zu bytes of shared memory", all);
+    if (all > 48U << 10 && dynamic > shim_allowed(function))
+        stop(NULL, 0, "%zu bytes of shared memory, %zu of them dynamic, and %zu allowed", all, dynamic,
+             shim_allowed(function));
+}
+
+void check_launch(dim3 grid, dim3 block, const std::vector<size_t> &bytes)
 {
     const unsigned n = block.x * block.y * block.z;
     if (!n || n > 1024 || !grid.x || !grid.y || !grid.z || grid.y > 65535 || grid.z > 65535 || block.z > 64)
@@ -95,8 +105,6 @@ void check_launch(dim3 grid, dim3 block, const std::vector<size_t> &bytes, unsig
         stop(NULL, 0, "%u threads in a block, compiled for %u", n, kernel->max_threads);
     if (bytes != kernel->param_sizes)
         stop(NULL, 0, "arguments of other sizes than the kernel's");
-    if (shared - PTX_SHARED_BASE > SHARED_MOST)
-        stop(NULL, 0, "%u bytes of shared memory", shared - PTX_SHARED_BASE);
 }
 
 /* A launch of the shim (cuda_shim.h). */
@@ -105,7 +113,8 @@ void launch(const void *function, dim3 grid, dim3 block, void **args, const std:
 {
     kernel = module_of(function);
     const unsigned shared = ptx_dynamic(kernel->shared, kernel->dynamic_align) + (unsigned)dynamic;
-    check_launch(grid, block, bytes, shared);
+    check_launch(grid, block, bytes);
+    check_shared(function, shared - PTX_SHARED_BASE, dynamic);
     std::vector<uint64_t> room(kernel->param_bytes / 8 + 1);
     char *param = (char *)room.data();
     for (size_t i = 0; i < bytes.size(); i++)
