@@ -498,6 +498,7 @@ PTX_OP uint32_t cvt_rn_bf16x2_f32(float a, float b)
 /* Where a thread may read or write `bytes` at once; what is misaligned or outside ends the program. The line
  * is that of the PTX. */
 const void *ld_global(ptx_thread *me, uint64_t address, unsigned bytes, unsigned line);
+const void *ld_global_cs(ptx_thread *me, uint64_t address, unsigned bytes, unsigned line);
 void *st_global(ptx_thread *me, uint64_t address, unsigned bytes, unsigned line);
 const void *ld_shared(ptx_thread *me, uint32_t address, unsigned bytes, unsigned line);
 void *st_shared(ptx_thread *me, uint32_t address, unsigned bytes, unsigned line);

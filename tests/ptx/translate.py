@@ -378,7 +378,7 @@ class Translator:
 
     def memory(self, found, args):
         """ld and st (PTX ISA 9.7.9.8, 9.7.9.11): the address is checked, then C++ loads or stores."""
-        op, space, _, count, kind = found.groups()
+        op, space, cache, count, kind = found.groups()
         at, values = (args[1], args[0]) if op == "ld" else (args[0], args[1])
         names = self.names(values)
         if len(names) != int(count or 1):
@@ -388,7 +388,7 @@ class Translator:
             base, step = re.match(r"\[\s*(\w+)(?:\+(\d+))?\s*\]$", at).groups()
             where = f"param + {self.entry.params[base] + int(step or 0)}"
         else:
-            call = f"{op}_{space or 'generic'}"
+            call = f"{op}_{space or 'generic'}" + ("_cs" if (op, space, cache) == ("ld", "global", ".cs") else "")
             place = self.address(at, "u32" if space == "shared" else "u64")
             where = f"{call}(me, {place}, {bytes_each * len(names)}, {self.line})"
             if space == "local":
