@@ -408,10 +408,15 @@ PTX_OP float ex2_approx_ftz_f32(float a)
 {
     return ptx_nan(ptx_flush(exp2f(ptx_flush(a))));
 }
-/* Only the high 32 bits of operand and result count. */
+PTX_OP double ptx_flush(double x)
+{
+    return fabs(x) < 0x1p-1022 ? copysign(0.0, x) : x;
+}
+/* Only the high 32 bits of operand and result count; of subnormal ones the sign alone (9.7.3.14). */
 PTX_OP double rcp_approx_ftz_f64(double a)
 {
-    return f64_of(u64_of(1.0 / f64_of(u64_of(a) & 0xffffffff00000000U)) & 0xffffffff00000000U);
+    const double high = f64_of(u64_of(a) & 0xffffffff00000000U), x = ptx_flush(1.0 / ptx_flush(high));
+    return high != high ? f64_of(0x7fffffff00000000U) : f64_of(u64_of(x) & 0xffffffff00000000U);
 }
 
 /* ------------------------------------------------------------------ conversions (9.7.9, cvt) */
