@@ -142,7 +142,7 @@ void run(unsigned n, unsigned shared, const std::function<void(ptx_thread *, uns
 {
     static const ptx_loc loc = {1, 0, 1, 0, 0};
     static const char *const file = "check.cc";
-    static const ptx_module module("check", run_work, {}, {}, 0, 0, 16, 0, file, &loc, 1, &file);
+    static const ptx_module module("check", run_work, {}, {}, 0, 0, 0, file, &loc, 1, &file);
     work = what;
     kernel = &module;
     ptx_block = {{n, 1, 1}, {0, 0, 0}, {1, 1, 1}};
@@ -171,6 +171,12 @@ void check_shfl(void)
                 }
         expect(vote_sync_ballot(me, lane % 3 == 0, ~0U, 1) == 0x49249249U, "ballot"); // [9.7.13.9]
     });
+}
+
+void check_dynamic(void) // Tencent/hpc-ops, issue 42: behind 24 bytes, declared with an alignment of 128
+{
+    expect(ptx_dynamic(24) == PTX_SHARED_BASE + 32 && ptx_dynamic(0) == PTX_SHARED_BASE,
+           "dynamic shared memory");
 }
 
 void check_mbarrier(void) // [9.7.13.15.6, 9.7.13.15.9, 9.7.13.15.16]
@@ -376,6 +382,7 @@ int main(void)
     check_rcp();
     check_conversions();
     check_shfl();
+    check_dynamic();
     check_mbarrier();
     check_cp_async();
     for (bool brain : {false, true}) {

@@ -112,7 +112,7 @@ void launch(const void *function, dim3 grid, dim3 block, void **args, const std:
             size_t dynamic)
 {
     kernel = module_of(function);
-    const unsigned shared = ptx_dynamic(kernel->shared, kernel->dynamic_align) + (unsigned)dynamic;
+    const unsigned shared = ptx_dynamic(kernel->shared) + (unsigned)dynamic;
     check_launch(grid, block, bytes);
     check_shared(function, shared - PTX_SHARED_BASE, dynamic);
     std::vector<uint64_t> room(kernel->param_bytes / 8 + 1);
@@ -146,11 +146,10 @@ struct beginning {
 } // namespace
 
 ptx_module::ptx_module(const char *name_, void (*run_)(ptx_thread *, const char *), std::vector<size_t> sizes,
-                       std::vector<size_t> at, size_t bytes, unsigned shared_, unsigned align, unsigned most,
+                       std::vector<size_t> at, size_t bytes, unsigned shared_, unsigned most,
                        const char *ptx_, const ptx_loc *locs_, size_t n, const char *const *files_)
     : name(name_), run(run_), param_sizes(std::move(sizes)), param_at(std::move(at)), param_bytes(bytes),
-      shared(shared_), dynamic_align(align), max_threads(most), ptx(ptx_), locs(locs_), n_locs(n),
-      files(files_)
+      shared(shared_), max_threads(most), ptx(ptx_), locs(locs_), n_locs(n), files(files_)
 {
     modules()[name] = this;
 }

@@ -32,14 +32,13 @@ struct ptx_loc {
 };
 struct ptx_module { /* one .entry */
     ptx_module(const char *name, void (*run)(ptx_thread *, const char *), std::vector<size_t> param_sizes,
-               std::vector<size_t> param_at, size_t param_bytes, unsigned shared, unsigned dynamic_align,
-               unsigned max_threads, const char *ptx, const ptx_loc *locs, size_t n_locs,
-               const char *const *files);
+               std::vector<size_t> param_at, size_t param_bytes, unsigned shared, unsigned max_threads,
+               const char *ptx, const ptx_loc *locs, size_t n_locs, const char *const *files);
     const char *name;
     void (*run)(ptx_thread *, const char *param);
     std::vector<size_t> param_sizes, param_at;
     size_t param_bytes;
-    unsigned shared, dynamic_align, max_threads; /* max_threads 0: as many as a card takes */
+    unsigned shared, max_threads; /* max_threads 0: as many as a card takes */
     const char *ptx;
     const ptx_loc *locs;
     size_t n_locs;
@@ -50,11 +49,12 @@ struct ptx_table { /* device memory that comes with the code */
 };
 
 /* Shared memory begins behind the part that the system keeps for itself (1 KiB since compute capability 9.0);
- * dynamic shared memory follows the variables. */
+ * dynamic shared memory follows the variables at the next multiple of 16: cards take no notice of a larger
+ * .align of it (NVIDIA/cccl, pull request 5122; Tencent/hpc-ops, issue 42). */
 const unsigned PTX_SHARED_BASE = 1024;
-static inline uint32_t ptx_dynamic(uint32_t variables, uint32_t align)
+static inline uint32_t ptx_dynamic(uint32_t variables)
 {
-    return (PTX_SHARED_BASE + variables + align - 1U) / align * align;
+    return PTX_SHARED_BASE + (variables + 15U) / 16U * 16U;
 }
 
 /* Values as they lie in memory. */

@@ -86,7 +86,7 @@ class Translator:
             self.text = f.read()
         self.files = {}
         self.tables = {}
-        self.dynamic, self.dynamic_align = None, 16
+        self.dynamic = None
         self.entries = []
         self.entry = None
         self.line = 0
@@ -177,7 +177,7 @@ class Translator:
             for name in re.split(r"\s*,\s*", names.strip()):
                 self.registers(kind, name)
         elif found and s.startswith(".extern"):
-            self.dynamic, self.dynamic_align = found.group(3), int(found.group(2))
+            self.dynamic = found.group(3)
         elif found:
             space, align, name, size = found.groups()
             used = e.shared_bytes if space == "shared" else e.local_bytes
@@ -534,7 +534,7 @@ class Translator:
                 write(f"    {c_type} {', '.join(names)};")
             if e.local_bytes:
                 write(f"    alignas(16) char depot[{e.local_bytes}];")
-            dynamic = f"ptx_dynamic(SHARED_{i}, {self.dynamic_align})"
+            dynamic = f"ptx_dynamic(SHARED_{i})"
             write("    " + "\n    ".join(line.replace("PTX_DYNAMIC(SHARED)", dynamic) for line in e.out), "}", "")
         write("const char *const files[] = {" + ", ".join(
             f'"{self.files.get(i, "")}"' for i in range(max(self.files, default=0) + 1)) + "};")
@@ -542,7 +542,7 @@ class Translator:
             sizes = ", ".join(map(str, e.param_sizes))
             at = ", ".join(map(str, e.params.values()))
             write(f"const ptx_module module_{i}({{\"{e.name}\", run_{i}, {{{sizes}}}, {{{at}}}, {e.param_bytes}, "
-                  f"SHARED_{i}, {self.dynamic_align}, {e.max_threads}, \"{self.path.rsplit('/', 1)[-1]}\", "
+                  f"SHARED_{i}, {e.max_threads}, \"{self.path.rsplit('/', 1)[-1]}\", "
                   f"locs_{i}, sizeof locs_{i} / sizeof *locs_{i}, files}});")
         write("", "} // namespace")
 
