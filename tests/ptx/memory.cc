@@ -27,7 +27,7 @@ unsigned next_latest;
 
 void aligned(const thread *t, uint64_t address, unsigned bytes, unsigned line)
 {
-    if (address & (bytes - 1U)) // a power of 2; of the whole access, vectors too (9.7.9.8)
+    if (address & (bytes - 1U)) // a power of 2; of the whole access, vectors too (6.4.1)
         stop(t, line, "%u bytes at %#lx: misaligned", bytes, (unsigned long)address);
 }
 
@@ -179,7 +179,9 @@ uint64_t cvta_to_shared_u64(uint64_t address)
 /* ------------------------------------------------------------------ cp.async (9.7.9.25.3) */
 
 /* Nothing is done before the thread waits: the latest moment that is allowed. The source is read then, too.
- */
+ * The manual wants a source smaller than the copy, or none given; all 16 bytes said so are what CUTLASS does
+ * (copy_sm80.hpp, SM80_CP_ASYNC_CACHEGLOBAL_ZFILL), as is a size of 0, for which nothing is read. The copy
+ * goes through the generic proxy: 9.7.9.25.2 names cp.async.bulk alone. */
 void cp_async(ptx_thread *t, uint32_t dst, uint64_t src, unsigned bytes, unsigned from_src, unsigned line)
 {
     thread *me = whole(t);
