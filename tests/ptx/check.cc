@@ -4,8 +4,11 @@
 #include "machine.h"
 
 #include <float.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 namespace
 {
@@ -132,10 +135,13 @@ void check_conversions(void) // [9.7.9.21]
 /* ------------------------------------------------------------------ threads together */
 
 std::function<void(ptx_thread *, unsigned)> work;
+bool early; // it runs before griddepcontrol.wait
 void run_work(ptx_thread *me, const char *)
 {
-    griddepcontrol_wait(me, 1);
+    if (!early)
+        griddepcontrol_wait(me, 1);
     work(me, me->tid.x);
+    griddepcontrol_wait(me, 1);
 }
 
 void run(unsigned n, unsigned shared, const std::function<void(ptx_thread *, unsigned)> &what)
@@ -148,6 +154,21 @@ void run(unsigned n, unsigned shared, const std::function<void(ptx_thread *, uns
     ptx_block = {{n, 1, 1}, {0, 0, 0}, {1, 1, 1}};
     run_block(NULL, PTX_SHARED_BASE + shared);
     kernel = NULL;
+}
+
+// What is undefined must end the program.
+void expect_stop(const char *what, const std::function<void(ptx_thread *, unsigned)> &body)
+{
+    int status = 0;
+    const pid_t child = fork();
+    if (child == 0) {
+        (void)!freopen("/dev/null", "w", stderr);
+        run(1, 64, body);
+        _exit(0);
+    }
+    expect(child > 0 && waitpid(child, &status, 0) == child && WIFSIGNALED(status) &&
+               WTERMSIG(status) == SIGABRT,
+           "%s: not noticed", what);
 }
 
 unsigned shfl_by_the_manual(bool bfly, unsigned lane, unsigned b, unsigned c, bool *p) // [9.7.9.6]
@@ -192,6 +213,24 @@ void check_mbarrier(void) // [9.7.13.15.6, 9.7.13.15.9, 9.7.13.15.16]
                 mbarrier_arrive(me, at, 1);
             }
     });
+}
+
+void check_misuse(void) // [9.7.13.15.4, 9.7.13.13]
+{
+    uint32_t *word;
+    (void)cudaMallocHost((void **)&word, 4);
+    const uint64_t address = (uint64_t)(uintptr_t)word;
+    expect_stop("an arrival before the end of the last phase was seen", [](ptx_thread *me, unsigned) {
+        mbarrier_init(me, PTX_SHARED_BASE, 1, 1);
+        mbarrier_arrive(me, PTX_SHARED_BASE, 1);
+        mbarrier_arrive(me, PTX_SHARED_BASE, 1);
+    });
+    early = true;
+    expect_stop("a read before the wait", [=](ptx_thread *me, unsigned) { ld_global(me, address, 4, 1); });
+    expect_stop("a write before the wait", [=](ptx_thread *me, unsigned) { st_global(me, address, 4, 1); });
+    run(1, 0, [=](ptx_thread *me, unsigned) { ld_global_cs(me, address, 4, 1); });
+    early = false;
+    (void)cudaFreeHost(word);
 }
 
 void check_cp_async(void) // [9.7.9.25.3]
@@ -384,6 +423,7 @@ int main(void)
     check_shfl();
     check_dynamic();
     check_mbarrier();
+    check_misuse();
     check_cp_async();
     for (bool brain : {false, true}) {
         check_mma(brain);
