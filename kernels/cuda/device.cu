@@ -327,6 +327,17 @@ static cudaError_t probe(struct cuda *c)
     return rc == cudaSuccess ? cudaStreamSynchronize(c->stream) : rc;
 }
 
+/* May kernels begin before the one ahead has ended? Only if the code that this card runs has grid_begin's
+ * wait: a card that the module holds no own code for takes that for 8.0, which has none. */
+static bool may_begin_early(void)
+{
+    struct cudaFuncAttributes code;
+    cudaError_t rc = cudaFuncGetAttributes(&code, probe_kernel);
+    if (rc != cudaSuccess)
+        (void)cudaGetLastError();
+    return rc == cudaSuccess && code.ptxVersion >= 90;
+}
+
 static cudaError_t open_card(struct cuda *c, struct cudaDeviceProp *prop)
 {
     size_t free_bytes = 0, total = 0;
@@ -454,11 +465,7 @@ extern "C" __attribute__((visibility("default"))) int kvs_cuda_open(struct ops *
         return code;
     }
     describe(c, &prop);
-#ifdef KVS_SHIM
-    c->early = true;
-#else
-    c->early = prop.major >= 9 && !(opt->isa && strstr(opt->isa, "serial"));
-#endif
+    c->early = may_begin_early() && !(opt->isa && strstr(opt->isa, "serial"));
     if (opt->isa && strstr(opt->isa, "wgmma") && !take_wgmma(c, &prop)) {
         table_close(&c->ops);
         return error(ERR_DEVICE, "cuda: wgmma needs a card of compute capability 9.0");

@@ -86,7 +86,17 @@ const ptx_module *module_of(const void *function)
     return module = found->second;
 }
 
-void check_launch(dim3 grid, dim3 block, const std::vector<size_t> &bytes, unsigned shared)
+/* More than 48 KiB of shared memory only for kernels that were allowed their dynamic part. */
+void check_shared(const void *function, size_t all, size_t dynamic)
+{
+    if (all > SHARED_MOST)
+        stop(NULL, 0, "%zu bytes of shared memory", all);
+    if (all > 48U << 10 && dynamic > shim_allowed(function))
+        stop(NULL, 0, "%zu bytes of shared memory, %zu of them dynamic, and %zu allowed", all, dynamic,
+             shim_allowed(function));
+}
+
+void check_launch(dim3 grid, dim3 block, const std::vector<size_t> &bytes)
 {
     const unsigned n = block.x * block.y * block.z;
     if (!n || n > 1024 || !grid.x || !grid.y || !grid.z || grid.y > 65535 || grid.z > 65535 || block.z > 64)
@@ -95,8 +105,6 @@ void check_launch(dim3 grid, dim3 block, const std::vector<size_t> &bytes, unsig
         stop(NULL, 0, "%u threads in a block, compiled for %u", n, kernel->max_threads);
     if (bytes != kernel->param_sizes)
         stop(NULL, 0, "arguments of other sizes than the kernel's");
-    if (shared - PTX_SHARED_BASE > SHARED_MOST)
-        stop(NULL, 0, "%u bytes of shared memory", shared - PTX_SHARED_BASE);
 }
 
 /* A launch of the shim (cuda_shim.h). */
@@ -104,8 +112,9 @@ void launch(const void *function, dim3 grid, dim3 block, void **args, const std:
             size_t dynamic)
 {
     kernel = module_of(function);
-    const unsigned shared = ptx_dynamic(kernel->shared, kernel->dynamic_align) + (unsigned)dynamic;
-    check_launch(grid, block, bytes, shared);
+    const unsigned shared = ptx_dynamic(kernel->shared) + (unsigned)dynamic;
+    check_launch(grid, block, bytes);
+    check_shared(function, shared - PTX_SHARED_BASE, dynamic);
     std::vector<uint64_t> room(kernel->param_bytes / 8 + 1);
     char *param = (char *)room.data();
     for (size_t i = 0; i < bytes.size(); i++)
@@ -137,11 +146,10 @@ struct beginning {
 } // namespace
 
 ptx_module::ptx_module(const char *name_, void (*run_)(ptx_thread *, const char *), std::vector<size_t> sizes,
-                       std::vector<size_t> at, size_t bytes, unsigned shared_, unsigned align, unsigned most,
+                       std::vector<size_t> at, size_t bytes, unsigned shared_, unsigned most,
                        const char *ptx_, const ptx_loc *locs_, size_t n, const char *const *files_)
     : name(name_), run(run_), param_sizes(std::move(sizes)), param_at(std::move(at)), param_bytes(bytes),
-      shared(shared_), dynamic_align(align), max_threads(most), ptx(ptx_), locs(locs_), n_locs(n),
-      files(files_)
+      shared(shared_), max_threads(most), ptx(ptx_), locs(locs_), n_locs(n), files(files_)
 {
     modules()[name] = this;
 }

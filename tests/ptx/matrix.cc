@@ -1,4 +1,8 @@
-// Instructions of matrices: mma.sync, ldmatrix (PTX ISA 9.7.14), wgmma (9.7.15).
+// Instructions of matrices: mma.sync, ldmatrix (PTX ISA 9.7.14), wgmma (9.7.15). The manual has formulas for
+// mma's fragments and pictures for the others; these were taken from CUTLASS 4.x as well (include/cute/atom):
+// mma_traits_sm80.hpp, copy_traits_sm75.hpp (ldmatrix), mma_traits_sm90_gmma.hpp (ALayout_64x16,
+// CLayout_64xN, make_gmma_desc) and mma_sm90_desc.hpp; movmatrix from its substitute in llama.cpp's
+// ggml-cuda/mma.cuh.
 #include "machine.h"
 
 #include <algorithm>
@@ -241,7 +245,7 @@ operand operand_of(const thread *t, uint64_t desc, bool trans, unsigned line)
 /* Address of the 16 bytes with (row, k). Rows of 128 bytes, 8 of them one pattern. K-major: a row holds k,
  * stride leads to the next 8 rows. Transposed: a row of memory has one k and 64 rows of the matrix; stride
  * leads to the next 8 k, leading to the next 64 rows. The swizzle adds bits 7 to 9 of an address to bits 4 to
- * 6, without carry (the canonical layouts of CUTLASS's make_gmma_desc). */
+ * 6, without carry (9.7.15.5.1.2.1.3; Swizzle<3,4,3> of CUTLASS's swizzle.hpp). */
 uint32_t chunk(const operand &o, unsigned row, unsigned k)
 {
     uint32_t at = o.start;
@@ -370,7 +374,7 @@ void finish_product(warp &w, const product &p)
         load(t, operand_of(t, p.b_desc, p.shape.trans_b, p.line), 0, (unsigned)p.shape.n, brain, p.line);
     accumulators &acc = away[p.key];
     for (unsigned lane = 0; lane < LANES; lane++)
-        for (unsigned i = 0; i < (unsigned)p.shape.accumulators; i++) { // fragment D (9.7.15.5.1.1.2)
+        for (unsigned i = 0; i < (unsigned)p.shape.accumulators; i++) { // fragment D (9.7.15.5.1.1.1)
             float &d = acc.value[lane * (unsigned)p.shape.accumulators + i];
             const unsigned column = i / 4 * 8 + lane % 4 * 2 + i % 2;
             d = dot16(a[lane / 4 + i / 2 % 2 * 8], b[column], p.scale_d ? d : 0.0f, brain);

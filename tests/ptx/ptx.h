@@ -1,7 +1,10 @@
 /* What the instructions of PTX mean, for the C++ that translate.py makes of it. Written from NVIDIA's PTX ISA
  * (the numbers in brackets are its sections), not from the kernels' twins in tests/shim. Here: what one
  * thread computes. What it reads and writes: memory.cc; with other threads: threads.cc; matrices: matrix.cc.
- * An instruction is a function of its own name. */
+ * An instruction is a function of its own name.
+ *
+ * Every meaning was compared with the text of PTX ISA 9.0, section by section; where else it was looked up
+ * stands beside it. check.cc holds the machine against those words. */
 #ifndef KVS_TESTS_PTX_PTX_H
 #define KVS_TESTS_PTX_PTX_H
 
@@ -32,14 +35,13 @@ struct ptx_loc {
 };
 struct ptx_module { /* one .entry */
     ptx_module(const char *name, void (*run)(ptx_thread *, const char *), std::vector<size_t> param_sizes,
-               std::vector<size_t> param_at, size_t param_bytes, unsigned shared, unsigned dynamic_align,
-               unsigned max_threads, const char *ptx, const ptx_loc *locs, size_t n_locs,
-               const char *const *files);
+               std::vector<size_t> param_at, size_t param_bytes, unsigned shared, unsigned max_threads,
+               const char *ptx, const ptx_loc *locs, size_t n_locs, const char *const *files);
     const char *name;
     void (*run)(ptx_thread *, const char *param);
     std::vector<size_t> param_sizes, param_at;
     size_t param_bytes;
-    unsigned shared, dynamic_align, max_threads; /* max_threads 0: as many as a card takes */
+    unsigned shared, max_threads; /* max_threads 0: as many as a card takes */
     const char *ptx;
     const ptx_loc *locs;
     size_t n_locs;
@@ -50,11 +52,12 @@ struct ptx_table { /* device memory that comes with the code */
 };
 
 /* Shared memory begins behind the part that the system keeps for itself (1 KiB since compute capability 9.0);
- * dynamic shared memory follows the variables. */
+ * dynamic shared memory follows the variables at the next multiple of 16: cards take no notice of a larger
+ * .align of it (NVIDIA/cccl, pull request 5122; Tencent/hpc-ops, issue 42). */
 const unsigned PTX_SHARED_BASE = 1024;
-static inline uint32_t ptx_dynamic(uint32_t variables, uint32_t align)
+static inline uint32_t ptx_dynamic(uint32_t variables)
 {
-    return (PTX_SHARED_BASE + variables + align - 1U) / align * align;
+    return PTX_SHARED_BASE + (variables + 15U) / 16U * 16U;
 }
 
 /* Values as they lie in memory. */
@@ -104,7 +107,8 @@ PTX_OP uint64_t u64_of(double x)
 
 /* ------------------------------------------------------------------ integers (9.7.1) */
 
-/* Sums and products wrap: they are done without a sign. `wide` has twice the bits. */
+/* 9.7.1.1 to 9.7.1.13: add, sub, mul, mad, div, rem, neg, min, max. Sums and products wrap: they are done
+ * without a sign. `wide` has twice the bits. */
 #define PTX_INT(t, type, bare)                                                                               \
     PTX_OP type add_##t(type a, type b)                                                                      \
     {                                                                                                        \
@@ -243,7 +247,7 @@ PTX_BITS(b64, uint64_t)
 PTX_PLAIN(f32, float)
 PTX_PLAIN(f64, double)
 
-/* `bits` low bits of a into b at bit `at` (9.7.1, bfi). */
+/* `bits` low bits of a into b at bit `at` (9.7.1.20). */
 #define PTX_BFI(t, type)                                                                                     \
     PTX_OP type bfi_##t(type a, type b, uint32_t at, uint32_t bits)                                          \
     {                                                                                                        \
@@ -299,7 +303,8 @@ PTX_OP bool mov_pred(bool a)
 
 /* ------------------------------------------------------------------ floats (9.7.3) */
 
-/* A NaN that arithmetic in f32 makes is 0x7fffffff, whatever NaN went in (9.7.3); NaNs of f64 keep theirs. */
+/* Which NaN arithmetic in f32 makes is left open (9.7.3); cards make 0x7fffffff, whatever went in (CUDA C++
+ * Programming Guide, floating-point standard). NaNs of f64 keep theirs. */
 PTX_OP float ptx_nan(float x)
 {
     return x != x ? f32_of(0x7fffffffU) : x;
@@ -375,7 +380,7 @@ PTX_OP double ptx_nan(double x)
 PTX_FLOAT(f32, float, fmaf)
 PTX_FLOAT(f64, double, fma)
 
-/* One NaN: the other operand; -0 is less than +0. */
+/* One NaN: the other operand; -0 is less than +0 (9.7.3.11, 9.7.3.12). */
 PTX_OP float max_f32(float a, float b)
 {
     return a != a ? ptx_nan(b) : b != b ? a : a == b ? (signbit(a) ? b : a) : a > b ? a : b;
@@ -398,7 +403,7 @@ PTX_OP float sqrt_rn_f32(float a)
 }
 float fma_rm_f32(float a, float b, float c); /* towards minus infinity */
 
-/* Approximations: a card may be off by as much as the manual allows (2 ulp and a bit for ex2); here they are
+/* Approximations: a card may be off by as much as the manual allows (9.7.3.21: 2 ulp for ex2); here they are
  * as near as f32 gets, with subnormal numbers zero on both sides. */
 PTX_OP float ptx_flush(float x)
 {
@@ -408,13 +413,18 @@ PTX_OP float ex2_approx_ftz_f32(float a)
 {
     return ptx_nan(ptx_flush(exp2f(ptx_flush(a))));
 }
-/* Only the high 32 bits of operand and result count. */
+PTX_OP double ptx_flush(double x)
+{
+    return fabs(x) < 0x1p-1022 ? copysign(0.0, x) : x;
+}
+/* Only the high 32 bits of operand and result count; of subnormal ones the sign alone (9.7.3.14). */
 PTX_OP double rcp_approx_ftz_f64(double a)
 {
-    return f64_of(u64_of(1.0 / f64_of(u64_of(a) & 0xffffffff00000000U)) & 0xffffffff00000000U);
+    const double high = f64_of(u64_of(a) & 0xffffffff00000000U), x = ptx_flush(1.0 / ptx_flush(high));
+    return high != high ? f64_of(0x7fffffff00000000U) : f64_of(u64_of(x) & 0xffffffff00000000U);
 }
 
-/* ------------------------------------------------------------------ conversions (9.7.9, cvt) */
+/* ------------------------------------------------------------------ conversions (9.7.9.21; tables: 6.5.1) */
 
 #define PTX_CVT(to, to_type, from, from_type)                                                                \
     PTX_OP to_type cvt_##to##_##from(from_type a)                                                            \
@@ -479,7 +489,9 @@ PTX_OP float cvt_rn_f32_f64(double a)
     return ptx_nan((float)a);
 }
 
-/* Halves: 1 sign, 5 exponent, 10 fraction (f16), or the upper half of an f32 (bf16); NaN becomes 0x7fff. */
+/* Halves: 1 sign, 5 exponent, 10 fraction (f16), or the upper half of an f32 (bf16). The manual does not say
+ * what a NaN or what is too large becomes: as in the host's side of cuda_fp16.hpp and cuda_bf16.hpp
+ * (CUDA 13.0), 0x7fff and infinity; all 2^32 values were compared with them. */
 float cvt_f32_f16(uint16_t a);
 uint16_t cvt_rn_f16_f32(float a);
 uint16_t cvt_rn_bf16_f32(float a);
@@ -526,6 +538,7 @@ PTX_OP uint32_t cvt_rn_bf16x2_f32(float a, float b)
 /* Where a thread may read or write `bytes` at once; what is misaligned or outside ends the program. The line
  * is that of the PTX. */
 const void *ld_global(ptx_thread *me, uint64_t address, unsigned bytes, unsigned line);
+const void *ld_global_cs(ptx_thread *me, uint64_t address, unsigned bytes, unsigned line);
 void *st_global(ptx_thread *me, uint64_t address, unsigned bytes, unsigned line);
 const void *ld_shared(ptx_thread *me, uint32_t address, unsigned bytes, unsigned line);
 void *st_shared(ptx_thread *me, uint32_t address, unsigned bytes, unsigned line);

@@ -203,7 +203,7 @@ void race_copy_ends(thread *t, uint32_t address, unsigned bytes)
 
 /* A product reads through the async proxy from when it is issued to when its warp has waited for it. What all
  * lanes have seen comes before it; writes also need their writer's fence.proxy.async after them
- * (8.3, 9.7.15.4). */
+ * (8.6, 9.7.15.4, 9.7.15.7.1); its own completion brings a fence along. */
 void race_product_begins(warp &w)
 {
     seen_by_all(w);

@@ -24,6 +24,7 @@ barrier barriers[16];
 struct mbarrier {
     uint32_t address;
     unsigned expected, pending, phase;
+    bool seen; // that the phase before is over
 };
 std::vector<mbarrier> mbarriers;
 
@@ -363,7 +364,7 @@ void bar_sync(ptx_thread *t, uint32_t id, uint32_t count, unsigned line)
 }
 
 /* griddepcontrol (9.7.13.13): grids run one after the other here, so there is nothing to wait for; that every
- * thread does before it writes anything is checked (memory.cc). */
+ * thread does before it writes anything, or reads what others write, is checked (memory.cc). */
 void griddepcontrol_wait(ptx_thread *t, unsigned)
 {
     whole(t)->begun = true;
@@ -388,7 +389,8 @@ void setmaxnreg_dec(ptx_thread *t, uint32_t registers, unsigned line)
 /* ------------------------------------------------------------------ mbarrier (9.7.13.15) */
 
 /* An object is what mbarrier.init made; its 64 bits in memory are opaque, so they lie beside it here. Its
- * phase ends when nothing is pending; then as many are expected again. */
+ * phase ends when nothing is pending; then as many are expected again. Somebody must have seen that end
+ * before the first arrival of the next phase (9.7.13.15.4). */
 static unsigned mbarrier_index(const thread *me, uint32_t address, unsigned line)
 {
     for (unsigned i = 0; i < mbarriers.size(); i++)
@@ -406,7 +408,7 @@ void mbarrier_init(ptx_thread *t, uint32_t address, uint32_t count, unsigned lin
     for (const mbarrier &m : mbarriers)
         if (m.address == address)
             stop(me, line, "mbarrier.init of an object that is one already");
-    mbarriers.push_back({address, count, count, 0});
+    mbarriers.push_back({address, count, count, 0, true});
 }
 
 void mbarrier_arrive(ptx_thread *t, uint32_t address, unsigned line)
@@ -418,10 +420,13 @@ void mbarrier_arrive(ptx_thread *t, uint32_t address, unsigned line)
     mbarrier &m = mbarriers[i];
     if (racing)
         race_release(me, i);
+    if (!m.seen)
+        stop(me, line, "mbarrier.arrive in a phase while nobody has seen the end of the one before");
     if (--m.pending)
         return;
     m.pending = m.expected;
     m.phase++;
+    m.seen = false;
     if (racing)
         race_complete(i);
     for (unsigned k = 0; k < n_threads; k++)
@@ -442,6 +447,7 @@ bool mbarrier_test_wait_parity(ptx_thread *t, uint32_t address, uint32_t parity,
         give_way(me); // whoever asks again and again lets others go on
         return false;
     }
+    mbarriers[i].seen = true;
     if (racing)
         race_acquire(me, i);
     return true;

@@ -88,7 +88,7 @@ class Translator:
             self.text = f.read()
         self.files = {}
         self.tables = {}
-        self.dynamic, self.dynamic_align = None, 16
+        self.dynamic = None
         self.entries = []
         self.entry = None
         self.line = 0
@@ -179,7 +179,7 @@ class Translator:
             for name in re.split(r"\s*,\s*", names.strip()):
                 self.registers(kind, name)
         elif found and s.startswith(".extern"):
-            self.dynamic, self.dynamic_align = found.group(3), int(found.group(2))
+            self.dynamic = found.group(3)
         elif found:
             space, align, name, size = found.groups()
             used = e.shared_bytes if space == "shared" else e.local_bytes
@@ -380,7 +380,7 @@ class Translator:
 
     def memory(self, found, args):
         """ld and st (PTX ISA 9.7.9.8, 9.7.9.11): the address is checked, then C++ loads or stores."""
-        op, space, _, count, kind = found.groups()
+        op, space, cache, count, kind = found.groups()
         at, values = (args[1], args[0]) if op == "ld" else (args[0], args[1])
         names = self.names(values)
         if len(names) != int(count or 1):
@@ -390,7 +390,7 @@ class Translator:
             base, step = re.match(r"\[\s*(\w+)(?:\+(\d+))?\s*\]$", at).groups()
             where = f"param + {self.entry.params[base] + int(step or 0)}"
         else:
-            call = f"{op}_{space or 'generic'}"
+            call = f"{op}_{space or 'generic'}" + ("_cs" if (op, space, cache) == ("ld", "global", ".cs") else "")
             place = self.address(at, "u32" if space == "shared" else "u64")
             where = f"{call}(me, {place}, {bytes_each * len(names)}, {self.line})"
             if space == "local":
@@ -536,7 +536,7 @@ class Translator:
                 write(f"    {c_type} {', '.join(names)};")
             if e.local_bytes:
                 write(f"    alignas(16) char depot[{e.local_bytes}];")
-            dynamic = f"ptx_dynamic(SHARED_{i}, {self.dynamic_align})"
+            dynamic = f"ptx_dynamic(SHARED_{i})"
             write("    " + "\n    ".join(line.replace("PTX_DYNAMIC(SHARED)", dynamic) for line in e.out), "}", "")
         write("const char *const files[] = {" + ", ".join(
             f'"{self.files.get(i, "")}"' for i in range(max(self.files, default=0) + 1)) + "};")
@@ -544,7 +544,7 @@ class Translator:
             sizes = ", ".join(map(str, e.param_sizes))
             at = ", ".join(map(str, e.params.values()))
             write(f"const ptx_module module_{i}({{\"{e.name}\", run_{i}, {{{sizes}}}, {{{at}}}, {e.param_bytes}, "
-                  f"SHARED_{i}, {self.dynamic_align}, {e.max_threads}, \"{self.path.rsplit('/', 1)[-1]}\", "
+                  f"SHARED_{i}, {e.max_threads}, \"{self.path.rsplit('/', 1)[-1]}\", "
                   f"locs_{i}, sizeof locs_{i} / sizeof *locs_{i}, files}});")
         write("", "} // namespace")
 

@@ -246,8 +246,22 @@ const char *cudaGetErrorString(cudaError_t rc);
 const char *cudaGetErrorName(cudaError_t rc);
 cudaError_t cudaDriverGetVersion(int *v);
 cudaError_t cudaRuntimeGetVersion(int *v);
-template <typename F> static inline cudaError_t cudaFuncSetAttribute(F, cudaFuncAttribute, int)
+/* Of a kernel's code. KVS_SHIM_CODE=80: as where a card takes what was compiled for 8.0. */
+struct cudaFuncAttributes {
+    int ptxVersion;
+};
+int shim_code(void);
+template <typename F> static inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, F)
 {
+    a->ptxVersion = shim_code();
+    return cudaSuccess;
+}
+/* The most dynamic shared memory that a kernel may be launched with; 0: nobody has said. */
+void shim_allow(const void *kernel, size_t shared);
+size_t shim_allowed(const void *kernel);
+template <typename F> static inline cudaError_t cudaFuncSetAttribute(F kernel, cudaFuncAttribute, int shared)
+{
+    shim_allow((const void *)kernel, (size_t)shared);
     return cudaSuccess;
 }
 
