@@ -210,6 +210,15 @@ PTX_OP uint32_t prmt_b32(uint32_t a, uint32_t b, uint32_t c)
     return d;
 }
 
+/* Bit i is the one of `table` that the bits i of a, b, c name, a the highest (9.7.8.7). */
+PTX_OP uint32_t lop3_b32(uint32_t a, uint32_t b, uint32_t c, uint32_t table)
+{
+    uint32_t d = 0;
+    for (int i = 0; i < 32; i++)
+        d |= (table >> ((a >> i & 1) << 2 | (b >> i & 1) << 1 | (c >> i & 1)) & 1U) << i;
+    return d;
+}
+
 /* Logic and shifts (9.7.8). */
 #define PTX_BITS(t, type)                                                                                    \
     PTX_OP type and_##t(type a, type b)                                                                      \

@@ -30,6 +30,7 @@ RULES = [(re.compile(p + "$"), result, operands.split()) for p, result, operands
     (r"(?:not|neg)\." + INT, r"\1", r"\1"),
     (r"bfi\.(b32|b64)", r"\1", r"\1 \1 u32 u32"),
     (r"prmt\.b32", "b32", "b32 b32 b32"),
+    (r"lop3\.b32", "b32", "b32 b32 b32 u32"),
     (r"(?:and|or|xor)\.pred", "pred", "pred pred"),
     (r"(?:not|mov)\.pred", "pred", "pred"),
     (r"mov\.([busf](?:16|32|64))", r"\1", r"\1"),
