@@ -10,13 +10,16 @@
 // them (decode.h). combine_kernel puts the splits together in order. How keys are cut depends on the sequence
 // alone.
 //
+// Codes become values in f16 whatever the activations are: scales and minima are f16, so nothing is lost, and
+// two values cost as much as one in f32. Keys in codes meet q in f16, values in codes the probabilities in
+// f16.
+//
 // Counted for head dimension 128 and up to 8 rows, in the machine code for sm_90 (168 registers, 12 warps a
 // multiprocessor): 16 dense keys are 16 loads of 16 bytes a lane, 8 KiB, all under way at once, and about 320
 // instructions; memory at 3 TB/s gives a multiprocessor 550 cycles for them, the instructions take 80. 96 KiB
-// can be under way where some 20 keep an H100 busy: the bytes should set the pace. 16 keys in codes of 2 bits
-// (kivi) are 1.5 KiB and about 1050 instructions, 262 cycles where memory would need 105: two and a half
-// times their byte floor. At 128k tokens of an 8B model that makes 2.4 ms a step beside 5 for the weights,
-// where 16 bits take 5.7. Not measured yet.
+// can be under way where some 20 keep an H100 busy: the bytes should set the pace. 32 keys in codes of 2 bits
+// (kivi) are 3 KiB in 56 loads and about 800 instructions, 200 cycles where memory needs 210: near the point
+// where both set it. Other groups than of 32 go 16 keys at a time, about 620 instructions. Not measured yet.
 #include "kernels/cuda/decode_group.h"
 #include "kernels/cuda/flash.h"
 

@@ -23,6 +23,7 @@ const size_t GRAPH_LEAST = 16; // launches: fewer gain nothing
 const size_t GRAPH_MOST = 12;  // graphs that are kept
 const size_t QUEUE_MOST = 2048;
 const size_t ARG_SLOT = 16;
+const int GRAPH_TRIES = 3; // failures after which launches go one by one from then on
 
 struct launch {
     const void *kernel;
@@ -53,6 +54,7 @@ struct queue {
     list now;
     std::vector<graph> graphs;
     uint64_t clock;
+    int failures; // of graphs
     bool running; // a flush is under way
 };
 
@@ -180,7 +182,7 @@ static cudaError_t graph_chain(graph *g, bool early)
 }
 
 // A driver that refuses early launches gets chains without them from then on.
-static bool graph_make(struct cuda *c, graph *g)
+static cudaError_t graph_make(struct cuda *c, graph *g)
 {
     cudaError_t rc = graph_chain(g, c->early);
     if (rc != cudaSuccess && c->early) {
@@ -189,27 +191,23 @@ static bool graph_make(struct cuda *c, graph *g)
         rc = graph_chain(g, false);
         c->early = rc != cudaSuccess; // refused without them as well: it was something else
     }
-    if (rc != cudaSuccess)
-        graph_drop(g);
-    return cuda_ok(c, rc, "a graph of kernels");
+    return rc;
 }
 
 // The nodes that differ get what the queue holds.
-static bool graph_update(struct cuda *c, graph *g, list *now)
+static cudaError_t graph_update(graph *g, list *now)
 {
     void *args[ARGS_MOST];
     struct cudaKernelNodeParams p;
-    bool ok = true;
-    for (size_t i = 0; ok && i < g->node.size(); i++) {
+    cudaError_t rc = cudaSuccess;
+    for (size_t i = 0; rc == cudaSuccess && i < g->node.size(); i++) {
         if (same_launch(&g->as, now, i))
             continue;
         node_params(now, i, args, &p);
-        ok = cuda_ok(c, cudaGraphExecKernelNodeSetParams(g->exec, g->node[i], &p), now->launches[i].name);
+        rc = cudaGraphExecKernelNodeSetParams(g->exec, g->node[i], &p);
     }
     g->as = *now;
-    if (!ok) // some nodes hold the old arguments: it is made again when it is wanted again
-        graph_drop(g);
-    return ok;
+    return rc;
 }
 
 static graph *graph_find(struct queue *q)
@@ -252,11 +250,12 @@ static void run_plain(struct cuda *c, list *l)
     }
 }
 
-// True if the queue went as a graph (or failed as one).
+// True if the queue went as a graph. One that cannot be made, changed or started (it wants memory of its own)
+// is no loss: launches one by one do the same, and say what is wrong if it is not the graph.
 static bool run_graph(struct cuda *c)
 {
     struct queue *q = c->queue;
-    if (c->wait || q->now.launches.size() < GRAPH_LEAST)
+    if (c->wait || q->now.launches.size() < GRAPH_LEAST || q->failures >= GRAPH_TRIES)
         return false;
     graph *g = graph_find(q);
     if (!g) {
@@ -264,14 +263,22 @@ static bool run_graph(struct cuda *c)
         return false;
     }
     g->used = ++q->clock;
-    if (!g->exec) {
+    cudaError_t rc;
+    if (g->exec) {
+        rc = graph_update(g, &q->now);
+    } else {
         g->as = q->now;
-        if (!graph_make(c, g))
-            return true;
-    } else if (!graph_update(c, g, &q->now)) {
-        return true;
+        rc = graph_make(c, g);
     }
-    cuda_launched(c, q->now.launches.back().name, cudaGraphLaunch(g->exec, c->stream));
+    if (rc == cudaSuccess)
+        rc = cudaGraphLaunch(g->exec, c->stream);
+    if (rc != cudaSuccess) {
+        (void)cudaGetLastError();
+        graph_drop(g);
+        q->failures++;
+        return false;
+    }
+    cuda_launched(c, q->now.launches.back().name, rc);
     return true;
 }
 

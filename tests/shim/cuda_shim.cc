@@ -364,7 +364,8 @@ static int visible_card(int ordinal)
 }
 
 /* KVS_SHIM_FAULT=driver, old, none or code: what a host without a driver, with one that is too old, without a
- * card, or with a card that the module holds no code for answers. KVS_SHIM_FAULT=NAME: a kernel whose name
+ * card, or with a card that the module holds no code for answers. graph, start: no memory for making or
+ * starting graphs. KVS_SHIM_FAULT=NAME: a kernel whose name
  * begins so accesses memory that is not there, at its first launch; nothing works from then on, and it is
  * told to whoever waits. */
 static bool fault_is(const char *what)
@@ -800,6 +801,8 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t g, unsigned 
 {
     if (g->edges + 1 != g->nodes.size())
         die("a graph that is no chain");
+    if (fault_is("graph"))
+        return cudaErrorMemoryAllocation;
     *exec = new shim_exec;
     for (shim_node *n : g->nodes) {
         (*exec)->nodes[n] = *n;
@@ -818,6 +821,8 @@ cudaError_t cudaGraphExecKernelNodeSetParams(cudaGraphExec_t exec, cudaGraphNode
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t)
 {
+    if (fault_is("start"))
+        return cudaErrorMemoryAllocation;
     counts.graphs++;
     for (shim_node *which : exec->order) {
         shim_node &n = exec->nodes.at(which);

@@ -58,6 +58,15 @@ rm -rf "$DIR"/r.h5*
 KVSWEEP_DEBUG=1 run quant --device cuda && die "no fault"
 grep -qE 'setting kivi:bits=2, example len=150,depth=0,it=0: cuda: kernel quant_kernel: ' "$DIR/log" || die "$(tail -1 "$DIR/log")"
 
+# Without graphs everything goes as with them.
+for fault in none_of_these graph start; do
+    rm -rf "$DIR"/r.h5*
+    run $fault --device cuda || die "$fault: $(cat "$DIR/log")"
+    "$KVSWEEP" export "$DIR/r.h5" --jsonl | sed -E 's/, "(rank|attempt|peak_bytes|s_[a-z]+)": [^,}]*//g' >"$DIR/$fault.out"
+    cmp "$DIR/$fault.out" "$DIR/none_of_these.out" || die "$fault: other results"
+done
+[ "$(grep -c '"status": "ok"' "$DIR/start.out")" = 6 ] || die "$(cat "$DIR/start.out")"
+
 # Started again and again it gets done: only what fails by itself is an error.
 rm -rf "$DIR"/r.h5*
 for i in 1 2 3 4 5 6 7 8 9 10; do
