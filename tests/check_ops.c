@@ -165,6 +165,19 @@ static int test_cuda(struct ops *ref, const char *how)
     return n_failed != 0;
 }
 
+/* What the CUDA kernels rely on: codes times the reciprocal of a scale, rounded to f16, are the quotients. */
+static void test_quotients(void)
+{
+    int wrong = 0;
+    for (int s = 1; s <= 0x7c00; s++) { /* infinity too */
+        const float scale = f16_to_f32((uint16_t)s), over = 1.0f / scale;
+        for (int code = 0; code < 16; code++)
+            wrong += f16_from_f32((float)code * over) != f16_from_f32((float)code / scale);
+    }
+    table = "f16";
+    check(wrong == 0, "code times reciprocal", "all scales, all codes");
+}
+
 static void test_open(void)
 {
     struct ops *o;
@@ -192,6 +205,7 @@ int main(int argc, char **argv)
         return rc;
     }
     test_half();
+    test_quotients();
     test_open();
     test_reference(ref);
     /* avx512 first: oneDNN can only be narrowed before it is used. */

@@ -19,7 +19,7 @@
 // instructions; memory at 3 TB/s gives a multiprocessor 550 cycles for them, the instructions take 80. 96 KiB
 // can be under way where some 20 keep an H100 busy: the bytes should set the pace. 32 keys in codes of 2 bits
 // (kivi) are 3 KiB in 56 loads and about 800 instructions, 200 cycles where memory needs 210: near the point
-// where both set it. Other groups than of 32 go 16 keys at a time, about 620 instructions. Not measured yet.
+// where both set it. Other groups than of 32 go 16 keys at a time, some 700 instructions. Not measured yet.
 #include "kernels/cuda/decode_group.h"
 #include "kernels/cuda/flash.h"
 

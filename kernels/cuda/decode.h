@@ -62,18 +62,12 @@ DEVICE uint32_t code_pair(uint32_t x, struct code_place p)
     return half2_fma(bits_into(x, p.mask, 0x64006400U), p.times, p.less);
 }
 
-/* fp16(code / scale). One step of correction makes the quotient of so short numbers the rounded one; infinite
- * scales give 0. */
-DEVICE uint32_t quotient_pair(uint32_t code, uint32_t scale)
+/* fp16(code / scale) where `over` is 1 / scale: the product in f32 rounds to the f16 of the quotient for
+ * every f16 scale and every code up to 15 (tests/check_ops.c tries them all). */
+DEVICE uint32_t quotient_pair(uint32_t code, const float over[2])
 {
-    float v[2];
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        float c = half_value((uint16_t)(code >> i * 16)), s = half_value((uint16_t)(scale >> i * 16));
-        float by = isinf(s) ? 0.0f : s, over = isinf(s) ? 0.0f : 1.0f / s, q = c * over;
-        v[i] = fmaf(fmaf(-q, by, c), over, q);
-    }
-    return unit_pair<false>(v[0], v[1]);
+    return unit_pair<false>(half_value((uint16_t)code) * over[0],
+                            half_value((uint16_t)(code >> 16)) * over[1]);
 }
 
 /* Codes -> their values: dequant(), rounded to f16. */
@@ -88,9 +82,11 @@ template <int N> DEVICE void code_values(uint32_t v[N], enum decode_kind kind, u
         for (int i = 0; i < N; i++)
             v[i] = half2_add(half2_mul(v[i], scale), min);
     } else {
+        const float over[2] = {1.0f / half_value((uint16_t)scale),
+                               1.0f / half_value((uint16_t)(scale >> 16))};
 #pragma unroll
         for (int i = 0; i < N; i++)
-            v[i] = half2_add(quotient_pair(v[i], scale), min);
+            v[i] = half2_add(quotient_pair(v[i], over), min);
     }
 }
 
