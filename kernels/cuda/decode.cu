@@ -274,6 +274,12 @@ DEVICE void decode_part(struct decode_rows<D, NT> *w, const uint4 q[D / 32][NT],
 
 /* ------------------------------------------------------------------ the kernels */
 
+// What a block is told.
+struct decode_args {
+    struct decode_job job;
+    struct decode_piece piece[ATTEND_PIECES];
+};
+
 // Where the parts of (split, KV head) lie among the job's, in rows.
 DEVICE int64_t part_row(const struct decode_job *job, int64_t split, int32_t h)
 {
@@ -332,9 +338,15 @@ template <bool BF16, int D, int NT, bool CODED>
 static __global__ void __launch_bounds__(THREADS, NT == 1 ? 3 : 2)
     decode_kernel(const struct decode_job *jobs, const struct decode_piece *pieces)
 {
-    grid_begin();
     BLOCK_SHARED(float, all);
-    const struct decode_job *job = &jobs[blockIdx.z];
+    __shared__ struct decode_args here;
+    const struct decode_job *job = &here.job;
+    args_early(&here.job, &jobs[blockIdx.z], sizeof here.job);
+    __syncthreads();
+    const int32_t first = job->set[0].from, past = job->set[job->n_set - 1].to;
+    args_early(here.piece, pieces + first, (past - first) * (int32_t)sizeof *pieces);
+    __syncthreads();
+    grid_begin();
     struct decode_shape x = {(int32_t)blockIdx.y, job->Hk};
     if (x.h >= x.Hk || (int32_t)blockIdx.x >= job->n_split)
         return;
@@ -360,7 +372,7 @@ static __global__ void __launch_bounds__(THREADS, NT == 1 ? 3 : 2)
                                    s->keep,    s->keep_ld, job->g,      s->per_keep};
         uint4 q[D / 32][NT];
         for (int k = s->from; k < s->to; k++) {
-            const struct decode_piece *p = &pieces[k];
+            const struct decode_piece *p = &here.piece[k - first];
             int32_t n = p->n, a = from > 0 ? from : 0, b = to < n ? to : n;
             if (a < b)
                 decode_queries<BF16, D, NT>(q, job, s, x.h, p->k.form != DENSE);
@@ -380,11 +392,14 @@ static __global__ void __launch_bounds__(THREADS, NT == 1 ? 3 : 2)
 // they are put together, in order both times.
 static __global__ void __launch_bounds__(COMBINE) combine_kernel(const struct decode_job *jobs)
 {
-    grid_begin();
     __shared__ float part[32];
     __shared__ float total_of[COMBINE / WARP];
     __shared__ float sum_of[COMBINE / WARP][128];
-    const struct decode_job *job = &jobs[blockIdx.z];
+    __shared__ struct decode_job here;
+    const struct decode_job *job = &here;
+    args_early(&here, &jobs[blockIdx.z], sizeof here);
+    __syncthreads();
+    grid_begin();
     int32_t g = job->g, h = blockIdx.y, row = blockIdx.x, d = job->d, warp = threadIdx.x / WARP,
             lane = threadIdx.x % WARP;
     if (row >= job->T * g || h >= job->Hk)
@@ -485,7 +500,7 @@ static bool place_parts(struct cuda *c, struct decode_job *job, int n)
 }
 
 // What a launch takes along: jobs, right behind them their pieces.
-struct decode_args {
+struct launch_args {
     struct decode_job job[MOST];
     struct decode_piece piece[MOST * ATTEND_PIECES];
 };
@@ -493,7 +508,7 @@ struct decode_args {
 // n sequences of one form, number of rows (up to 8, up to 16) and head dimension.
 static void run_part(struct cuda *c, enum tile_form form, const struct attend_args *a, int n)
 {
-    struct decode_args args;
+    struct launch_args args;
     struct extent e = {0, 0, 0, false};
     int32_t n_piece = 0, d = (int32_t)a->out.n[2];
     for (int i = 0; i < n; i++) {

@@ -20,7 +20,7 @@ struct decode_side {
     int32_t shift; /* log2 of the group's length */
 };
 /* Keys of one run of keys and one of values. */
-struct decode_piece {
+struct alignas(16) decode_piece {
     struct decode_side k, v;
     int32_t n, pos; /* keys; position of the first one (of data[0] where there is an index) */
     int32_t skip; /* row of the first key in k: CHANNEL begins with a whole group, all others with the key */
@@ -36,7 +36,7 @@ struct decode_set {
     int32_t n; /* keys */
     int32_t dist_min, dist_max, per_keep;
 };
-struct decode_job {
+struct alignas(16) decode_job {
     struct decode_set set[2];
     int32_t Hk, d, n_set, T, g, q_pos, n_split, split;
     float slope;         /* scale * log2(e) */

@@ -235,7 +235,7 @@ void rows_gelu(struct ops *o, struct tensor out, struct tensor x)
 /* ------------------------------------------------------------------ rotary positions */
 
 // One call's arguments on the device.
-struct turn {
+struct alignas(16) turn {
     struct tensor src, dst;
     const float *inv_freq;
     int64_t pos, fixed;
@@ -247,19 +247,22 @@ struct turn {
 // all heads: worked out once, in shared memory (cosines, sines).
 template <int W> KERNEL rope_kernel(const struct turn *turns)
 {
-    grid_begin();
     BLOCK_SHARED(float, angles);
-    const struct turn *a = &turns[blockIdx.y];
+    __shared__ struct turn here;
+    const struct turn *a = &here;
+    args_early(&here, &turns[blockIdx.y], sizeof here);
+    __syncthreads();
     int32_t H = (int32_t)a->src.n[1], d = (int32_t)a->src.n[2], half = a->half;
     int64_t t = blockIdx.x;
-    if (t >= a->src.n[0])
-        return;
     float pos = (float)(a->fixed >= 0 ? a->fixed : a->pos + t), x[W], y[W];
     for (int32_t k = threadIdx.x; k < half; k += blockDim.x) {
-        float angle = pos * a->inv_freq[k];
+        float angle = pos * load_early(a->inv_freq + k);
         angles[k] = cosf(angle) * a->mscale;
         angles[half + k] = sinf(angle) * a->mscale;
     }
+    grid_begin();
+    if (t >= a->src.n[0])
+        return;
     __syncthreads();
     int32_t width = (half + (d - 2 * half)) / W; // of a head: pairs, then what does not turn
     for (int32_t i = threadIdx.x; i < H * width; i += blockDim.x) {

@@ -19,15 +19,6 @@
 #define WARPS   (THREADS / WARP)
 #define PIECE   128 // k of one warp between two turns of the others
 
-DEVICE uint4 load_once(const void *p) // not kept in the caches: nobody reads it again
-{
-#ifdef KVS_SHIM
-    return *(const uint4 *)p;
-#else
-    return __ldcs((const uint4 *)p);
-#endif
-}
-
 DEVICE float rounded(enum dtype t, float x)
 {
     return t == DT_F32 ? x : t == DT_F16 ? half_value(half_bits(x)) : brain_value(brain_bits(x));
@@ -69,7 +60,7 @@ DEVICE void load_piece(uint4 a[STEPS][ROWS], const uint16_t *const w[ROWS], int3
     for (int u = 0; u < STEPS; u++)
 #pragma unroll
         for (int i = 0; i < ROWS; i++)
-            a[u][i] = u * 32 < left ? load_once(w[i] + u * 32) : uint4{0, 0, 0, 0};
+            a[u][i] = u * 32 < left ? load_early((const uint4 *)(w[i] + u * 32)) : uint4{0, 0, 0, 0};
 }
 
 template <bool BF16, int MT, int NT>
@@ -157,7 +148,7 @@ KERNEL skinny_f32_kernel(struct skinny p)
     const float *w = (const float *)p.w + (n < p.N ? n : p.N - 1) * p.K;
     float sum[SKINNY_ROWS_F32] = {};
     for (int64_t k = lane * 4; k < p.K; k += WARP * 4) {
-        uint4 a = load_once(w + k);
+        uint4 a = load_early((const uint4 *)(w + k));
 #pragma unroll
         for (int t = 0; t < SKINNY_ROWS_F32; t++) {
             const float *x = (const float *)p.x + (t < p.T ? t : p.T - 1) * p.K + k;
