@@ -106,8 +106,11 @@ static void needle_section(struct str *o, const struct summary *s)
         for (int i = 0; i < s->r->n_setting; i++)
             any = figure_needle(s, i, t, &maps) || any;
         if (any) {
+            struct str label = {0};
+            summary_task_label(s->r, t, &label);
             str_add(o, "<h2>Needle: ");
-            str_add_html(o, s->r->task[t].id);
+            str_add_html(o, str_c(&label));
+            str_free(&label);
             str_add(o, "</h2><div class=\"maps\">\n");
             str_add(o, str_c(&maps));
             str_add(o, "</div>\n<p class=\"note\">Columns: length of the haystack; rows: where the needle "

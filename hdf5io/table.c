@@ -216,8 +216,12 @@ void table_tasks(const struct summary *s, enum table_form form, struct str *out)
     const struct results *r = s->r;
     row_begin(&p, true);
     cell(&p, "setting");
-    for (int t = 0; t < r->n_task; t++)
-        cell(&p, r->task[t].id);
+    for (int t = 0; t < r->n_task; t++) {
+        struct str label = {0};
+        summary_task_label(r, t, &label);
+        cell(&p, str_c(&label));
+        str_free(&label);
+    }
     cell(&p, "mean");
     row_end(&p);
     for (int i = 0; i < r->n_setting; i++) {
