@@ -280,11 +280,17 @@ static bool same_real(double a, double b)
     return a == b || (isnan(a) && isnan(b));
 }
 
+bool book_same_setting(const struct sink_setting *a, const struct sink_setting *b)
+{
+    size_t n = book_plain_id(a); /* of the texts, the id is the first */
+    return same_real(a->nominal_ratio, b->nominal_ratio) && book_plain_id(b) == n &&
+           !memcmp(a->id, b->id, n) && same_texts(a, b, setting_text + 1, N(setting_text) - 1);
+}
+
 static int32_t find_setting(const struct book *b, const struct sink_setting *s)
 {
     for (int i = 0; i < b->n_setting; i++)
-        if (same_real(b->setting[i].nominal_ratio, s->nominal_ratio) &&
-            same_texts(&b->setting[i], s, setting_text, N(setting_text)))
+        if (book_same_setting(&b->setting[i], s))
             return i;
     return -1;
 }
@@ -347,6 +353,7 @@ int book_join(struct book *dst, const struct book *src, int32_t **setting_map, i
     }
     if (strcmp(src->created, dst->created) < 0)
         dst->created = book_keep(dst, src->created, strlen(src->created));
+    int n_before = dst->n_setting;
     for (int i = 0; i < src->n_setting; i++) {
         int32_t at = find_setting(dst, &src->setting[i]);
         if (at < 0) {
@@ -355,6 +362,8 @@ int book_join(struct book *dst, const struct book *src, int32_t **setting_map, i
         }
         (*setting_map)[i] = at;
     }
+    if (dst->n_setting > n_before)
+        book_name(dst);
     for (int i = 0; i < src->n_task; i++) {
         int32_t at = find_task(dst, &src->task[i]);
         if (at < 0) {

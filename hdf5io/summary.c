@@ -198,12 +198,21 @@ static void take_times(struct summary *s, int setting)
     free(v);
 }
 
+/* `full` of the same model, computed alike; where there are several, the one with the same overrides. */
 static int full_row(const struct results *r, int setting)
 {
-    for (int i = 0; i < r->n_setting; i++)
-        if (!strcmp(r->setting[i].method, "full") && !strcmp(r->setting[i].model, r->setting[setting].model))
-            return i;
-    return -1;
+    const struct sink_setting *s = &r->setting[setting];
+    int found = -1;
+    for (int i = 0; i < r->n_setting; i++) {
+        const struct sink_setting *f = &r->setting[i];
+        if (strcmp(f->method, "full") != 0 || strcmp(f->model, s->model) != 0 ||
+            strcmp(f->model_hash, s->model_hash) != 0 || strcmp(f->dtype, s->dtype) != 0 ||
+            strcmp(f->cache_dtype, s->cache_dtype) != 0)
+            continue;
+        if (found < 0 || !strcmp(f->overrides, s->overrides))
+            found = i;
+    }
+    return found;
 }
 
 void summary_make(struct summary *s, const struct results *r)

@@ -1,6 +1,7 @@
 /* Paired comparison of settings, in one results file or across two: the same examples under both. */
 #include "base/err.h"
 #include "base/mem.h"
+#include "hdf5io/book.h"
 #include "hdf5io/summary.h"
 #include "kv/kv.h"
 #include "sweep/app.h"
@@ -33,22 +34,30 @@ static error_t parser(int key, char *arg, struct argp_state *state)
     return 0;
 }
 
-/* How many settings have this id or this end of one ("kivi:bits=2"), and one of them. */
+/* What `name` may mean: an id or its end behind a slash ("kivi:bits=2"), also without what stands behind an
+ * id that several rows share ("tiny/full" for "tiny/full@bf16"). */
+static bool is_named(const struct sink_setting *s, const char *name)
+{
+    size_t n = strlen(name), whole = strlen(s->id), plain = book_plain_id(s);
+    for (int k = 0; k < 2; k++) {
+        size_t m = k ? plain : whole;
+        if (m >= n && !memcmp(s->id + m - n, name, n) && (m == n || s->id[m - n - 1] == '/'))
+            return true;
+    }
+    return false;
+}
+
+/* How many settings `name` means, and the first of them. */
 static int count_settings(const struct results *r, const char *name, int *row)
 {
     int hits = 0;
-    size_t n = strlen(name);
     for (int i = 0; i < r->n_setting; i++) {
-        const char *id = r->setting[i].id;
-        size_t m = strlen(id);
-        if (!strcmp(id, name)) {
+        if (!strcmp(r->setting[i].id, name)) {
             *row = i;
             return 1;
         }
-        if (m > n && !strcmp(id + m - n, name) && id[m - n - 1] == '/') {
+        if (is_named(&r->setting[i], name) && hits++ == 0)
             *row = i;
-            hits++;
-        }
     }
     return hits;
 }
@@ -69,6 +78,18 @@ static int count_asked(const struct results *r, const char *name, int *row)
     return hits;
 }
 
+static int refuse_many(const struct results *r, const char *name, int hits)
+{
+    struct str all = {0};
+    for (int i = 0; i < r->n_setting; i++)
+        if (is_named(&r->setting[i], name))
+            str_printf(&all, "%s%s", all.n ? ", " : "", r->setting[i].id);
+    int rc = err_set(ERR_INPUT, "%s: setting '%s' names %d rows%s%s; write one id in full", r->path, name,
+                     hits, all.n ? ": " : "", str_c(&all));
+    str_free(&all);
+    return rc;
+}
+
 static int find_setting(const struct results *r, const char *name, int *row)
 {
     const char *ids[256];
@@ -83,8 +104,7 @@ static int find_setting(const struct results *r, const char *name, int *row)
     if (hits == 1)
         return 0;
     if (hits > 1)
-        return err_set(ERR_INPUT, "%s: setting '%s' names %d rows; write MODEL/%s", r->path, name, hits,
-                       name);
+        return refuse_many(r, name, hits);
     const char *near = str_nearest(name, ids);
     return err_set(ERR_INPUT, "%s: no setting '%s'%s%s", r->path, name, near ? "; nearest: " : "",
                    near ? near : "");

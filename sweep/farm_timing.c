@@ -3,6 +3,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "hdf5io/book.h"
 #include "hdf5io/read.h"
 #include "sweep/farm_int.h"
 
@@ -39,15 +40,6 @@ static const struct plan_unit *find_unit(const struct plan *p, const struct unit
     return hit ? &p->unit[hit->unit] : NULL;
 }
 
-static bool same_setting(const struct plan *p, int i, const struct sink_setting *s)
-{
-    const struct plan_setting *mine = &p->setting[i];
-    const struct plan_model *m = &p->model[mine->model];
-    return !strcmp(mine->id, s->id) && !strcmp(m->hash, s->model_hash) &&
-           !strcmp(dtype_name(m->run.dtype), s->dtype) &&
-           !strcmp(dtype_name(m->run.cache_dtype), s->cache_dtype) && !strcmp(mine->overrides, s->overrides);
-}
-
 static uint8_t *timed_at(const struct farm *f, int setting, int task, int k)
 {
     const struct plan *p = f->plan;
@@ -61,12 +53,13 @@ static int timing_count(const struct farm *f, int task)
     return f->plan->config->timing < n ? f->plan->config->timing : n;
 }
 
-static void mark_timed(struct farm *f, const struct results *r, const struct sink_timing *t)
+static void mark_timed(struct farm *f, const struct sink_setting *mine, const struct results *r,
+                       const struct sink_timing *t)
 {
     const struct plan *p = f->plan;
     for (int s = 0; s < p->n_setting; s++) {
         for (int i = 0; i < p->n_task; i++) {
-            if (!same_setting(p, s, &r->setting[t->setting]) ||
+            if (!book_same_setting(&mine[s], &r->setting[t->setting]) ||
                 strcmp(p->task[i].cfg->id, r->task[t->task].id) ||
                 strcmp(p->task[i].params, r->task[t->task].params))
                 continue;
@@ -92,9 +85,14 @@ int farm_history(struct farm *f)
         mine.setting = u->setting;
         progress_unit(&f->progress, &mine, true);
     }
+    struct sink_plan rows;
+    struct str text = {0};
+    plan_sink(p, &rows, &text);
     for (int i = 0; i < r.n_timing; i++)
         if (r.timing[i].setting < r.n_setting && r.timing[i].task < r.n_task)
-            mark_timed(f, &r, &r.timing[i]);
+            mark_timed(f, rows.setting, &r, &r.timing[i]);
+    plan_sink_free(&rows);
+    str_free(&text);
     free(at);
     results_close(&r);
     return 0;

@@ -224,12 +224,54 @@ static void merge_and_pack(void **state)
     place_remove(&q);
 }
 
+static void join_rows(struct book *b, const struct sink_setting *row, int n)
+{
+    const struct book src = {.created = "", .setting = (struct sink_setting *)(uintptr_t)row, .n_setting = n};
+    int32_t *setting, *task;
+    OK(book_join(b, &src, &setting, &task));
+    free(setting);
+    free(task);
+}
+
+/* Rows of one id get names of their own, the same in any order, and keep them when files are joined again. */
+static void setting_names(void **state)
+{
+    (void)state;
+    struct grid g;
+    grid_init(&g, 1, 1);
+    struct sink_setting row[4];
+    for (int i = 0; i < 4; i++)
+        row[i] = g.setting[0];
+    row[0].id = row[1].id = row[2].id = "tiny/full";
+    row[1].dtype = "bf16";
+    row[2].model_hash = "12345678ff";
+    row[3].id = "tiny/other";
+    static const char *const want[4] = {"tiny/full@f32+model-abcd", "tiny/full@bf16+model-abcd",
+                                        "tiny/full@f32+model-12345678", "tiny/other"};
+    struct book there = {0}, back = {0};
+    join_rows(&there, &row[0], 1);
+    assert_string_equal(there.setting[0].id, "tiny/full");
+    join_rows(&there, &row[1], 3);
+    for (int i = 0; i < 4; i++)
+        assert_string_equal(there.setting[i].id, want[i]);
+    for (int i = 3; i >= 0; i--)
+        join_rows(&back, &there.setting[i], 1); /* as a file of these rows would give them */
+    join_rows(&back, row, 4);
+    assert_int_equal(back.n_setting, 4);
+    for (int i = 0; i < 4; i++)
+        assert_string_equal(back.setting[3 - i].id, want[i]);
+    book_free(&there);
+    book_free(&back);
+    grid_free(&g);
+}
+
 int main(void)
 {
     log_set_level(LOG_QUIET);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(round_trip),  cmocka_unit_test(resume),   cmocka_unit_test(extend),
-        cmocka_unit_test(differences), cmocka_unit_test(refusals), cmocka_unit_test(merge_and_pack),
+        cmocka_unit_test(round_trip),    cmocka_unit_test(resume),   cmocka_unit_test(extend),
+        cmocka_unit_test(differences),   cmocka_unit_test(refusals), cmocka_unit_test(merge_and_pack),
+        cmocka_unit_test(setting_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

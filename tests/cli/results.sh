@@ -13,3 +13,19 @@ kvsweep diff a.h5 a.h5 --settings full,kivi:bits=2 --json | sed 's/"[abdlh][a-z]
 kvsweep diff c.h5 --settings full,kivi:bits=2 --json | grep -o '"task": [^,]*'
 kvsweep merge b.h5 a.h5 -o ab.h5
 kvsweep diff ab.h5 a.h5 --settings full,full
+# one name, two dtypes or two models of one name: each row has a name of its own, in every order
+quick -o a.h5 --set dtype=bf16
+kvsweep status a.h5
+quick -o bf.h5 --set dtype=bf16
+quick -o f.h5
+kvsweep merge bf.h5 f.h5 -o m.h5 && kvsweep merge m.h5 f.h5 -o m2.h5 && kvsweep export m2.h5 --csv | cut -d, -f2 | sort | uniq -c
+kvsweep diff m.h5 --settings full@bf16,tiny/full@f32
+kvsweep diff m.h5 --settings full,tiny/kivi:bits=2@f32
+kvsweep diff m.h5 bf.h5 --settings kivi:bits=2@bf16,kivi:bits=2
+kvsweep report m.h5 -o m >/dev/null && ls m && cut -d, -f1 m/settings.csv
+# figures of every model and setting, whatever the names
+long=$(printf '%0250d' 0)
+for id in a/b a_b $long $long.1; do
+    quick -o l.h5 --set models.0.id=$id
+done
+kvsweep report l.h5 -o l >/dev/null && ls l | grep -v settings | sed 's/0\{100,\}/0…/'
