@@ -21,7 +21,9 @@
 
 char *journal_dir(const char *path)
 {
-    return mem_printf("%s.journal", path);
+    char *real = file_resolve(path), *dir = mem_printf("%s.journal", real);
+    free(real);
+    return dir;
 }
 
 int journal_dir_sync(const char *dir)

@@ -28,7 +28,7 @@ struct journal {
     struct str buf; /* entries not yet written */
 };
 
-char *journal_dir(const char *path); /* PATH.journal, owned */
+char *journal_dir(const char *path); /* PATH.journal, beside what a link leads to; owned */
 /* Makes the folder and takes the lock; *fd is the lock's. ERR_INPUT if another process has it (says which).
  */
 int journal_lock(const char *dir, int *fd);

@@ -175,15 +175,15 @@ static int sink_open(struct sink **out, const char *path, const struct sink_plan
 {
     struct store_found found = {0};
     struct sink *s = mem_alloc(1, sizeof *s);
-    *s =
-        (struct sink){.path = mem_strdup(path), .dir = journal_dir(path), .lock = -1, .t_built = clock_now()};
+    *s = (struct sink){
+        .path = file_resolve(path), .dir = journal_dir(path), .lock = -1, .t_built = clock_now()};
     s->journal.fd = s->journal.fd_big = -1;
     bool had_journal = file_is_dir(s->dir);
     int rc;
     *out = NULL;
     TRY_GOTO(journal_lock(s->dir, &s->lock), done);
     journal_clean(s->dir);
-    remove_stale(path);
+    remove_stale(s->path);
     TRY_GOTO(load(s, plan, &found), done);
     if (found.adds)
         TRY_GOTO(keep_base(s), done);

@@ -169,6 +169,8 @@ int cmd_export(struct app *app, int argc, char **argv)
     struct results r;
     struct str out = {0};
     app_parse(app, &argp, argc, argv, &a);
+    if (a.out && results_at(a.out))
+        return err_set(ERR_INPUT, "%s holds results: choose another name for the export", a.out);
     TRY(results_open(&r, a.path));
     write_all(&r, a.format == 'j', &out);
     int rc = app_write(a.out, &out);

@@ -29,3 +29,23 @@ for id in a/b a_b $long $long.1; do
     quick -o l.h5 --set models.0.id=$id
 done
 kvsweep report l.h5 -o l >/dev/null && ls l | grep -v settings | sed 's/0\{100,\}/0…/'
+# no command replaces results, or what it reads, or a file that it then cannot write; links stay links
+echo '[1, 2, 3]' >p.json
+echo precious >l.out
+logits() {
+    kvsweep logits "$TESTS/fixtures/tiny" --device ref --prompt p.json "$@"
+    echo "[$?]"
+}
+logits -o f.h5
+logits -o p.json
+logits -o l.out --method streaming:budget=1
+logits -o /dev/null
+cat p.json l.out
+logits -o l.out && head -c 4 l.out | tail -c 3 && echo
+kvsweep export f.h5 --csv -o f.h5
+kvsweep status f.h5 | head -1
+ln -s f.h5 link.h5
+quick -o link.h5 --set 'methods=[full,"kivi:bits=2","kivi:bits=4"]'
+kvsweep status f.h5 | head -1
+ln -s to.csv link.csv
+kvsweep export f.h5 --csv -o link.csv && kvsweep export f.h5 --csv -o /dev/null && wc -l <to.csv && ls -F link.h5 link.csv
