@@ -343,6 +343,19 @@ static int join_examples(struct book *dst, const struct book *src, const int32_t
     return 0;
 }
 
+/* The joined rows have the logits of whichever run kept more. */
+static void join_logits(struct book *dst, const struct sink_run *src)
+{
+    struct sink_run *run = &dst->run;
+    int more = src->logits_first != run->logits_first ? src->logits_first - run->logits_first
+               : src->topk != run->topk               ? src->topk - run->topk
+                                                      : strcmp(src->plan_text, run->plan_text);
+    if (more > 0)
+        run->plan_text = book_keep(dst, src->plan_text, strlen(src->plan_text));
+    run->logits_first = src->logits_first > run->logits_first ? src->logits_first : run->logits_first;
+    run->topk = src->topk > run->topk ? src->topk : run->topk;
+}
+
 int book_join(struct book *dst, const struct book *src, int32_t **setting_map, int32_t **task_map)
 {
     *setting_map = mem_alloc((size_t)src->n_setting, sizeof **setting_map);
@@ -351,6 +364,8 @@ int book_join(struct book *dst, const struct book *src, int32_t **setting_map, i
         take_run(dst, &src->run, src->created);
         dst->n_unit = src->n_unit;
     }
+    if (src->run.plan_text)
+        join_logits(dst, &src->run);
     if (strcmp(src->created, dst->created) < 0)
         dst->created = book_keep(dst, src->created, strlen(src->created));
     int n_before = dst->n_setting;

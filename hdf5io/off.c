@@ -29,8 +29,9 @@ int sink_pack(const char *path, int deflate)
     return refuse();
 }
 
-int sink_merge(const char *const *paths, int n, const char *out)
+int sink_merge(const char *const *paths, int n, const char *out, bool keep_first)
 {
+    (void)keep_first;
     (void)paths;
     (void)n;
     (void)out;

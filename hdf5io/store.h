@@ -1,5 +1,6 @@
 /* All results behind one path: the attempts of its journal, the files it extends, FILE.h5 itself, seen as one
- * list of units without duplicates (the first one wins, the journal before files). Rows of /settings and
+ * list of units without duplicates (of equal ones that with more logits, of others the first; the journal
+ * before files). Rows of /settings and
  * /tasks are those of the newest plan first. Records are read from their source when asked for; only an index
  * is held in memory. */
 #ifndef KVS_HDF5IO_STORE_H
@@ -31,6 +32,7 @@ struct source {
     int32_t *setting_map, *task_map;
     struct store_bundle *bundle;
     int n_bundle, cap_bundle;
+    int64_t n_taken; /* units that come, or came, from here */
 };
 struct store {
     struct book book;
@@ -45,6 +47,10 @@ struct store {
     int64_t n_slot;
     struct sink_timing *timing;
     int n_timing, cap_timing;
+    struct store_conflict {
+        int64_t n; /* units of which there are two different records; the first was kept */
+        int32_t setting, task, example; /* of the first such unit */
+    } conflict;
     /* sizes of the tables, for their chunks */
     int64_t n_text, n_token, n_metric, n_budget, n_ledger, n_fidelity;
 };
@@ -80,6 +86,8 @@ void store_sort(struct store *s);
 /* Record at place k of the sorted list, without logits; setting and task are rows of the store's book;
  * n_first, n_vocab, n_top say which logits there are. Owned. */
 int store_read(struct store *s, int64_t k, struct record *r);
+int store_read_entry(const struct store *s, const struct entry *e,
+                     struct record *r); /* the same of an entry */
 /* Whether the logits of place k are undamaged (reads them once per bundle). */
 int store_check(struct store *s, int64_t k, bool *good);
 /* n rows of a part of place k from row `at` on. */

@@ -199,13 +199,13 @@ static void merge_and_pack(void **state)
     OK(grid_put(&g, &sink_hdf5, s, 12, g.n));
     OK(sink_hdf5.close(s));
     const char *paths[] = {a.path, b.path};
-    OK(sink_merge(paths, 2, c.path));
+    OK(sink_merge(paths, 2, c.path, false));
     check_logits(c.path, &g);
     struct results r;
     OK(results_open(&r, c.path));
     assert_int_equal(r.n_record, g.n);
     results_close(&r);
-    REFUSED(sink_merge(paths, 2, c.path), "exists already");
+    REFUSED(sink_merge(paths, 2, c.path, false), "exists already");
     struct stat plain, small;
     OK(sink_pack(q.path, 0));
     assert_int_equal(stat(q.path, &plain), 0);
@@ -222,6 +222,59 @@ static void merge_and_pack(void **state)
     place_remove(&b);
     place_remove(&c);
     place_remove(&q);
+}
+
+/* Two files of the same units, one with fewer logits: nothing is lost in either order. Different answers are
+ * not mixed silently. */
+static void merge_order(void **state)
+{
+    (void)state;
+    struct place a = place_make(), b = place_make(), ab = place_make(), ba = place_make();
+    struct grid g, less;
+    grid_init(&g, 3, 6);
+    grid_init(&less, 3, 6);
+    for (int i = 0; i < less.n; i++) {
+        less.record[i].n_top = less.record[i].n_first = 0;
+        less.record[i].bundle += 100;
+        free(less.record[i].first);
+        free(less.record[i].topk_id);
+        free(less.record[i].topk_logit);
+        free(less.record[i].logsumexp);
+        less.record[i].first = less.record[i].topk_logit = NULL;
+        less.record[i].topk_id = NULL;
+        less.record[i].logsumexp = NULL;
+    }
+    less.plan.run.topk = less.plan.run.logits_first = 0;
+    finish(a.path, &less);
+    finish(b.path, &g);
+    const char *paths[] = {a.path, b.path}, *back[] = {b.path, a.path};
+    OK(sink_merge(paths, 2, ab.path, false));
+    OK(sink_merge(back, 2, ba.path, false));
+    check_logits(ab.path, &g);
+    assert_equal_files(ab.path, b.path);
+    assert_equal_files(ab.path, ba.path);
+    OK(unlink(a.path));
+    OK(unlink(ab.path));
+    int k = 0;
+    while (less.record[k].status != ST_OK || less.record[k].n_new == 0)
+        k++;
+    less.record[k].token[0] ^= 1;
+    finish(a.path, &less);
+    REFUSED(sink_merge(paths, 2, ab.path, false), "disagree on 1 unit (the first: setting full, task ");
+    assert_false(file_exists(ab.path));
+    OK(sink_merge(paths, 2, ab.path, true));
+    struct results r;
+    OK(results_open(&r, ab.path));
+    for (int64_t i = 0; i < r.n_record; i++)
+        if (r.record[i].unit_hi == less.record[k].unit_hi)
+            assert_int_equal(r.record[i].token[0], less.record[k].token[0]);
+    results_close(&r);
+    grid_free(&g);
+    grid_free(&less);
+    place_remove(&a);
+    place_remove(&b);
+    place_remove(&ab);
+    place_remove(&ba);
 }
 
 static void join_rows(struct book *b, const struct sink_setting *row, int n)
@@ -269,9 +322,9 @@ int main(void)
 {
     log_set_level(LOG_QUIET);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(round_trip),    cmocka_unit_test(resume),   cmocka_unit_test(extend),
-        cmocka_unit_test(differences),   cmocka_unit_test(refusals), cmocka_unit_test(merge_and_pack),
-        cmocka_unit_test(setting_names),
+        cmocka_unit_test(round_trip),  cmocka_unit_test(resume),        cmocka_unit_test(extend),
+        cmocka_unit_test(differences), cmocka_unit_test(refusals),      cmocka_unit_test(merge_and_pack),
+        cmocka_unit_test(merge_order), cmocka_unit_test(setting_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
