@@ -98,6 +98,57 @@ static void take_run(struct book *b, const struct sink_run *run, const char *cre
     b->created = book_keep(b, created, strlen(created));
 }
 
+/* ---- where units were computed ---- */
+static const size_t origin_text[] = {
+    M(sink_run, kvsweep_version), M(sink_run, git_commit), M(sink_run, host),
+    M(sink_run, device),          M(sink_run, isa),        M(sink_run, driver),
+    M(sink_run, libraries)};
+
+static int by_bytes(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static void split_list(const char *list, char ***item, int *n, int *cap)
+{
+    while (*list) {
+        const char *end = strstr(list, "; ");
+        size_t len = end ? (size_t)(end - list) : strlen(list);
+        if (len)
+            *MEM_PUSH(*item, *n, *cap) = mem_strndup(list, len);
+        list += len + (end ? 2 : 0);
+    }
+}
+
+/* The items of both lists, each once. */
+static const char *unite(struct book *b, const char *x, const char *y)
+{
+    char **item = NULL;
+    int n = 0, cap = 0;
+    struct str all = {0};
+    split_list(x, &item, &n, &cap);
+    split_list(y, &item, &n, &cap);
+    if (n)
+        qsort(item, (size_t)n, sizeof *item, by_bytes);
+    for (int i = 0; i < n; i++)
+        if (!i || strcmp(item[i], item[i - 1]) != 0)
+            str_printf(&all, "%s%s", all.n ? "; " : "", item[i]);
+    const char *text = book_keep(b, str_c(&all), all.n);
+    for (int i = 0; i < n; i++)
+        free(item[i]);
+    free(item);
+    str_free(&all);
+    return text;
+}
+
+void book_origin(struct book *b, const struct sink_run *from, bool together)
+{
+    for (int i = 0; i < N(origin_text); i++) {
+        const char *have = together ? text_get(&b->run, origin_text[i]) : "";
+        text_set(&b->run, origin_text[i], unite(b, have, text_get(from, origin_text[i])));
+    }
+}
+
 void book_from_plan(struct book *b, const struct sink_plan *plan)
 {
     *b = (struct book){.n_unit = plan->n_unit};

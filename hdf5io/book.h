@@ -9,6 +9,8 @@
 #define SCHEMA_VERSION 1
 
 struct book {
+    /* Programs, hosts, devices, instruction sets, drivers and libraries: those that computed the units, each
+     * once, in the order of their bytes with "; " between them. */
     struct sink_run run;
     const char *created; /* ISO 8601, UTC */
     struct sink_setting *setting;
@@ -41,6 +43,8 @@ void book_name(struct book *b);
  * the caller, free) say which row of dst each row of src is. An empty dst also takes the attributes and the
  * number of units. ERR_INPUT if two examples disagree. */
 int book_join(struct book *dst, const struct book *src, int32_t **setting_map, int32_t **task_map);
+/* What computed the units: `from` alone, or together with what is listed already. */
+void book_origin(struct book *b, const struct sink_run *from, bool together);
 /* Sorts /examples; call after the rows are complete. */
 void book_sort(struct book *b);
 const struct sink_example *book_example(const struct book *b, int32_t task, int32_t example);

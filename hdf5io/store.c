@@ -115,6 +115,20 @@ static bool same_answer(const struct record *x, const struct record *y)
             memcmp(x->token, y->token, (size_t)x->n_new * sizeof *x->token) == 0);
 }
 
+void store_credit(struct store *s, int source)
+{
+    struct source *c = &s->source[source];
+    if (!c->credited)
+        book_origin(&s->book, &source_book(c)->run, s->has_origin);
+    c->credited = s->has_origin = true;
+}
+
+static void take_from(struct store *s, int source)
+{
+    s->source[source].n_taken++;
+    store_credit(s, source);
+}
+
 /* Values that a record holds beside its answer. */
 static int64_t extras(const struct entry *e, const struct record *r)
 {
@@ -143,7 +157,7 @@ static int choose(struct store *s, struct entry *old, const struct entry *e, con
             s->conflict = (struct store_conflict){1, e->setting, e->task, r->example};
     } else if (is_better(e, r, old, &have)) {
         *old = *e;
-        s->source[e->source].n_taken++;
+        take_from(s, e->source);
         s->n_fidelity += r->n_fidelity;
     }
     record_free(&have);
@@ -170,7 +184,7 @@ static int index_record(struct store *s, int source, const struct record *r, str
     if (store_has(s, e->hi, e->lo))
         return choose(s, &s->entry[*find_slot(s, e->hi, e->lo) - 1], e, r);
     add_entry(s, e);
-    c->n_taken++;
+    take_from(s, source);
     count_sizes(s, r);
     return 0;
 }
@@ -373,6 +387,8 @@ static int scan_entry(void *ctx, const struct journal_head *h, const void *paylo
     struct store *s = x->s;
     if (h->kind == JOURNAL_RECORDS)
         return store_index(s, x->source, h, payload, at);
+    if (h->kind == JOURNAL_TIMING)
+        store_credit(s, x->source);
     if (h->kind == JOURNAL_TIMING)
         for (size_t i = 0; i + sizeof(struct row_timing) <= h->n_small; i += sizeof(struct row_timing)) {
             struct row_timing t;

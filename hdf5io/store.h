@@ -33,9 +33,11 @@ struct source {
     struct store_bundle *bundle;
     int n_bundle, cap_bundle;
     int64_t n_taken; /* units that come, or came, from here */
+    bool credited;   /* the book lists what computed it */
 };
 struct store {
     struct book book;
+    bool has_origin;             /* the book says what computed the units: some were found */
     int base_setting, base_task; /* rows of the newest plan; further ones come from older runs */
     struct source *source;
     int n_source, cap_source;
@@ -73,6 +75,9 @@ int store_add_attempt(struct store *s, const struct journal *j, const struct boo
 /* Indexes the records of one entry of a source. ERR_INPUT if they are damaged. */
 int store_index(struct store *s, int source, const struct journal_head *h, const void *payload,
                 uint64_t payload_at);
+/* The book lists what computed units and timings, not what only tried to: something of this source is used.
+ */
+void store_credit(struct store *s, int source);
 /* Timing entries of the journal are rows as in the file. */
 struct row_timing store_timing_row(const struct sink_timing *t);
 void store_add_timing(struct store *s, const struct sink_timing *t, bool replace);

@@ -224,6 +224,51 @@ static void merge_and_pack(void **state)
     place_remove(&q);
 }
 
+/* What computed units is listed, in one order, and nothing that computed none. */
+static void origins(void **state)
+{
+    (void)state;
+    struct place p = place_make(), q = place_make(), m = place_make();
+    struct grid g;
+    struct sink *s;
+    struct results r;
+    grid_init(&g, 2, 6);
+    static const char *const isa[] = {"avx2", "amx", "avx512", "avx2"};
+    for (int i = 0; i < 4; i++) {
+        g.plan.run.isa = isa[i];
+        OK(sink_hdf5.open(&s, p.path, &g.plan));
+        if (i != 2) /* opened and stopped before anything was done */
+            OK(grid_put(&g, &sink_hdf5, s, 0, i == 3 ? g.n : 6 * (i + 1)));
+        OK(sink_hdf5.close(s));
+        OK(results_open(&r, p.path));
+        assert_string_equal(r.isa, i ? "amx; avx2" : "avx2");
+        assert_string_equal(r.device, "cpu");
+        results_close(&r);
+    }
+    assert_false(file_exists(p.journal));
+    g.plan.run.isa = "ref";
+    finish(p.path, &g); /* nothing was left to do */
+    g.plan.run.host = "there";
+    finish(q.path, &g);
+    const char *paths[] = {q.path, p.path};
+    for (int k = 0; k < 2; k++) {
+        OK(unlink(q.path)); /* other units, so that both files give some */
+        for (int i = 0; i < g.n; i++)
+            g.record[i].unit_hi += (uint64_t)k + 1;
+        finish(q.path, &g);
+        OK(sink_merge(k ? paths : (const char *[]){p.path, q.path}, 2, m.path, false));
+        OK(results_open(&r, m.path));
+        assert_string_equal(r.isa, "amx; avx2; ref");
+        assert_string_equal(r.host, "here; there");
+        results_close(&r);
+        OK(unlink(m.path));
+    }
+    grid_free(&g);
+    place_remove(&p);
+    place_remove(&q);
+    place_remove(&m);
+}
+
 /* Two files of the same units, one with fewer logits: nothing is lost in either order. Different answers are
  * not mixed silently. */
 static void merge_order(void **state)
@@ -322,9 +367,9 @@ int main(void)
 {
     log_set_level(LOG_QUIET);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(round_trip),  cmocka_unit_test(resume),        cmocka_unit_test(extend),
-        cmocka_unit_test(differences), cmocka_unit_test(refusals),      cmocka_unit_test(merge_and_pack),
-        cmocka_unit_test(merge_order), cmocka_unit_test(setting_names),
+        cmocka_unit_test(round_trip),  cmocka_unit_test(resume),      cmocka_unit_test(extend),
+        cmocka_unit_test(differences), cmocka_unit_test(refusals),    cmocka_unit_test(merge_and_pack),
+        cmocka_unit_test(origins),     cmocka_unit_test(merge_order), cmocka_unit_test(setting_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -49,3 +49,8 @@ quick -o link.h5 --set 'methods=[full,"kivi:bits=2","kivi:bits=4"]'
 kvsweep status f.h5 | head -1
 ln -s to.csv link.csv
 kvsweep export f.h5 --csv -o link.csv && kvsweep export f.h5 --csv -o /dev/null && wc -l <to.csv && ls -F link.h5 link.csv
+# another device than before: said at the start, listed in the file, and told by verify
+quick -o d.h5 --set 'passkey.lengths=8'
+quick -o d.h5 --device cpu 2>&1 | sed 's/on .* (plain C), this run computes on .* (.*):/on A (plain C), this run computes on A (B):/'
+kvsweep verify d.h5 --bundles 1 --device ref 2>&1 >/dev/null | grep -o 'the file was.*' |
+    sed 's/on .* (.*plain C.*), this run computes on .* (plain C):/on A (B; plain C), this run computes on A (plain C):/'
