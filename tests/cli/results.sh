@@ -54,3 +54,15 @@ quick -o d.h5 --set 'passkey.lengths=8'
 quick -o d.h5 --device cpu 2>&1 | sed 's/on .* (plain C), this run computes on .* (.*):/on A (plain C), this run computes on A (B):/'
 kvsweep verify d.h5 --bundles 1 --device ref 2>&1 >/dev/null | grep -o 'the file was.*' |
     sed 's/on .* (.*plain C.*), this run computes on .* (plain C):/on A (B; plain C), this run computes on A (plain C):/'
+# a setting that cannot run costs its own timings, not those of others; what is there already is not timed again
+sick() {
+    kvsweep run "$TESTS/farm/farm.yaml" --set 'methods=["kivi:budget=70KiB",full]' --set passkey.iterations=1 --set passkey.lengths=60 \
+        --set timing.examples=1 -o t.h5 "$@" 2>&1 | grep -o 'not timed.*\|timing .*'
+}
+sick
+sick
+kvsweep report t.h5 -o t >/dev/null && cut -d, -f1,19 t/settings.csv | sed 's/,0.*/,timed/'
+# fidelity that comes too late is told
+quick -o z.h5 --set fidelity.examples=0
+quick -o z.h5
+quick -o z.h5
