@@ -298,15 +298,16 @@ static int first_entry(void *ctx, const struct journal_head *h, const void *payl
 static int open_attempt(struct store *s, const char *path)
 {
     struct book plan = {0};
-    uint64_t dropped;
+    struct journal_rest rest;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return errno == ENOENT ? 0 : err_set(ERR_IO, "cannot open %s: %s", path, strerror(errno));
-    int rc = journal_scan(fd, path, first_entry, &plan, &dropped);
+    int rc = journal_scan(fd, path, first_entry, &plan, &rest);
     if (rc <= 0) {
         close(fd);
-        if (rc == 0 && dropped)
-            log_warn("%s is damaged at its head (%llu bytes): left out", path, (unsigned long long)dropped);
+        if (rc == 0 && rest.bytes)
+            log_warn("%s is damaged at its head (%llu bytes): left out", path,
+                     (unsigned long long)rest.bytes);
         return rc < 0 ? err_prefix(rc, "%s", path) : 0;
     }
     struct source *c = push_source(s, path);
@@ -401,13 +402,17 @@ static int scan_entry(void *ctx, const struct journal_head *h, const void *paylo
 static void index_attempt(struct store *s, int source)
 {
     struct scan x = {s, source};
-    uint64_t dropped;
+    struct journal_rest rest;
     struct source *c = &s->source[source];
-    int rc = journal_scan(c->fd, c->path, scan_entry, &x, &dropped);
+    int rc = journal_scan(c->fd, c->path, scan_entry, &x, &rest);
     if (rc < 0)
         log_warn("%s: what follows is left out and will be computed again", err_text());
-    else if (dropped)
-        log_debug("%s: the last %llu bytes are not a whole entry", c->path, (unsigned long long)dropped);
+    else if (rest.damaged)
+        log_warn("%s is damaged at byte %llu: the %llu bytes from there on are left out, their units will be "
+                 "computed again",
+                 c->path, (unsigned long long)rest.at, (unsigned long long)rest.bytes);
+    else if (rest.bytes)
+        log_debug("%s: the last %llu bytes are not a whole entry", c->path, (unsigned long long)rest.bytes);
     if (!c->n_taken) { /* nothing will be read from it again; often restarted jobs have many such files */
         close(c->fd);
         if (c->fd_big >= 0)
