@@ -160,6 +160,8 @@ static int verify(const struct plan *p, const struct results *r, int64_t n_asked
     struct link l;
     struct worker w;
     int n = 0, n_checked = 0, n_other = 0;
+    if (!r->n_record)
+        return err_set(ERR_INPUT, "%s: nothing is finished yet that could be computed again", r->path);
     TRY(link_open(&l, false));
     TRY(worker_open(&w, &l, p, NULL, NULL));
     const struct ops *ops = runner_ops(w.runner);

@@ -105,6 +105,11 @@ static void unicode(void **state)
     struct str s = {0};
     str_add_json(&s, "a\"\n\xff\x01", 5);
     assert_string_equal(s.data, "\"a\\\"\\n\xef\xbf\xbd\\u0001\"");
+    str_clear(&s);
+    str_add_csv(&s, "plain 'x'");
+    str_addc(&s, ',');
+    str_add_csv(&s, "a \"b\", c\r");
+    assert_string_equal(s.data, "plain 'x',\"a \"\"b\"\", c\r\"");
     str_free(&s);
 }
 
