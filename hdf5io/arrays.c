@@ -1,26 +1,51 @@
 #include "hdf5io/arrays.h"
 
 #include "base/err.h"
+#include "base/file.h"
 #include "base/mem.h"
 #include "hdf5io/h5.h"
+#include "hdf5io/read.h"
 
+#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct arrays {
     hid_t file;
-    char *path;
+    char *path, *tmp; /* tmp, beside path, is written */
 };
+
+static void release(struct arrays *a)
+{
+    free(a->path);
+    free(a->tmp);
+    free(a);
+}
+
+int arrays_check(const char *path)
+{
+    if (results_at(path))
+        return err_set(ERR_INPUT, "%s holds results of a sweep: choose another name", path);
+    if (file_is_special(path) || file_is_dir(path))
+        return err_set(ERR_INPUT, "%s is not a regular file", path);
+    return 0;
+}
 
 int arrays_open(struct arrays **out, const char *path)
 {
     *out = NULL;
     h5_quiet();
-    hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
-    if (file < 0)
-        return err_set(ERR_IO, "cannot create %s", path);
+    TRY(arrays_check(path));
     struct arrays *a = mem_alloc(1, sizeof *a);
-    *a = (struct arrays){file, mem_strdup(path)};
+    a->path = file_resolve(path);
+    a->tmp = mem_printf("%s.tmp.%d", a->path, (int)getpid());
+    a->file = H5Fcreate(a->tmp, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+    if (a->file < 0) {
+        release(a);
+        return err_set(ERR_IO, "cannot create %s", path);
+    }
     *out = a;
     return 0;
 }
@@ -180,16 +205,29 @@ int arrays_attr_text(struct arrays *a, const char *object, const char *name, con
     return rc;
 }
 
+void arrays_drop(struct arrays *a)
+{
+    if (!a)
+        return;
+    if (a->file >= 0)
+        H5Fclose(a->file);
+    unlink(a->tmp);
+    release(a);
+}
+
 int arrays_close(struct arrays *a)
 {
     if (!a)
         return 0;
-    herr_t rc = H5Fflush(a->file, H5F_SCOPE_GLOBAL);
-    if (H5Fclose(a->file) < 0 || rc < 0)
+    herr_t flushed = H5Fflush(a->file, H5F_SCOPE_GLOBAL), closed = H5Fclose(a->file);
+    a->file = -1;
+    int rc = 0;
+    if (flushed < 0 || closed < 0)
         rc = err_set(ERR_IO, "cannot finish %s (disk full?)", a->path);
-    else
-        rc = 0;
-    free(a->path);
-    free(a);
+    else if (rename(a->tmp, a->path) != 0)
+        rc = err_set(ERR_IO, "cannot rename %s to %s: %s", a->tmp, a->path, strerror(errno));
+    if (rc < 0)
+        unlink(a->tmp);
+    release(a);
     return rc;
 }

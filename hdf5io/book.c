@@ -98,6 +98,57 @@ static void take_run(struct book *b, const struct sink_run *run, const char *cre
     b->created = book_keep(b, created, strlen(created));
 }
 
+/* ---- where units were computed ---- */
+static const size_t origin_text[] = {
+    M(sink_run, kvsweep_version), M(sink_run, git_commit), M(sink_run, host),
+    M(sink_run, device),          M(sink_run, isa),        M(sink_run, driver),
+    M(sink_run, libraries)};
+
+static int by_bytes(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static void split_list(const char *list, char ***item, int *n, int *cap)
+{
+    while (*list) {
+        const char *end = strstr(list, "; ");
+        size_t len = end ? (size_t)(end - list) : strlen(list);
+        if (len)
+            *MEM_PUSH(*item, *n, *cap) = mem_strndup(list, len);
+        list += len + (end ? 2 : 0);
+    }
+}
+
+/* The items of both lists, each once. */
+static const char *unite(struct book *b, const char *x, const char *y)
+{
+    char **item = NULL;
+    int n = 0, cap = 0;
+    struct str all = {0};
+    split_list(x, &item, &n, &cap);
+    split_list(y, &item, &n, &cap);
+    if (n)
+        qsort(item, (size_t)n, sizeof *item, by_bytes);
+    for (int i = 0; i < n; i++)
+        if (!i || strcmp(item[i], item[i - 1]) != 0)
+            str_printf(&all, "%s%s", all.n ? "; " : "", item[i]);
+    const char *text = book_keep(b, str_c(&all), all.n);
+    for (int i = 0; i < n; i++)
+        free(item[i]);
+    free(item);
+    str_free(&all);
+    return text;
+}
+
+void book_origin(struct book *b, const struct sink_run *from, bool together)
+{
+    for (int i = 0; i < N(origin_text); i++) {
+        const char *have = together ? text_get(&b->run, origin_text[i]) : "";
+        text_set(&b->run, origin_text[i], unite(b, have, text_get(from, origin_text[i])));
+    }
+}
+
 void book_from_plan(struct book *b, const struct sink_plan *plan)
 {
     *b = (struct book){.n_unit = plan->n_unit};
@@ -280,11 +331,17 @@ static bool same_real(double a, double b)
     return a == b || (isnan(a) && isnan(b));
 }
 
+bool book_same_setting(const struct sink_setting *a, const struct sink_setting *b)
+{
+    size_t n = book_plain_id(a); /* of the texts, the id is the first */
+    return same_real(a->nominal_ratio, b->nominal_ratio) && book_plain_id(b) == n &&
+           !memcmp(a->id, b->id, n) && same_texts(a, b, setting_text + 1, N(setting_text) - 1);
+}
+
 static int32_t find_setting(const struct book *b, const struct sink_setting *s)
 {
     for (int i = 0; i < b->n_setting; i++)
-        if (same_real(b->setting[i].nominal_ratio, s->nominal_ratio) &&
-            same_texts(&b->setting[i], s, setting_text, N(setting_text)))
+        if (book_same_setting(&b->setting[i], s))
             return i;
     return -1;
 }
@@ -337,6 +394,19 @@ static int join_examples(struct book *dst, const struct book *src, const int32_t
     return 0;
 }
 
+/* The joined rows have the logits of whichever run kept more. */
+static void join_logits(struct book *dst, const struct sink_run *src)
+{
+    struct sink_run *run = &dst->run;
+    int more = src->logits_first != run->logits_first ? src->logits_first - run->logits_first
+               : src->topk != run->topk               ? src->topk - run->topk
+                                                      : strcmp(src->plan_text, run->plan_text);
+    if (more > 0)
+        run->plan_text = book_keep(dst, src->plan_text, strlen(src->plan_text));
+    run->logits_first = src->logits_first > run->logits_first ? src->logits_first : run->logits_first;
+    run->topk = src->topk > run->topk ? src->topk : run->topk;
+}
+
 int book_join(struct book *dst, const struct book *src, int32_t **setting_map, int32_t **task_map)
 {
     *setting_map = mem_alloc((size_t)src->n_setting, sizeof **setting_map);
@@ -345,8 +415,11 @@ int book_join(struct book *dst, const struct book *src, int32_t **setting_map, i
         take_run(dst, &src->run, src->created);
         dst->n_unit = src->n_unit;
     }
+    if (src->run.plan_text)
+        join_logits(dst, &src->run);
     if (strcmp(src->created, dst->created) < 0)
         dst->created = book_keep(dst, src->created, strlen(src->created));
+    int n_before = dst->n_setting;
     for (int i = 0; i < src->n_setting; i++) {
         int32_t at = find_setting(dst, &src->setting[i]);
         if (at < 0) {
@@ -355,6 +428,8 @@ int book_join(struct book *dst, const struct book *src, int32_t **setting_map, i
         }
         (*setting_map)[i] = at;
     }
+    if (dst->n_setting > n_before)
+        book_name(dst);
     for (int i = 0; i < src->n_task; i++) {
         int32_t at = find_task(dst, &src->task[i]);
         if (at < 0) {

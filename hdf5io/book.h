@@ -9,6 +9,8 @@
 #define SCHEMA_VERSION 1
 
 struct book {
+    /* Programs, hosts, devices, instruction sets, drivers and libraries: those that computed the units, each
+     * once, in the order of their bytes with "; " between them. */
     struct sink_run run;
     const char *created; /* ISO 8601, UTC */
     struct sink_setting *setting;
@@ -30,10 +32,19 @@ void book_pack(const struct book *b, struct str *out);
 int book_unpack(struct book *b, const void *bytes,
                 size_t n); /* ERR_INPUT on damage or another schema version */
 
-/* Adds the rows of src that dst has not. setting_map and task_map (owned by the caller, free) say which row
- * of dst each row of src is. An empty dst also takes the attributes and the number of units. ERR_INPUT if two
- * examples disagree. */
+/* Whether two rows are of one setting, whatever their names have behind them. */
+bool book_same_setting(const struct sink_setting *a, const struct sink_setting *b);
+/* Length of a setting's id without what book_name added. */
+size_t book_plain_id(const struct sink_setting *s);
+/* Makes the ids of /settings unique; the same rows get the same ids in any order. */
+void book_name(struct book *b);
+
+/* Adds the rows of src that dst has not, and names settings (book_name). setting_map and task_map (owned by
+ * the caller, free) say which row of dst each row of src is. An empty dst also takes the attributes and the
+ * number of units. ERR_INPUT if two examples disagree. */
 int book_join(struct book *dst, const struct book *src, int32_t **setting_map, int32_t **task_map);
+/* What computed the units: `from` alone, or together with what is listed already. */
+void book_origin(struct book *b, const struct sink_run *from, bool together);
 /* Sorts /examples; call after the rows are complete. */
 void book_sort(struct book *b);
 const struct sink_example *book_example(const struct book *b, int32_t task, int32_t example);

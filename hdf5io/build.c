@@ -496,17 +496,19 @@ static int move_in_place(const char *tmp, const char *path)
 int build_file(struct store *s, const char *path, bool logits, int deflate, int64_t n_unit)
 {
     struct build b = {.s = s, .file = -1, .logits = logits, .deflate = deflate};
-    char *tmp = mem_printf("%s.tmp.%d", path, (int)getpid());
+    char *real = file_resolve(path), *tmp = mem_printf("%s.tmp.%d", real, (int)getpid());
     h5_quiet();
-    int rc = write_file(&b, tmp, n_unit);
+    int rc = file_is_special(real) ? err_set(ERR_INPUT, "%s is not a regular file", path)
+                                   : write_file(&b, tmp, n_unit);
     if (rc < 0)
         rc = err_prefix(rc, "cannot write %s", path);
     if (rc == 0)
         rc = sync_path(tmp);
     if (rc == 0)
-        rc = move_in_place(tmp, path);
+        rc = move_in_place(tmp, real);
     if (rc < 0)
         unlink(tmp);
     free(tmp);
+    free(real);
     return rc;
 }

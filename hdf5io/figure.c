@@ -1,6 +1,7 @@
 #include "hdf5io/figure.h"
 
 #include "base/mem.h"
+#include "hdf5io/book.h"
 #include "kv/kv.h"
 
 #include <math.h>
@@ -25,11 +26,12 @@ static bool ratio_form(const struct sink_setting *st, const char *label, char *b
 
 const char *figure_label(const struct sink_setting *st, char *buf, size_t cap)
 {
-    size_t n = strlen(st->model);
+    size_t n = strlen(st->model), n_id = book_plain_id(st);
     bool prefixed = !strncmp(st->id, st->model, n) && st->id[n] == '/';
-    const char *label = prefixed ? st->id + n + 1 : st->id;
-    char ratio[160];
-    snprintf(buf, cap, "%s", ratio_form(st, label, ratio, sizeof ratio) ? ratio : label);
+    const char *begin = prefixed ? st->id + n + 1 : st->id, *more = st->id + n_id;
+    char ratio[160], *label = mem_strndup(begin, (size_t)(more - begin));
+    snprintf(buf, cap, "%s%s", ratio_form(st, label, ratio, sizeof ratio) ? ratio : label, more);
+    free(label);
     return buf;
 }
 

@@ -21,7 +21,9 @@
 
 char *journal_dir(const char *path)
 {
-    return mem_printf("%s.journal", path);
+    char *real = file_resolve(path), *dir = mem_printf("%s.journal", real);
+    free(real);
+    return dir;
 }
 
 int journal_dir_sync(const char *dir)
@@ -338,10 +340,34 @@ static bool next_entry(int fd, uint64_t at, uint64_t size, struct journal_head *
            entry_sum(h, payload->data) == h->sum;
 }
 
+/* Whether the bytes from `at` on, where no good entry begins, are more than the cut beginning of one: one of
+ * full length, or good ones further on. Zeros are what a crashed file system may leave. */
+static bool is_damaged(int fd, uint64_t at, uint64_t size, const char *path)
+{
+    struct journal_head h;
+    struct str payload = {0};
+    size_t n = (size_t)(size - at);
+    char *rest = mem_grow(NULL, n, 1);
+    bool damaged = false, read = journal_pread(fd, rest, n, at, path) == 0, zero = true;
+    for (size_t i = 0; i < n && zero && read; i++)
+        zero = rest[i] == 0;
+    if (read && !zero && n >= sizeof h) {
+        memcpy(&h, rest, sizeof h);
+        damaged = h.magic != ENTRY_MAGIC || h.n_small <= n - sizeof h;
+    }
+    for (size_t i = 1; i + sizeof h <= n && read && !zero && !damaged; i++) {
+        memcpy(&h, rest + i, sizeof h);
+        damaged = h.magic == ENTRY_MAGIC && next_entry(fd, at + i, size, &h, &payload, path);
+    }
+    str_free(&payload);
+    free(rest);
+    return damaged;
+}
+
 int journal_scan(int fd, const char *path,
                  int (*each)(void *ctx, const struct journal_head *h, const void *payload,
                              uint64_t payload_at),
-                 void *ctx, uint64_t *dropped)
+                 void *ctx, struct journal_rest *rest)
 {
     struct stat st;
     uint64_t size = fstat(fd, &st) == 0 ? (uint64_t)st.st_size : 0, at = 0;
@@ -352,7 +378,7 @@ int journal_scan(int fd, const char *path,
         rc = each(ctx, &h, payload.data, at + sizeof h);
         at += sizeof h + h.n_small;
     }
-    *dropped = size - at;
+    *rest = (struct journal_rest){at, size - at, rc == 0 && at < size && is_damaged(fd, at, size, path)};
     str_free(&payload);
     return rc;
 }

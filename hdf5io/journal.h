@@ -28,7 +28,7 @@ struct journal {
     struct str buf; /* entries not yet written */
 };
 
-char *journal_dir(const char *path); /* PATH.journal, owned */
+char *journal_dir(const char *path); /* PATH.journal, beside what a link leads to; owned */
 /* Makes the folder and takes the lock; *fd is the lock's. ERR_INPUT if another process has it (says which).
  */
 int journal_lock(const char *dir, int *fd);
@@ -48,13 +48,19 @@ void journal_clean(const char *dir);
 /* RUN.ATTEMPT names in a folder, ordered by attempt, then name; none if the folder is not there. Owned
  * (file_list_free). */
 int journal_list(const char *dir, char ***names, int *n);
-/* Calls `each` for every good entry in order; stops early without error at the first bad one (*dropped: bytes
+/* What a scan did not read: bytes behind the last good entry. A kill leaves at most the beginning of an entry
+ * there; anything else is damage. */
+struct journal_rest {
+    uint64_t at, bytes;
+    bool damaged;
+};
+/* Calls `each` for every good entry in order; stops early without error at the first bad one (*rest: what is
  * from there to the end) or with what `each` returned if that is not 0. `payload` is borrowed; `path` is for
  * messages. */
 int journal_scan(int fd, const char *path,
                  int (*each)(void *ctx, const struct journal_head *h, const void *payload,
                              uint64_t payload_at),
-                 void *ctx, uint64_t *dropped);
+                 void *ctx, struct journal_rest *rest);
 
 /* Whole-range file access with errors that name the file. */
 int journal_pread(int fd, void *dst, size_t n, uint64_t at, const char *path);

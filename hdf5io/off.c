@@ -29,8 +29,9 @@ int sink_pack(const char *path, int deflate)
     return refuse();
 }
 
-int sink_merge(const char *const *paths, int n, const char *out)
+int sink_merge(const char *const *paths, int n, const char *out, bool keep_first)
 {
+    (void)keep_first;
     (void)paths;
     (void)n;
     (void)out;
@@ -42,6 +43,12 @@ int results_open(struct results *r, const char *path)
     (void)path;
     *r = (struct results){0};
     return refuse();
+}
+
+bool results_at(const char *path)
+{
+    (void)path;
+    return false;
 }
 
 void results_close(struct results *r)
@@ -62,6 +69,12 @@ int equal_files(const char *a, const char *b, struct str *difference)
     (void)a;
     (void)b;
     (void)difference;
+    return refuse();
+}
+
+int arrays_check(const char *path)
+{
+    (void)path;
     return refuse();
 }
 
@@ -108,4 +121,9 @@ int arrays_close(struct arrays *a)
 {
     (void)a;
     return 0;
+}
+
+void arrays_drop(struct arrays *a)
+{
+    (void)a;
 }

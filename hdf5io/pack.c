@@ -3,6 +3,7 @@
 
 #include "base/err.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 
 #include <stdlib.h>
@@ -82,7 +83,20 @@ static int64_t merged_units(const struct store *s, const struct counts *c, int n
     return one_grid ? c[0].n_unit : s->n + lacking;
 }
 
-int sink_merge(const char *const *paths, int n, const char *out)
+/* Where files disagree on a unit, it is their owner's to say which is right. */
+static int refuse_conflicts(const struct store *s)
+{
+    const struct store_conflict *c = &s->conflict;
+    const char *setting = s->book.setting[c->setting].id, *task = s->book.task[c->task].id;
+    if (!c->n)
+        return 0;
+    return err_set(ERR_INPUT,
+                   "the files disagree on %lld unit%s (the first: setting %s, task %s, example %d): "
+                   "--keep-first takes those of the file named first",
+                   (long long)c->n, c->n == 1 ? "" : "s", setting, task, c->example);
+}
+
+int sink_merge(const char *const *paths, int n, const char *out, bool keep_first)
 {
     struct store s;
     struct store_found found;
@@ -105,6 +119,11 @@ int sink_merge(const char *const *paths, int n, const char *out)
         }
         TRY_GOTO(load_one(&s, paths[i], &found), done);
     }
+    if (keep_first && s.conflict.n)
+        log_warn("the files disagree on %lld unit%s: those of the file named first are kept",
+                 (long long)s.conflict.n, s.conflict.n == 1 ? "" : "s");
+    else
+        TRY_GOTO(refuse_conflicts(&s), done);
     rc = build_file(&s, out, true, 0, merged_units(&s, c, n));
 done:
     for (int i = 0; i < n; i++)

@@ -1,6 +1,7 @@
 #include "hdf5io/read.h"
 
 #include "base/err.h"
+#include "base/file.h"
 #include "base/mem.h"
 #include "hdf5io/store.h"
 
@@ -81,6 +82,20 @@ done:
     if (rc < 0)
         results_close(r);
     return rc;
+}
+
+bool results_at(const char *path)
+{
+    char *dir = journal_dir(path);
+    bool yes = file_is_dir(dir);
+    hid_t file;
+    free(dir);
+    h5_quiet();
+    if (yes || !file_exists(path) || file_is_special(path) || h5_open(&file, path) < 0)
+        return yes;
+    yes = H5Aexists(file, "schema_version") > 0 && H5Aexists(file, "kvsweep_version") > 0;
+    H5Fclose(file);
+    return yes;
 }
 
 void results_close(struct results *r)

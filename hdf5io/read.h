@@ -29,6 +29,8 @@ struct results {
 int results_open(
     struct results *r,
     const char *path); /* ERR_INPUT: not a results file, or of another schema version (says which) */
+/* Whether results of a sweep are at `path`, finished or as a journal: other commands do not write there. */
+bool results_at(const char *path);
 void results_close(struct results *r);
 const struct sink_example *results_example(const struct results *r, int32_t task, int32_t example);
 

@@ -106,8 +106,11 @@ static void needle_section(struct str *o, const struct summary *s)
         for (int i = 0; i < s->r->n_setting; i++)
             any = figure_needle(s, i, t, &maps) || any;
         if (any) {
+            struct str label = {0};
+            summary_task_label(s->r, t, &label);
             str_add(o, "<h2>Needle: ");
-            str_add_html(o, s->r->task[t].id);
+            str_add_html(o, str_c(&label));
+            str_free(&label);
             str_add(o, "</h2><div class=\"maps\">\n");
             str_add(o, str_c(&maps));
             str_add(o, "</div>\n<p class=\"note\">Columns: length of the haystack; rows: where the needle "
@@ -216,12 +219,46 @@ static int put(const char *dir, const char *name, const struct str *text)
     return rc;
 }
 
-static char *file_name(const char *prefix, const char *text, const char *ext)
+/* File names given so far: every figure gets one of its own. */
+struct names {
+    char **name;
+    int n, cap;
+};
+
+static void free_names(struct names *u)
 {
-    char *name = mem_printf("%s%s%s", prefix, text, ext);
-    for (char *c = name; *c; c++)
+    for (int i = 0; i < u->n; i++)
+        free(u->name[i]);
+    free(u->name);
+}
+
+static bool is_taken(const struct names *u, const char *name)
+{
+    for (int i = 0; i < u->n; i++)
+        if (!strcmp(u->name[i], name))
+            return true;
+    return false;
+}
+
+/* Most bytes of a name before its number and ending: file systems take 255, with room for a temporary name.
+ */
+enum { NAME_BYTES = 200 };
+
+/* Text as a file name. Where two texts give the same one, or more than a file system takes, a number follows.
+ */
+static const char *file_name(struct names *u, const char *text, const char *ext)
+{
+    char *stem = mem_strndup(text, strlen(text) < NAME_BYTES ? strlen(text) : NAME_BYTES);
+    for (char *c = stem; *c; c++)
         if (!isalnum((unsigned char)*c) && !strchr("._-", *c))
             *c = '_';
+    char *name = mem_printf("%s%s", stem, ext);
+    for (int k = 2; is_taken(u, name); k++) {
+        free(name);
+        name = mem_printf("%s_%d%s", stem, k, ext);
+    }
+    free(stem);
+    *MEM_PUSH(u->name, u->n, u->cap) = name;
     return name;
 }
 
@@ -250,39 +287,48 @@ static int put_fidelity(const struct summary *s, const char *dir)
     return rc;
 }
 
+static int put_needle(const struct summary *s, const char *dir, int setting, int task, struct names *used)
+{
+    struct str fig = {0}, name = {0};
+    int rc = 0;
+    if (figure_needle(s, setting, task, &fig)) {
+        str_add(&name, "needle_");
+        summary_task_label(s->r, task, &name);
+        str_printf(&name, "_%s", s->r->setting[setting].id);
+        rc = put(dir, file_name(used, str_c(&name), ".svg"), &fig);
+    }
+    str_free(&fig);
+    str_free(&name);
+    return rc;
+}
+
 static int put_needles(const struct summary *s, const char *dir)
 {
+    struct names used = {0};
     int rc = 0;
-    for (int t = 0; t < s->r->n_task; t++) {
-        for (int i = 0; i < s->r->n_setting && rc == 0; i++) {
-            struct str fig = {0};
-            char *prefix = mem_printf("needle_%s_", s->r->task[t].id);
-            char *name = file_name(prefix, s->r->setting[i].id, ".svg");
-            if (figure_needle(s, i, t, &fig))
-                rc = put(dir, name, &fig);
-            str_free(&fig);
-            free(prefix);
-            free(name);
-        }
-    }
+    for (int t = 0; t < s->r->n_task; t++)
+        for (int i = 0; i < s->r->n_setting && rc == 0; i++)
+            rc = put_needle(s, dir, i, t, &used);
+    free_names(&used);
     return rc;
 }
 
 struct put_ctx {
     const char *dir;
+    struct names used;
     int rc;
 };
 
 static void put_frontier(const struct summary *s, const char *model, void *ctx)
 {
     struct put_ctx *c = ctx;
-    struct str fig = {0};
-    char *name = file_name("frontier_", model, ".svg");
+    struct str fig = {0}, name = {0};
     figure_frontier(s, model, &fig);
+    str_printf(&name, "frontier_%s", model);
     if (fig.n && c->rc == 0)
-        c->rc = put(c->dir, name, &fig);
+        c->rc = put(c->dir, file_name(&c->used, str_c(&name), ".svg"), &fig);
     str_free(&fig);
-    free(name);
+    str_free(&name);
 }
 
 static int write_all(const struct summary *s, const char *dir)
@@ -294,8 +340,9 @@ static int write_all(const struct summary *s, const char *dir)
     TRY(put_table(s, dir, "tasks.csv", table_tasks, TABLE_CSV));
     TRY(put_fidelity(s, dir));
     TRY(put_needles(s, dir));
-    struct put_ctx c = {dir, 0};
+    struct put_ctx c = {.dir = dir};
     for_models(s, put_frontier, &c);
+    free_names(&c.used);
     TRY(c.rc);
     struct str html = {0};
     page(s, &html);

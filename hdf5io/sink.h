@@ -75,7 +75,9 @@ extern const struct sink_type sink_hdf5, sink_null;
 
 /* Builds the complete FILE.h5 from its journal (`kvsweep pack`). deflate 0..9, 0 off. */
 int sink_pack(const char *path, int deflate);
-/* Merges several results files of equal plans' vocabulary (tasks, settings matched by content) into one. */
-int sink_merge(const char *const *paths, int n, const char *out);
+/* Merges several results files of equal plans' vocabulary (tasks, settings matched by content) into one. Of
+ * equal units those with more logits are taken, whatever the order. ERR_INPUT if the files hold different
+ * answers for a unit, unless keep_first. */
+int sink_merge(const char *const *paths, int n, const char *out, bool keep_first);
 
 #endif

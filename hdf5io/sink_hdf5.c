@@ -171,19 +171,33 @@ static int load(struct sink *s, const struct sink_plan *plan, struct store_found
     return 0;
 }
 
+/* The same bits are promised on one kind of device only. */
+static void warn_of_mixture(const struct sink *s)
+{
+    const struct sink_run *had = &s->store.book.run, *now = &s->plan.run;
+    if (!s->store.has_origin || store_done(&s->store) >= s->plan.n_unit ||
+        (!strcmp(had->device, now->device) && !strcmp(had->isa, now->isa)))
+        return;
+    log_warn("%s: units that are there were computed on %s (%s), this run computes on %s (%s): the last bits "
+             "may differ between them",
+             s->path, had->device, had->isa, now->device, now->isa);
+}
+
 static int sink_open(struct sink **out, const char *path, const struct sink_plan *plan)
 {
     struct store_found found = {0};
     struct sink *s = mem_alloc(1, sizeof *s);
-    *s = (struct sink){.path = mem_strdup(path), .dir = journal_dir(path), .lock = -1, .t_built = clock_now()};
+    *s = (struct sink){
+        .path = file_resolve(path), .dir = journal_dir(path), .lock = -1, .t_built = clock_now()};
     s->journal.fd = s->journal.fd_big = -1;
     bool had_journal = file_is_dir(s->dir);
     int rc;
     *out = NULL;
     TRY_GOTO(journal_lock(s->dir, &s->lock), done);
     journal_clean(s->dir);
-    remove_stale(path);
+    remove_stale(s->path);
     TRY_GOTO(load(s, plan, &found), done);
+    warn_of_mixture(s);
     if (found.adds)
         TRY_GOTO(keep_base(s), done);
     TRY_GOTO(journal_open(&s->journal, s->dir, &s->plan), done);
@@ -276,6 +290,8 @@ static int sink_put_timing(struct sink *s, const struct sink_timing *t, int n)
     str_free(&rows);
     if (rc == 0)
         rc = journal_commit(&s->journal);
+    if (rc == 0)
+        store_credit(&s->store, s->source);
     for (int i = 0; i < n && rc == 0; i++)
         store_add_timing(&s->store, &t[i], true);
     s->dirty = true;

@@ -11,7 +11,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 void store_init(struct store *s, const struct book *plan)
 {
@@ -102,15 +101,77 @@ static const struct book *source_book(const struct source *c)
     return c->h5 ? &c->h5->book : &c->book;
 }
 
-/* Adds one record if it is new; false if it points outside its own plan. */
-static bool index_record(struct store *s, int source, const struct record *r, struct entry *e)
+/* Whether two records of one unit say the same. What depends on the company it was computed in, on the
+ * machine and on what was asked for beside the answer may differ. */
+static bool same_answer(const struct record *x, const struct record *y)
 {
-    const struct source *c = &s->source[source];
+    if (x->status != y->status || x->prompt_hash != y->prompt_hash)
+        return false;
+    if (x->status != ST_OK)
+        return true;
+    return x->stop == y->stop && x->n_new == y->n_new && memcmp(&x->score, &y->score, sizeof x->score) == 0 &&
+           strcmp(x->text ? x->text : "", y->text ? y->text : "") == 0 &&
+           (x->n_new == 0 || !x->token || !y->token ||
+            memcmp(x->token, y->token, (size_t)x->n_new * sizeof *x->token) == 0);
+}
+
+void store_credit(struct store *s, int source)
+{
+    struct source *c = &s->source[source];
+    if (!c->credited)
+        book_origin(&s->book, &source_book(c)->run, s->has_origin);
+    c->credited = s->has_origin = true;
+}
+
+static void take_from(struct store *s, int source)
+{
+    s->source[source].n_taken++;
+    store_credit(s, source);
+}
+
+/* Values that a record holds beside its answer. */
+static int64_t extras(const struct entry *e, const struct record *r)
+{
+    struct record big = {.n_new = e->n_new, .n_first = e->n_first, .n_vocab = e->n_vocab, .n_top = e->n_top};
+    int64_t n = r->n_fidelity;
+    for (int p = 0; p < PART_N; p++)
+        n += part_rows((enum part)p, &big) * part_width((enum part)p, &big);
+    return n;
+}
+
+/* Of two records that say the same: the one with more beside its answer, else the same one in any order. */
+static bool is_better(const struct entry *e, const struct record *r, const struct entry *old,
+                      const struct record *have)
+{
+    int64_t more = extras(e, r) - extras(old, have);
+    return more > 0 || (more == 0 && r->bundle < have->bundle);
+}
+
+/* A second record of a unit. Where the two say different things the first stays. */
+static int choose(struct store *s, struct entry *old, const struct entry *e, const struct record *r)
+{
+    struct record have = {0};
+    TRY(store_read_entry(s, old, &have));
+    if (!same_answer(&have, r)) {
+        if (s->conflict.n++ == 0)
+            s->conflict = (struct store_conflict){1, e->setting, e->task, r->example};
+    } else if (is_better(e, r, old, &have)) {
+        *old = *e;
+        take_from(s, e->source);
+        s->n_fidelity += r->n_fidelity;
+    }
+    record_free(&have);
+    return 0;
+}
+
+/* Adds one record if it is new or better than the one that is there. ERR_INPUT if it points outside its own
+ * plan. */
+static int index_record(struct store *s, int source, const struct record *r, struct entry *e)
+{
+    struct source *c = &s->source[source];
     const struct book *b = source_book(c);
     if (r->setting < 0 || r->setting >= b->n_setting || r->task < 0 || r->task >= b->n_task)
-        return false;
-    if (store_has(s, r->unit_hi, r->unit_lo))
-        return true;
+        return err_set(ERR_INPUT, "%s holds a record that does not fit its plan", c->path);
     e->hi = r->unit_hi;
     e->lo = r->unit_lo;
     e->source = source;
@@ -120,9 +181,12 @@ static bool index_record(struct store *s, int source, const struct record *r, st
     e->n_first = r->n_first;
     e->n_vocab = r->n_vocab;
     e->n_top = r->n_top;
+    if (store_has(s, e->hi, e->lo))
+        return choose(s, &s->entry[*find_slot(s, e->hi, e->lo) - 1], e, r);
     add_entry(s, e);
+    take_from(s, source);
     count_sizes(s, r);
-    return true;
+    return 0;
 }
 
 /* Logits are written before the entry that names them, so a file that is too short is damaged; one that has
@@ -146,15 +210,14 @@ int store_index(struct store *s, int source, const struct journal_head *h, const
     struct source *c = &s->source[source];
     struct record *r;
     int n;
-    bool ok = inside_big(c, h);
-    if (!ok)
+    if (!inside_big(c, h))
         return err_set(ERR_INPUT, "%s.big is shorter than its entries say", c->path);
     TRY(record_unpack(payload, h->n_small, NULL, 0, &r, &n));
     uint64_t big = 0, at = 0;
     for (int i = 0; i < n; i++)
         big += record_big_bytes(&r[i], NULL);
-    ok = big == h->n_big;
-    if (ok && h->n_big)
+    int rc = big == h->n_big ? 0 : err_set(ERR_INPUT, "%s and its logits disagree in size", c->path);
+    if (rc == 0 && h->n_big)
         *MEM_PUSH(c->bundle, c->n_bundle, c->cap_bundle) =
             (struct store_bundle){h->big_at, h->n_big, h->big_sum, 0};
     big = h->big_at;
@@ -164,13 +227,13 @@ int store_index(struct store *s, int source, const struct journal_head *h, const
                           .big_at = big,
                           .small_bytes = (uint32_t)bytes,
                           .bundle = h->n_big ? c->n_bundle - 1 : -1};
-        ok = ok && index_record(s, source, &r[i], &e);
+        rc = rc < 0 ? rc : index_record(s, source, &r[i], &e);
         at += bytes;
         big += record_big_bytes(&r[i], NULL);
         record_free(&r[i]);
     }
     free(r);
-    return ok ? 0 : err_set(ERR_INPUT, "%s holds a record that does not fit its plan", c->path);
+    return rc;
 }
 
 void store_add_timing(struct store *s, const struct sink_timing *t, bool replace)
@@ -235,15 +298,16 @@ static int first_entry(void *ctx, const struct journal_head *h, const void *payl
 static int open_attempt(struct store *s, const char *path)
 {
     struct book plan = {0};
-    uint64_t dropped;
+    struct journal_rest rest;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return errno == ENOENT ? 0 : err_set(ERR_IO, "cannot open %s: %s", path, strerror(errno));
-    int rc = journal_scan(fd, path, first_entry, &plan, &dropped);
+    int rc = journal_scan(fd, path, first_entry, &plan, &rest);
     if (rc <= 0) {
         close(fd);
-        if (rc == 0 && dropped)
-            log_warn("%s is damaged at its head (%llu bytes): left out", path, (unsigned long long)dropped);
+        if (rc == 0 && rest.bytes)
+            log_warn("%s is damaged at its head (%llu bytes): left out", path,
+                     (unsigned long long)rest.bytes);
         return rc < 0 ? err_prefix(rc, "%s", path) : 0;
     }
     struct source *c = push_source(s, path);
@@ -325,6 +389,8 @@ static int scan_entry(void *ctx, const struct journal_head *h, const void *paylo
     if (h->kind == JOURNAL_RECORDS)
         return store_index(s, x->source, h, payload, at);
     if (h->kind == JOURNAL_TIMING)
+        store_credit(s, x->source);
+    if (h->kind == JOURNAL_TIMING)
         for (size_t i = 0; i + sizeof(struct row_timing) <= h->n_small; i += sizeof(struct row_timing)) {
             struct row_timing t;
             memcpy(&t, (const char *)payload + i, sizeof t);
@@ -336,15 +402,18 @@ static int scan_entry(void *ctx, const struct journal_head *h, const void *paylo
 static void index_attempt(struct store *s, int source)
 {
     struct scan x = {s, source};
-    uint64_t dropped;
+    struct journal_rest rest;
     struct source *c = &s->source[source];
-    int64_t before = s->n;
-    int rc = journal_scan(c->fd, c->path, scan_entry, &x, &dropped);
+    int rc = journal_scan(c->fd, c->path, scan_entry, &x, &rest);
     if (rc < 0)
         log_warn("%s: what follows is left out and will be computed again", err_text());
-    else if (dropped)
-        log_debug("%s: the last %llu bytes are not a whole entry", c->path, (unsigned long long)dropped);
-    if (s->n == before) { /* nothing will be read from it again; often restarted jobs have many such files */
+    else if (rest.damaged)
+        log_warn("%s is damaged at byte %llu: the %llu bytes from there on are left out, their units will be "
+                 "computed again",
+                 c->path, (unsigned long long)rest.at, (unsigned long long)rest.bytes);
+    else if (rest.bytes)
+        log_debug("%s: the last %llu bytes are not a whole entry", c->path, (unsigned long long)rest.bytes);
+    if (!c->n_taken) { /* nothing will be read from it again; often restarted jobs have many such files */
         close(c->fd);
         if (c->fd_big >= 0)
             close(c->fd_big);
@@ -369,22 +438,26 @@ static int index_h5(struct store *s, int source)
                           .big_at = (uint64_t)i,
                           .small_bytes = (uint32_t)(f->small_at[i + 1] - at),
                           .bundle = -1};
-        bool ok = index_record(s, source, r, &e);
+        int rc = index_record(s, source, r, &e);
         record_free(r);
         free(r);
-        if (!ok)
-            return err_set(ERR_INPUT, "row %lld of /records of %s is damaged", (long long)i, c->path);
+        if (rc < 0)
+            return err_prefix(rc, "row %lld of /records", (long long)i);
     }
     for (int i = 0; i < f->n_timing; i++)
         map_timing(s, c, f->timing[i], false);
     return 0;
 }
 
-static bool covers(const struct store *s, const struct h5file *f)
+/* Whether the sources from `first` on, the journal of this file, hold all of its units. Units from files that
+ * were loaded before do not count: theirs may have fewer logits. */
+static bool covers(const struct store *s, int first, const struct h5file *f)
 {
-    for (int64_t i = 0; i < f->n_row; i++)
-        if (!store_has(s, f->row[i].unit_hi, f->row[i].unit_lo))
+    for (int64_t i = 0; i < f->n_row; i++) {
+        int64_t e = s->n_slot ? *find_slot(s, f->row[i].unit_hi, f->row[i].unit_lo) : 0;
+        if (!e || s->entry[e - 1].source < first)
             return false;
+    }
     return true;
 }
 
@@ -435,7 +508,7 @@ int store_load(struct store *s, const char *path, const struct sink_run *must, s
     }
     if (found->file) {
         struct source *c = &s->source[at_file];
-        if (!covers(s, c->h5)) {
+        if (!covers(s, first, c->h5)) {
             found->adds = true;
             TRY_GOTO(index_h5(s, at_file), done);
             found->current = is_current(s, c);
@@ -466,118 +539,4 @@ int store_add_attempt(struct store *s, const struct journal *j, const struct boo
     free(a);
     free(b);
     return s->n_source - 1;
-}
-
-/* ---- reading ---- */
-int64_t store_done(const struct store *s)
-{
-    int64_t n = 0;
-    for (int64_t i = 0; i < s->n; i++)
-        n += s->entry[i].setting < s->base_setting && s->entry[i].task < s->base_task;
-    return n;
-}
-
-int64_t store_units(const struct store *s)
-{
-    return s->book.n_unit + s->n - store_done(s);
-}
-
-static int by_unit(const void *a, const void *b, void *entry)
-{
-    const struct entry *x = (struct entry *)entry + *(const int64_t *)a,
-                       *y = (struct entry *)entry + *(const int64_t *)b;
-    if (x->hi != y->hi)
-        return x->hi < y->hi ? -1 : 1;
-    return x->lo < y->lo ? -1 : x->lo > y->lo;
-}
-
-void store_sort(struct store *s)
-{
-    if (s->n_order == s->n && s->order)
-        return;
-    s->order = mem_grow(s->order, (size_t)s->n, sizeof *s->order);
-    for (int64_t i = 0; i < s->n; i++)
-        s->order[i] = i;
-    qsort_r(s->order, (size_t)s->n, sizeof *s->order, by_unit, s->entry);
-    s->n_order = s->n;
-}
-
-int store_read(struct store *s, int64_t k, struct record *r)
-{
-    const struct entry *e = &s->entry[s->order[k]];
-    const struct source *c = &s->source[e->source];
-    struct record *one = NULL;
-    int n = 0, rc;
-    if (c->h5) {
-        rc = record_unpack(c->h5->small.data + e->small_at, e->small_bytes, NULL, 0, &one, &n);
-    } else {
-        char *flat = mem_grow(NULL, e->small_bytes, 1);
-        rc = journal_pread(c->fd, flat, e->small_bytes, e->small_at, c->path);
-        if (rc == 0)
-            rc = record_unpack(flat, e->small_bytes, NULL, 0, &one, &n);
-        free(flat);
-    }
-    if (rc < 0 || n != 1)
-        return rc < 0 ? err_prefix(rc, "%s", c->path) : err_set(ERR_INPUT, "%s has changed", c->path);
-    *r = *one;
-    free(one);
-    r->setting = e->setting;
-    r->task = e->task;
-    r->n_first = e->n_first;
-    r->n_vocab = e->n_vocab;
-    r->n_top = e->n_top;
-    return 0;
-}
-
-static int check_bundle(const struct source *c, struct store_bundle *b)
-{
-    enum { BLOCK = 1 << 22 };
-    char *buf = mem_grow(NULL, BLOCK, 1);
-    XXH3_state_t *st = XXH3_createState();
-    int rc = 0;
-    XXH3_64bits_reset(st);
-    for (uint64_t at = 0; at < b->bytes && rc == 0; at += BLOCK) {
-        size_t n = b->bytes - at < BLOCK ? (size_t)(b->bytes - at) : BLOCK;
-        rc = journal_pread(c->fd_big, buf, n, b->at + at, c->path);
-        if (rc == 0)
-            XXH3_64bits_update(st, buf, n);
-    }
-    if (rc == 0) {
-        b->state = XXH3_64bits_digest(st) == b->sum ? 1 : -1;
-        if (b->state < 0)
-            log_warn("%s.big is damaged at byte %llu: the logits of one bundle are lost", c->path,
-                     (unsigned long long)b->at);
-    }
-    XXH3_freeState(st);
-    free(buf);
-    return rc;
-}
-
-int store_check(struct store *s, int64_t k, bool *good)
-{
-    const struct entry *e = &s->entry[s->order[k]];
-    struct source *c = &s->source[e->source];
-    *good = true;
-    if (e->bundle < 0)
-        return 0;
-    struct store_bundle *b = &c->bundle[e->bundle];
-    if (b->state == 0)
-        TRY(check_bundle(c, b));
-    *good = b->state > 0;
-    return 0;
-}
-
-int store_part(struct store *s, int64_t k, const struct record *r, enum part p, int64_t at, int64_t n,
-               void *dst)
-{
-    const struct entry *e = &s->entry[s->order[k]];
-    const struct source *c = &s->source[e->source];
-    if (c->h5)
-        return h5file_part(c->h5, (int64_t)e->big_at, p, at, n, dst);
-    struct record_big big;
-    record_big_bytes(r, &big);
-    const size_t begin[PART_N] = {big.topk_id, big.logsumexp, big.topk_logit, big.first};
-    uint64_t row = (uint64_t)part_width(p, r) * part_size(p);
-    return journal_pread(c->fd_big, dst, (size_t)((uint64_t)n * row),
-                         e->big_at + begin[p] + (uint64_t)at * row, c->path);
 }

@@ -1,5 +1,6 @@
 /* All results behind one path: the attempts of its journal, the files it extends, FILE.h5 itself, seen as one
- * list of units without duplicates (the first one wins, the journal before files). Rows of /settings and
+ * list of units without duplicates (of equal ones that with more logits, of others the first; the journal
+ * before files). Rows of /settings and
  * /tasks are those of the newest plan first. Records are read from their source when asked for; only an index
  * is held in memory. */
 #ifndef KVS_HDF5IO_STORE_H
@@ -31,9 +32,12 @@ struct source {
     int32_t *setting_map, *task_map;
     struct store_bundle *bundle;
     int n_bundle, cap_bundle;
+    int64_t n_taken; /* units that come, or came, from here */
+    bool credited;   /* the book lists what computed it */
 };
 struct store {
     struct book book;
+    bool has_origin;             /* the book says what computed the units: some were found */
     int base_setting, base_task; /* rows of the newest plan; further ones come from older runs */
     struct source *source;
     int n_source, cap_source;
@@ -45,6 +49,10 @@ struct store {
     int64_t n_slot;
     struct sink_timing *timing;
     int n_timing, cap_timing;
+    struct store_conflict {
+        int64_t n; /* units of which there are two different records; the first was kept */
+        int32_t setting, task, example; /* of the first such unit */
+    } conflict;
     /* sizes of the tables, for their chunks */
     int64_t n_text, n_token, n_metric, n_budget, n_ledger, n_fidelity;
 };
@@ -67,6 +75,9 @@ int store_add_attempt(struct store *s, const struct journal *j, const struct boo
 /* Indexes the records of one entry of a source. ERR_INPUT if they are damaged. */
 int store_index(struct store *s, int source, const struct journal_head *h, const void *payload,
                 uint64_t payload_at);
+/* The book lists what computed units and timings, not what only tried to: something of this source is used.
+ */
+void store_credit(struct store *s, int source);
 /* Timing entries of the journal are rows as in the file. */
 struct row_timing store_timing_row(const struct sink_timing *t);
 void store_add_timing(struct store *s, const struct sink_timing *t, bool replace);
@@ -80,6 +91,8 @@ void store_sort(struct store *s);
 /* Record at place k of the sorted list, without logits; setting and task are rows of the store's book;
  * n_first, n_vocab, n_top say which logits there are. Owned. */
 int store_read(struct store *s, int64_t k, struct record *r);
+int store_read_entry(const struct store *s, const struct entry *e,
+                     struct record *r); /* the same of an entry */
 /* Whether the logits of place k are undamaged (reads them once per bundle). */
 int store_check(struct store *s, int64_t k, bool *good);
 /* n rows of a part of place k from row `at` on. */

@@ -11,6 +11,36 @@ bool summary_averaged(const struct sink_task *t)
     return strcmp(t->category, "not_averaged") != 0;
 }
 
+/* Whether "a,b,c" has the part [part, part + n). */
+static bool has_part(const char *list, const char *part, size_t n)
+{
+    for (const char *p = list; *p; p += strcspn(p, ","), p += *p == ',')
+        if (strcspn(p, ",") == n && !memcmp(p, part, n))
+            return true;
+    return false;
+}
+
+void summary_task_label(const struct results *r, int task, struct str *out)
+{
+    const struct sink_task *t = &r->task[task], *o = NULL;
+    for (int i = 0; i < r->n_task && !o; i++)
+        if (i != task && !strcmp(r->task[i].id, t->id))
+            o = &r->task[i];
+    str_add(out, t->id);
+    if (!o)
+        return;
+    struct str own = {0};
+    for (const char *p = t->params; *p; p += strcspn(p, ","), p += *p == ',') {
+        size_t n = strcspn(p, ",");
+        if (!has_part(o->params, p, n))
+            str_printf(&own, "%s%.*s", own.n ? "," : "", (int)n, p);
+    }
+    if (!own.n)
+        str_printf(&own, "source %.8s", t->source_sha256);
+    str_printf(out, " (%s)", str_c(&own));
+    str_free(&own);
+}
+
 const struct record *summary_unit(const struct summary *s, int setting, int64_t example_row)
 {
     return s->unit[(int64_t)setting * s->r->n_example + example_row];
@@ -168,12 +198,21 @@ static void take_times(struct summary *s, int setting)
     free(v);
 }
 
+/* `full` of the same model, computed alike; where there are several, the one with the same overrides. */
 static int full_row(const struct results *r, int setting)
 {
-    for (int i = 0; i < r->n_setting; i++)
-        if (!strcmp(r->setting[i].method, "full") && !strcmp(r->setting[i].model, r->setting[setting].model))
-            return i;
-    return -1;
+    const struct sink_setting *s = &r->setting[setting];
+    int found = -1;
+    for (int i = 0; i < r->n_setting; i++) {
+        const struct sink_setting *f = &r->setting[i];
+        if (strcmp(f->method, "full") != 0 || strcmp(f->model, s->model) != 0 ||
+            strcmp(f->model_hash, s->model_hash) != 0 || strcmp(f->dtype, s->dtype) != 0 ||
+            strcmp(f->cache_dtype, s->cache_dtype) != 0)
+            continue;
+        if (found < 0 || !strcmp(f->overrides, s->overrides))
+            found = i;
+    }
+    return found;
 }
 
 void summary_make(struct summary *s, const struct results *r)

@@ -41,6 +41,9 @@ const struct record *summary_unit(const struct summary *s, int setting, int64_t 
 /* Whether the task counts in the mean over tasks (LongBench's passage_count is run but not averaged). */
 bool summary_averaged(const struct sink_task *t);
 
+/* Name of a task; where the file has others of that name, with what tells them apart: "passkey (seed=8)". */
+void summary_task_label(const struct results *r, int task, struct str *out);
+
 /* Paired difference a - b over the examples that both have, task by task (task < 0: all averaged tasks). */
 struct interval summary_diff(const struct summary *s, int a, int b, int task);
 

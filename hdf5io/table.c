@@ -23,6 +23,16 @@ static void row_begin(struct pen *p, bool head)
         str_add(p->out, "<tr>");
 }
 
+/* A bar would end the cell, a line end the table. */
+static void add_markdown(struct str *out, const char *text)
+{
+    for (; *text; text++) {
+        if (*text == '|' || *text == '\\')
+            str_addc(out, '\\');
+        str_addc(out, *text == '\n' || *text == '\r' ? ' ' : *text);
+    }
+}
+
 static void cell(struct pen *p, const char *text)
 {
     if (p->form == TABLE_HTML) {
@@ -30,10 +40,12 @@ static void cell(struct pen *p, const char *text)
         str_add_html(p->out, text);
         str_add(p->out, p->head ? "</th>" : "</td>");
     } else if (p->form == TABLE_MD) {
-        str_printf(p->out, "| %s ", text);
+        str_add(p->out, "| ");
+        add_markdown(p->out, text);
+        str_addc(p->out, ' ');
     } else {
-        bool quote = strpbrk(text, ",\"\n") != NULL;
-        str_printf(p->out, "%s%s%s%s", p->col ? "," : "", quote ? "\"" : "", text, quote ? "\"" : "");
+        str_add(p->out, p->col ? "," : "");
+        str_add_csv(p->out, text);
     }
     p->col++;
 }
@@ -216,8 +228,12 @@ void table_tasks(const struct summary *s, enum table_form form, struct str *out)
     const struct results *r = s->r;
     row_begin(&p, true);
     cell(&p, "setting");
-    for (int t = 0; t < r->n_task; t++)
-        cell(&p, r->task[t].id);
+    for (int t = 0; t < r->n_task; t++) {
+        struct str label = {0};
+        summary_task_label(r, t, &label);
+        cell(&p, str_c(&label));
+        str_free(&label);
+    }
     cell(&p, "mean");
     row_end(&p);
     for (int i = 0; i < r->n_setting; i++) {

@@ -51,14 +51,7 @@ static void cell(struct row *w, const char *name, const char *text, bool quoted)
             str_add(w->out, *text ? text : "null");
         return;
     }
-    if (!strpbrk(text, ",\"\r\n")) {
-        str_add(w->out, text);
-        return;
-    }
-    str_addc(w->out, '"'); /* RFC 4180: quotes are doubled */
-    for (const char *p = text; *p; p++)
-        str_addn(w->out, *p == '"' ? "\"\"" : p, *p == '"' ? 2 : 1);
-    str_addc(w->out, '"');
+    str_add_csv(w->out, text);
 }
 
 static void cell_text(struct row *w, const char *name, const char *text)
@@ -138,18 +131,30 @@ static void write_record(struct row *w, const struct results *r, const struct re
     cell_text(w, "error", rec->error);
 }
 
+/* The names of the columns, also where there is no unit yet. */
+static void write_header(const struct results *r, struct str *out)
+{
+    struct str line = {0};
+    struct row w = {&line, out, false, 0};
+    const struct record any = {0};
+    if (r->n_setting && r->n_task) {
+        write_record(&w, r, &any);
+        str_addc(out, '\n');
+    }
+    str_free(&line);
+}
+
 static void write_all(const struct results *r, bool json, struct str *out)
 {
-    struct str header = {0}, line = {0};
+    struct str line = {0};
+    if (!json)
+        write_header(r, out);
     for (int64_t i = 0; i < r->n_record; i++) {
-        struct row w = {&line, !json && i == 0 ? &header : NULL, json, 0};
+        struct row w = {&line, NULL, json, 0};
         str_clear(&line);
         write_record(&w, r, &r->record[i]);
-        if (w.header)
-            str_printf(out, "%s\n", str_c(&header));
         str_printf(out, json ? "{%s}\n" : "%s\n", str_c(&line));
     }
-    str_free(&header);
     str_free(&line);
 }
 
@@ -169,6 +174,8 @@ int cmd_export(struct app *app, int argc, char **argv)
     struct results r;
     struct str out = {0};
     app_parse(app, &argp, argc, argv, &a);
+    if (a.out && results_at(a.out))
+        return err_set(ERR_INPUT, "%s holds results: choose another name for the export", a.out);
     TRY(results_open(&r, a.path));
     write_all(&r, a.format == 'j', &out);
     int rc = app_write(a.out, &out);

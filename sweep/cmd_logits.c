@@ -284,12 +284,21 @@ static int compute(struct runner *r, const struct logits_args *a, const struct k
     rc = arrays_close(o.file);
     o.file = NULL;
 done:
-    if (o.file)
-        arrays_close(o.file);
+    arrays_drop(o.file);
     free(prompt);
     free(force);
     free(all);
     return rc;
+}
+
+/* Before anything is read or computed: what the output must not replace. */
+static int check_output(const struct logits_args *a)
+{
+    const char *const source[] = {a->prompt, a->force, a->model};
+    for (size_t i = 0; i < sizeof source / sizeof *source; i++)
+        if (source[i] && file_is_same(a->out, source[i]))
+            return err_set(ERR_INPUT, "-o %s is also an input: choose another name", a->out);
+    return arrays_check(a->out);
 }
 
 int cmd_logits(struct app *app, int argc, char **argv)
@@ -322,6 +331,7 @@ int cmd_logits(struct app *app, int argc, char **argv)
     struct kv_spec spec = {0};
     struct runner *r = NULL;
     enum dtype dtype, cache;
+    TRY(check_output(&a));
     TRY(dtype_parse(a.dtype, &dtype));
     TRY(dtype_parse(a.cache_dtype ? a.cache_dtype : a.dtype, &cache));
     TRY(app_model(app, a.model, &cm));

@@ -1,4 +1,5 @@
 #include "base/err.h"
+#include "base/file.h"
 #include "base/mem.h"
 #include "hdf5io/read.h"
 #include "hdf5io/stats.h"
@@ -60,10 +61,18 @@ static struct interval setting_score(const struct results *r, int setting, int64
     return in;
 }
 
+/* The journal lies beside what a link leads to (hdf5io/journal.h). */
+static char *journal_file(const struct results *r, const char *name)
+{
+    char *real = file_resolve(r->path), *path = mem_printf("%s.journal%s", real, name);
+    free(real);
+    return path;
+}
+
 /* Whether a process writes the journal: it holds a lock there (hdf5io/journal.h). */
 static bool is_written(const struct results *r)
 {
-    char *path = mem_printf("%s.journal/lock", r->path);
+    char *path = journal_file(r, "/lock");
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     bool held = fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
     if (fd >= 0)
@@ -77,7 +86,7 @@ static double seconds_left(const struct results *r)
 {
     if (r->n_record >= r->n_unit)
         return 0;
-    char *dir = mem_printf("%s.journal", r->path);
+    char *dir = journal_file(r, "");
     struct stat st;
     int there = stat(dir, &st);
     free(dir);

@@ -160,12 +160,14 @@ static int verify(const struct plan *p, const struct results *r, int64_t n_asked
     struct link l;
     struct worker w;
     int n = 0, n_checked = 0, n_other = 0;
+    if (!r->n_record)
+        return err_set(ERR_INPUT, "%s: nothing is finished yet that could be computed again", r->path);
     TRY(link_open(&l, false));
     TRY(worker_open(&w, &l, p, NULL, NULL));
     const struct ops *ops = runner_ops(w.runner);
-    if (r->isa && strcmp(ops->isa, r->isa))
-        log_warn("the file was computed with %s, this machine uses %s: the last bits may differ", r->isa,
-                 ops->isa);
+    if (*r->isa && (strcmp(ops->isa, r->isa) || strcmp(ops->device, r->device)))
+        log_warn("the file was computed on %s (%s), this run computes on %s (%s): the last bits may differ",
+                 r->device, r->isa, ops->device, ops->isa);
     uint64_t *ids = bundle_ids(r, &n);
     int64_t n_take = n_asked > 0 && n_asked < n ? n_asked : n;
     int rc = 0;

@@ -3,6 +3,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "hdf5io/book.h"
 #include "hdf5io/read.h"
 #include "sweep/farm_int.h"
 
@@ -39,15 +40,6 @@ static const struct plan_unit *find_unit(const struct plan *p, const struct unit
     return hit ? &p->unit[hit->unit] : NULL;
 }
 
-static bool same_setting(const struct plan *p, int i, const struct sink_setting *s)
-{
-    const struct plan_setting *mine = &p->setting[i];
-    const struct plan_model *m = &p->model[mine->model];
-    return !strcmp(mine->id, s->id) && !strcmp(m->hash, s->model_hash) &&
-           !strcmp(dtype_name(m->run.dtype), s->dtype) &&
-           !strcmp(dtype_name(m->run.cache_dtype), s->cache_dtype) && !strcmp(mine->overrides, s->overrides);
-}
-
 static uint8_t *timed_at(const struct farm *f, int setting, int task, int k)
 {
     const struct plan *p = f->plan;
@@ -61,12 +53,13 @@ static int timing_count(const struct farm *f, int task)
     return f->plan->config->timing < n ? f->plan->config->timing : n;
 }
 
-static void mark_timed(struct farm *f, const struct results *r, const struct sink_timing *t)
+static void mark_timed(struct farm *f, const struct sink_setting *mine, const struct results *r,
+                       const struct sink_timing *t)
 {
     const struct plan *p = f->plan;
     for (int s = 0; s < p->n_setting; s++) {
         for (int i = 0; i < p->n_task; i++) {
-            if (!same_setting(p, s, &r->setting[t->setting]) ||
+            if (!book_same_setting(&mine[s], &r->setting[t->setting]) ||
                 strcmp(p->task[i].cfg->id, r->task[t->task].id) ||
                 strcmp(p->task[i].params, r->task[t->task].params))
                 continue;
@@ -77,6 +70,24 @@ static void mark_timed(struct farm *f, const struct results *r, const struct sin
     }
 }
 
+static bool is_full(const struct plan_setting *s)
+{
+    return !strcmp(s->spec->method->name, "full");
+}
+
+/* Whether the comparison with the full cache is wished for a unit that was computed without it. Where the
+ * plan computes `full`, its own units answer for the others, which have nothing to compare with if it failed.
+ */
+static bool lacks_fidelity(const struct plan *p, const struct plan_unit *u, const struct record *r)
+{
+    bool has_full = false;
+    for (int i = 0; i < p->n_setting; i++)
+        has_full =
+            has_full || (p->setting[i].model == p->setting[u->setting].model && is_full(&p->setting[i]));
+    return plan_run_unit(p, u - p->unit).fidelity && r->status == ST_OK && r->n_new > 0 && !r->n_fidelity &&
+           (!has_full || is_full(&p->setting[u->setting]));
+}
+
 int farm_history(struct farm *f)
 {
     const struct plan *p = f->plan;
@@ -84,17 +95,30 @@ int farm_history(struct farm *f)
     struct results r;
     TRY(results_open(&r, f->opt->output));
     struct unit_at *at = index_units(p);
+    int64_t n_lacking = 0;
     for (int64_t i = 0; i < r.n_record; i++) {
         const struct plan_unit *u = find_unit(p, at, r.record[i].unit_hi, r.record[i].unit_lo);
         if (!u)
             continue;
         struct record mine = r.record[i];
         mine.setting = u->setting;
+        n_lacking += lacks_fidelity(p, u, &mine);
         progress_unit(&f->progress, &mine, true);
     }
+    if (n_lacking)
+        log_warn("fidelity: %lld unit%s in %s finished without it and %s not computed again; to have it for "
+                 "all, write "
+                 "another file",
+                 (long long)n_lacking, n_lacking == 1 ? "" : "s", f->opt->output,
+                 n_lacking == 1 ? "is" : "are");
+    struct sink_plan rows;
+    struct str text = {0};
+    plan_sink(p, &rows, &text);
     for (int i = 0; i < r.n_timing; i++)
         if (r.timing[i].setting < r.n_setting && r.timing[i].task < r.n_task)
-            mark_timed(f, &r, &r.timing[i]);
+            mark_timed(f, rows.setting, &r, &r.timing[i]);
+    plan_sink_free(&rows);
+    str_free(&text);
     free(at);
     results_close(&r);
     return 0;
@@ -108,7 +132,12 @@ static const struct plan_unit *unit_of(const struct plan *p, int setting, int ta
     return NULL;
 }
 
-/* A unit that does not fit or fails alone has no timing; that is no reason to stop. */
+/* Errors that are a unit's own: it has no timing, and that is no reason to stop. */
+static bool is_units_own(int rc)
+{
+    return rc == ERR_NOMEM || rc == ERR_TOO_LONG || rc == ERR_NAN || rc == ERR_INPUT;
+}
+
 static int time_one(struct farm *f, int setting, int task, int example)
 {
     const struct plan *p = f->plan;
@@ -117,8 +146,12 @@ static int time_one(struct farm *f, int setting, int task, int example)
     struct run_timing t = {0};
     TRY(worker_load(&f->worker, p->setting[setting].model, NULL));
     int rc = runner_timing(f->worker.runner, p->model[p->setting[setting].model].task[task], &unit, &t);
-    if (rc == ERR_NOMEM || rc == ERR_TOO_LONG || rc == ERR_NAN)
+    if (is_units_own(rc)) {
+        if (!f->opt->quiet)
+            log_info("not timed: setting %s, task %s, example %s: %s", p->setting[setting].id,
+                     p->task[task].cfg->id, plan_example(p, task, example)->id, err_text());
         return 0;
+    }
     TRY(rc);
     struct sink_timing row = {.setting = setting,
                               .task = task,

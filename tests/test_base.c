@@ -5,11 +5,14 @@
 #include "base/param.h"
 #include "scratch.h"
 
+#include <fcntl.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -102,6 +105,11 @@ static void unicode(void **state)
     struct str s = {0};
     str_add_json(&s, "a\"\n\xff\x01", 5);
     assert_string_equal(s.data, "\"a\\\"\\n\xef\xbf\xbd\\u0001\"");
+    str_clear(&s);
+    str_add_csv(&s, "plain 'x'");
+    str_addc(&s, ',');
+    str_add_csv(&s, "a \"b\", c\r");
+    assert_string_equal(s.data, "plain 'x',\"a \"\"b\"\", c\r\"");
     str_free(&s);
 }
 
@@ -135,9 +143,57 @@ static void files(void **state)
     free(path);
 }
 
+static void assert_holds(const char *path, const char *want)
+{
+    char *data;
+    assert_int_equal(file_read(path, &data, NULL), 0);
+    assert_string_equal(data, want);
+    free(data);
+}
+
+/* What is written to is what the path leads to: links stay, and so does what is no file. */
+static void special_files(void **state)
+{
+    (void)state;
+    char *dir = scratch_make(), *deep = file_join(dir, "a"), *target = file_join(dir, "a/target"),
+         *link = file_join(dir, "link"), *fifo = file_join(dir, "fifo"), *name = file_join(dir, "plain");
+    assert_int_equal(file_mkdirs(deep), 0);
+    assert_int_equal(symlink("a/target", link), 0);
+    for (int round = 0; round < 2; round++) { /* a link to nothing, then to a file */
+        assert_int_equal(file_write_atomic(link, round ? "two" : "one", 3), 0);
+        assert_holds(target, round ? "two" : "one");
+        struct stat st;
+        assert_int_equal(lstat(link, &st), 0);
+        assert_true(S_ISLNK(st.st_mode));
+    }
+    char *real = file_resolve(link), *same = file_resolve(name);
+    assert_string_equal(real, target);
+    assert_string_equal(same, name);
+    assert_true(file_is_same(link, target));
+    assert_false(file_is_same(link, name));
+    assert_int_equal(mkfifo(fifo, 0600), 0);
+    assert_true(file_is_special(fifo));
+    int fd = open(fifo, O_RDONLY | O_NONBLOCK);
+    char got[8] = "";
+    assert_int_equal(file_write_atomic(fifo, "hello", 5), 0);
+    assert_int_equal(read(fd, got, sizeof got), 5);
+    assert_string_equal(got, "hello");
+    assert_true(file_is_special(fifo));
+    close(fd);
+    scratch_remove(dir);
+    free(deep);
+    free(target);
+    free(link);
+    free(fifo);
+    free(name);
+    free(real);
+    free(same);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(params), cmocka_unit_test(numbers),
-                                       cmocka_unit_test(unicode), cmocka_unit_test(files)};
+                                       cmocka_unit_test(unicode), cmocka_unit_test(files),
+                                       cmocka_unit_test(special_files)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

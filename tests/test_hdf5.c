@@ -199,13 +199,13 @@ static void merge_and_pack(void **state)
     OK(grid_put(&g, &sink_hdf5, s, 12, g.n));
     OK(sink_hdf5.close(s));
     const char *paths[] = {a.path, b.path};
-    OK(sink_merge(paths, 2, c.path));
+    OK(sink_merge(paths, 2, c.path, false));
     check_logits(c.path, &g);
     struct results r;
     OK(results_open(&r, c.path));
     assert_int_equal(r.n_record, g.n);
     results_close(&r);
-    REFUSED(sink_merge(paths, 2, c.path), "exists already");
+    REFUSED(sink_merge(paths, 2, c.path, false), "exists already");
     struct stat plain, small;
     OK(sink_pack(q.path, 0));
     assert_int_equal(stat(q.path, &plain), 0);
@@ -224,12 +224,152 @@ static void merge_and_pack(void **state)
     place_remove(&q);
 }
 
+/* What computed units is listed, in one order, and nothing that computed none. */
+static void origins(void **state)
+{
+    (void)state;
+    struct place p = place_make(), q = place_make(), m = place_make();
+    struct grid g;
+    struct sink *s;
+    struct results r;
+    grid_init(&g, 2, 6);
+    static const char *const isa[] = {"avx2", "amx", "avx512", "avx2"};
+    for (int i = 0; i < 4; i++) {
+        g.plan.run.isa = isa[i];
+        OK(sink_hdf5.open(&s, p.path, &g.plan));
+        if (i != 2) /* opened and stopped before anything was done */
+            OK(grid_put(&g, &sink_hdf5, s, 0, i == 3 ? g.n : 6 * (i + 1)));
+        OK(sink_hdf5.close(s));
+        OK(results_open(&r, p.path));
+        assert_string_equal(r.isa, i ? "amx; avx2" : "avx2");
+        assert_string_equal(r.device, "cpu");
+        results_close(&r);
+    }
+    assert_false(file_exists(p.journal));
+    g.plan.run.isa = "ref";
+    finish(p.path, &g); /* nothing was left to do */
+    g.plan.run.host = "there";
+    finish(q.path, &g);
+    const char *paths[] = {q.path, p.path};
+    for (int k = 0; k < 2; k++) {
+        OK(unlink(q.path)); /* other units, so that both files give some */
+        for (int i = 0; i < g.n; i++)
+            g.record[i].unit_hi += (uint64_t)k + 1;
+        finish(q.path, &g);
+        OK(sink_merge(k ? paths : (const char *[]){p.path, q.path}, 2, m.path, false));
+        OK(results_open(&r, m.path));
+        assert_string_equal(r.isa, "amx; avx2; ref");
+        assert_string_equal(r.host, "here; there");
+        results_close(&r);
+        OK(unlink(m.path));
+    }
+    grid_free(&g);
+    place_remove(&p);
+    place_remove(&q);
+    place_remove(&m);
+}
+
+/* Two files of the same units, one with fewer logits: nothing is lost in either order. Different answers are
+ * not mixed silently. */
+static void merge_order(void **state)
+{
+    (void)state;
+    struct place a = place_make(), b = place_make(), ab = place_make(), ba = place_make();
+    struct grid g, less;
+    grid_init(&g, 3, 6);
+    grid_init(&less, 3, 6);
+    for (int i = 0; i < less.n; i++) {
+        less.record[i].n_top = less.record[i].n_first = 0;
+        less.record[i].bundle += 100;
+        free(less.record[i].first);
+        free(less.record[i].topk_id);
+        free(less.record[i].topk_logit);
+        free(less.record[i].logsumexp);
+        less.record[i].first = less.record[i].topk_logit = NULL;
+        less.record[i].topk_id = NULL;
+        less.record[i].logsumexp = NULL;
+    }
+    less.plan.run.topk = less.plan.run.logits_first = 0;
+    finish(a.path, &less);
+    finish(b.path, &g);
+    const char *paths[] = {a.path, b.path}, *back[] = {b.path, a.path};
+    OK(sink_merge(paths, 2, ab.path, false));
+    OK(sink_merge(back, 2, ba.path, false));
+    check_logits(ab.path, &g);
+    assert_equal_files(ab.path, b.path);
+    assert_equal_files(ab.path, ba.path);
+    OK(unlink(a.path));
+    OK(unlink(ab.path));
+    int k = 0;
+    while (less.record[k].status != ST_OK || less.record[k].n_new == 0)
+        k++;
+    less.record[k].token[0] ^= 1;
+    finish(a.path, &less);
+    REFUSED(sink_merge(paths, 2, ab.path, false), "disagree on 1 unit (the first: setting full, task ");
+    assert_false(file_exists(ab.path));
+    OK(sink_merge(paths, 2, ab.path, true));
+    struct results r;
+    OK(results_open(&r, ab.path));
+    for (int64_t i = 0; i < r.n_record; i++)
+        if (r.record[i].unit_hi == less.record[k].unit_hi)
+            assert_int_equal(r.record[i].token[0], less.record[k].token[0]);
+    results_close(&r);
+    grid_free(&g);
+    grid_free(&less);
+    place_remove(&a);
+    place_remove(&b);
+    place_remove(&ab);
+    place_remove(&ba);
+}
+
+static void join_rows(struct book *b, const struct sink_setting *row, int n)
+{
+    const struct book src = {.created = "", .setting = (struct sink_setting *)(uintptr_t)row, .n_setting = n};
+    int32_t *setting, *task;
+    OK(book_join(b, &src, &setting, &task));
+    free(setting);
+    free(task);
+}
+
+/* Rows of one id get names of their own, the same in any order, and keep them when files are joined again. */
+static void setting_names(void **state)
+{
+    (void)state;
+    struct grid g;
+    grid_init(&g, 1, 1);
+    struct sink_setting row[4];
+    for (int i = 0; i < 4; i++)
+        row[i] = g.setting[0];
+    row[0].id = row[1].id = row[2].id = "tiny/full";
+    row[1].dtype = "bf16";
+    row[2].model_hash = "12345678ff";
+    row[3].id = "tiny/other";
+    static const char *const want[4] = {"tiny/full@f32+model-abcd", "tiny/full@bf16+model-abcd",
+                                        "tiny/full@f32+model-12345678", "tiny/other"};
+    struct book there = {0}, back = {0};
+    join_rows(&there, &row[0], 1);
+    assert_string_equal(there.setting[0].id, "tiny/full");
+    join_rows(&there, &row[1], 3);
+    for (int i = 0; i < 4; i++)
+        assert_string_equal(there.setting[i].id, want[i]);
+    for (int i = 3; i >= 0; i--)
+        join_rows(&back, &there.setting[i], 1); /* as a file of these rows would give them */
+    join_rows(&back, row, 4);
+    assert_int_equal(back.n_setting, 4);
+    for (int i = 0; i < 4; i++)
+        assert_string_equal(back.setting[3 - i].id, want[i]);
+    book_free(&there);
+    book_free(&back);
+    grid_free(&g);
+}
+
 int main(void)
 {
     log_set_level(LOG_QUIET);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(round_trip),  cmocka_unit_test(resume),   cmocka_unit_test(extend),
-        cmocka_unit_test(differences), cmocka_unit_test(refusals), cmocka_unit_test(merge_and_pack),
+        cmocka_unit_test(round_trip),  cmocka_unit_test(resume),      cmocka_unit_test(extend),
+        cmocka_unit_test(differences), cmocka_unit_test(refusals),    cmocka_unit_test(merge_and_pack),
+        cmocka_unit_test(origins),     cmocka_unit_test(merge_order), cmocka_unit_test(setting_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

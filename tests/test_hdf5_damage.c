@@ -53,6 +53,67 @@ static void damage(void **state)
     place_remove(&p);
 }
 
+static int count_entry(void *ctx, const struct journal_head *h, const void *payload, uint64_t at)
+{
+    (void)payload;
+    (void)at;
+    *(int *)ctx += h->kind == JOURNAL_RECORDS;
+    return 0;
+}
+
+/* A cut end is what a kill leaves; a changed byte before whole entries, or in the last one, is damage. */
+static void told_damage(void **state)
+{
+    (void)state;
+    struct place p = place_make();
+    struct grid g;
+    struct sink *s;
+    char **names, *bytes;
+    size_t n_bytes;
+    int n;
+    grid_init(&g, 2, 7);
+    OK(sink_hdf5.open(&s, p.path, &g.plan));
+    OK(grid_put(&g, &sink_hdf5, s, 0, 12));
+    OK(sink_hdf5.close(s));
+    OK(journal_list(p.journal, &names, &n));
+    char *victim = file_join(p.journal, names[0]);
+    OK(file_read(victim, &bytes, &n_bytes));
+    uint64_t second = 0; /* entry of records: where it begins */
+    for (int i = 0; i < 2; i++) {
+        struct journal_head h;
+        memcpy(&h, bytes + second, sizeof h);
+        second += sizeof h + h.n_small;
+    }
+    const struct {
+        size_t left, change;
+        bool damaged;
+        int n_read;
+    } try[] = {{n_bytes, 0, false, 4},          {n_bytes - 3, 0, false, 3},
+               {n_bytes, second + 60, true, 1}, /* payload */
+               {n_bytes, second + 1, true, 1},  /* magic */
+               {n_bytes, second + 9, true, 1},  /* length: too long for the file, but whole entries follow */
+               {n_bytes, second + 14, true, 1}, {n_bytes, n_bytes - 1, true, 3},
+               {second + 10, 0, false, 1}};
+    for (size_t i = 0; i < sizeof try / sizeof *try; i++) {
+        char *copy = mem_dup(bytes, n_bytes);
+        copy[try[i].change] ^= try[i].change ? 0x55 : 0;
+        OK(file_write_atomic(victim, copy, try[i].left));
+        free(copy);
+        struct journal_rest rest;
+        int n_read = 0, fd = open(victim, O_RDONLY);
+        OK(journal_scan(fd, victim, count_entry, &n_read, &rest));
+        close(fd);
+        assert_int_equal(n_read, try[i].n_read);
+        assert_int_equal(rest.damaged, try[i].damaged);
+        assert_int_equal(rest.at + rest.bytes, try[i].left);
+    }
+    free(bytes);
+    free(victim);
+    file_list_free(names, n);
+    grid_free(&g);
+    place_remove(&p);
+}
+
 /* Damaged logits cost the logits of their bundle, not its scores. */
 static void damaged_logits(void **state)
 {
@@ -288,8 +349,8 @@ int main(void)
 {
     log_set_level(LOG_QUIET);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(damage), cmocka_unit_test(damaged_logits), cmocka_unit_test(disk_full),
-        cmocka_unit_test(watch),  cmocka_unit_test(kills),
+        cmocka_unit_test(damage),    cmocka_unit_test(told_damage), cmocka_unit_test(damaged_logits),
+        cmocka_unit_test(disk_full), cmocka_unit_test(watch),       cmocka_unit_test(kills),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

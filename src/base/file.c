@@ -109,7 +109,47 @@ static int write_all(int fd, const char *p, size_t n)
     return 0;
 }
 
-int file_write_atomic(const char *path, const void *data, size_t bytes)
+char *file_resolve(const char *path)
+{
+    char *at = mem_strdup(path);
+    for (int hops = 0; hops < 40; hops++) { /* as many as the kernel follows */
+        char to[4096];
+        ssize_t n = readlink(at, to, sizeof to - 1);
+        if (n <= 0)
+            break;
+        to[n] = 0;
+        const char *slash = strrchr(at, '/');
+        char *next =
+            to[0] == '/' || !slash ? mem_strdup(to) : mem_printf("%.*s/%s", (int)(slash - at), at, to);
+        free(at);
+        at = next;
+    }
+    return at;
+}
+
+bool file_is_special(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode);
+}
+
+bool file_is_same(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+static int write_special(const char *path, const void *data, size_t bytes)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    bool ok = fd >= 0 && write_all(fd, data, bytes) == 0;
+    int rc = ok ? 0 : err_set(ERR_IO, "cannot write %s: %s", path, strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    return rc;
+}
+
+static int replace(const char *path, const void *data, size_t bytes)
 {
     char *tmp = mem_printf("%s.tmp.%d", path, (int)getpid());
     int rc = 0;
@@ -124,6 +164,14 @@ int file_write_atomic(const char *path, const void *data, size_t bytes)
         rc = sync_dir_of(path);
     }
     free(tmp);
+    return rc;
+}
+
+int file_write_atomic(const char *path, const void *data, size_t bytes)
+{
+    char *real = file_resolve(path);
+    int rc = file_is_special(real) ? write_special(real, data, bytes) : replace(real, data, bytes);
+    free(real);
     return rc;
 }
 

@@ -17,7 +17,14 @@ void file_unmap(struct file_map *m);
 void file_release(const struct file_map *m, size_t at, size_t bytes);
 /* Whole file as owned, NUL-terminated bytes. */
 int file_read(const char *path, char **data, size_t *bytes);
-/* Writes to a temporary name beside `path`, fsyncs, renames, fsyncs the directory. */
+/* Where `path` leads if its last part is a symbolic link (also to nothing yet), else `path`; owned. */
+char *file_resolve(const char *path);
+/* Whether something is there that is neither a regular file nor a folder: a device, a FIFO, a socket. */
+bool file_is_special(const char *path);
+/* Whether both paths lead to one existing file. */
+bool file_is_same(const char *a, const char *b);
+/* Writes to a temporary name beside `path`, fsyncs, renames, fsyncs the directory. Symbolic links stay: what
+ * they lead to is replaced. Devices and FIFOs are written to as they are. */
 int file_write_atomic(const char *path, const void *data, size_t bytes);
 int file_mkdirs(const char *path);
 bool file_exists(const char *path);

@@ -102,6 +102,18 @@ void str_add_json(struct str *s, const char *text, size_t n)
     str_addc(s, '"');
 }
 
+void str_add_csv(struct str *s, const char *text)
+{
+    if (!strpbrk(text, ",\"\r\n")) {
+        str_add(s, text);
+        return;
+    }
+    str_addc(s, '"');
+    for (const char *p = text; *p; p++)
+        str_addn(s, *p == '"' ? "\"\"" : p, *p == '"' ? 2 : 1);
+    str_addc(s, '"');
+}
+
 void str_add_html(struct str *s, const char *text)
 {
     for (; *text; text++) {
