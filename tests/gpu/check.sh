@@ -240,7 +240,7 @@ if wanted ops; then
     check 45 "attention against doubles, wgmma" "$bin/gpu_attend" wgmma 140 $([ "$shim" = 1 ] || echo 200 513 1000)
 fi
 if wanted model && [ -n "${KVS_MODEL:-}" ]; then
-    check 120 "method matrix, $(basename "$KVS_MODEL")" "$bin/gpu_matrix" "$KVS_MODEL" $([ "$shim" = 1 ] && echo 40 2 || echo 1500 96)
+    check 120 "method matrix, $(basename "$KVS_MODEL")" "$bin/gpu_matrix" "$KVS_MODEL" $([ "$shim" = 1 ] && echo 40 2 || echo 1500 96) real
 fi
 
 # Llama-3-8B in shape, random weights, made on the card; in memory, if there is room for it there.
