@@ -33,7 +33,9 @@ static void decode_rows(struct bench *b, const struct kv_spec *spec, int64_t con
     char label[96];
     double floor = limits_step_s(runner_model(b->r), &b->lim, b->dtype, n_seq, (double)t->device_bytes);
     snprintf(label, sizeof label, "decode at %lld, %s, %d sequence%s", (long long)context, spec->label, n_seq,
-             n_seq == 1 ? "" : "s");
+             n_seq == 1       ? ""
+             : t->own_prompts ? "s, own prompts"
+                              : "s, one prompt");
     bench_row(b, label, n_seq / t->s_step, "tokens/s", floor > 0 ? n_seq / floor : 0,
               bench_on_card(b) ? "tokens/s at the copy rate" : "tokens/s at the read rate");
     if (floor > 0 && bench_on_card(b))

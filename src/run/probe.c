@@ -156,6 +156,7 @@ static int time_steps(struct runner *r, struct seq *s, int n_seq, int n_steps, s
     return rc;
 }
 
+/* Sequences of one prompt. */
 static int open_copies(struct runner *r, const struct kv_spec *spec, const struct kv_shape *shape,
                        const int32_t *ids, int64_t n_ctx, int64_t n_max, struct seq *s, int n_seq,
                        struct probe_time *t)
@@ -184,6 +185,44 @@ done:
     return rc;
 }
 
+static void random_ids(int32_t *ids, int64_t n, int64_t n_vocab, uint64_t *x)
+{
+    for (int64_t i = 0; i < n; i++) {
+        *x ^= *x << 13, *x ^= *x >> 7, *x ^= *x << 17;
+        ids[i] = (int32_t)(*x % (uint64_t)n_vocab);
+    }
+}
+
+/* Before the first of many prompt passes, whether all their caches can be held. */
+static int check_room(struct runner *r, const struct kv_spec *spec, const struct kv_shape *shape,
+                      int64_t n_ctx, int64_t n_max, int n_seq)
+{
+    const struct ops *o = r->ops;
+    struct kv_ledger l = {0};
+    TRY(kv_predict(spec, shape, n_ctx, n_max, &l));
+    uint64_t limit = o->limit(o), held = 0, want = (uint64_t)n_seq * kv_ledger_place(&l, PLACE_DEVICE);
+    for (int k = 0; k < MEM_KIND_N; k++)
+        held += o->used(o, (enum mem_kind)k, PLACE_DEVICE);
+    if (held <= limit && want <= limit - held)
+        return 0;
+    return err_set(ERR_NOMEM, "no device memory for %d caches of %lld tokens", n_seq, (long long)n_max);
+}
+
+static int open_all(struct runner *r, const struct kv_spec *spec, const struct kv_shape *shape, int64_t n_ctx,
+                    int64_t n_max, struct seq *s, int n_seq, struct probe_time *t)
+{
+    int32_t *ids = mem_alloc((size_t)n_ctx, sizeof *ids);
+    uint64_t x = 88172645463325252u;
+    t->own_prompts = n_seq == 1 || strcmp(r->ops->name, "cuda") == 0;
+    int rc = t->own_prompts && n_seq > 1 ? check_room(r, spec, shape, n_ctx, n_max, n_seq) : 0;
+    for (int i = 0, n = t->own_prompts ? 1 : n_seq; i < n_seq && rc == 0; i += n) {
+        random_ids(ids, n_ctx, r->engine.n_vocab, &x);
+        rc = open_copies(r, spec, shape, ids, n_ctx, n_max, s + i, n, t);
+    }
+    free(ids);
+    return rc;
+}
+
 int probe_time(struct runner *r, const struct kv_spec *spec, int64_t n_ctx, int n_seq, int n_steps,
                struct probe_time *t)
 {
@@ -193,17 +232,11 @@ int probe_time(struct runner *r, const struct kv_spec *spec, int64_t n_ctx, int 
     TRY(model_reserve(r->model, rows, n_seq));
     TRY(model_kv_shape(r->model, r->m.cache_dtype, 1, &shape));
     int64_t before = r->engine.passes;
-    int32_t *ids = mem_alloc((size_t)n_ctx, sizeof *ids);
-    uint64_t x = 88172645463325252u;
-    for (int64_t i = 0; i < n_ctx; i++) {
-        x ^= x << 13, x ^= x >> 7, x ^= x << 17;
-        ids[i] = (int32_t)(x % (uint64_t)r->engine.n_vocab);
-    }
     struct seq *s = mem_alloc((size_t)n_seq, sizeof *s);
     struct kv_spec solved = {0};
     int rc = kv_spec_solve(&solved, spec, &shape, n_ctx, n_ctx + n_steps + 2);
     if (rc == 0)
-        rc = open_copies(r, &solved, &shape, ids, n_ctx, n_ctx + n_steps + 2, s, n_seq, t);
+        rc = open_all(r, &solved, &shape, n_ctx, n_ctx + n_steps + 2, s, n_seq, t);
     if (rc == 0)
         rc = time_steps(r, s, n_seq, n_steps, t);
     struct kv_ledger led = {0};
@@ -216,6 +249,5 @@ int probe_time(struct runner *r, const struct kv_spec *spec, int64_t n_ctx, int 
         seq_close(&s[i]);
     kv_spec_free(&solved);
     free(s);
-    free(ids);
     return rc;
 }

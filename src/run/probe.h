@@ -32,9 +32,12 @@ struct probe_time {
     double s_attend_step; /* of it: attention and cache work, over all layers (CPU tables; else 0) */
     uint64_t cache_bytes, device_bytes; /* of one sequence; the part on the device */
     int64_t prefill_passes;
+    bool own_prompts; /* of the n_seq; else all have the same prompt, and may share memory of it */
 };
-/* Random tokens; n_seq copies forked from one prompt pass where the method allows, n_steps timed steps after
- * two warm ones. */
+/* Random tokens, n_steps timed steps after two warm ones. On a card every sequence has a prompt of its own:
+ * keys and values that many share would come from its second-level cache. On processors, where a pass is
+ * long, copies are forked from one prompt pass where the method allows. ERR_NOMEM comes before the first pass
+ * where the caches cannot all fit. */
 int probe_time(struct runner *r, const struct kv_spec *spec, int64_t n_ctx, int n_seq, int n_steps,
                struct probe_time *t);
 

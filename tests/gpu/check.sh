@@ -8,27 +8,32 @@
 #   KVS_OUT     folder for table.txt and logs.tar.gz (default $OUT, else build-gpu/out), complete after every check
 #   KVS_BUILD   build folder (default build-gpu)      KVS_PYTHON  python with torch and transformers (default: looked for)
 #   KVS_SHIM=1  no GPU: the same kernels on fibers of the processor; the benches only to see that they start
-#   KVS_STEPS   some of: build ops matrix model bench peer sanitizer (default: all, in this order)
+#   KVS_STEPS   some of: build ops matrix model bench peer wgmma sanitizer (default: all, in this order; wgmma: the warpgroup
+#               kernels, which no card has run yet; ops checks them too, but behind everything else that is timed)
 #   KVS_SCALE   every time limit times this (default 1; without a GPU 4)
 #   KVS_TOTAL   seconds for everything: later checks are left out, the running one is cut (default: none)
 #   KVS_BENCH_MODEL, KVS_SHAPE=8b|small  what the benches decode with (default: random weights, Llama-3-8B in shape)
 #
 # Seconds by step; all estimates, no card has run them: H100, 16 cores, weights in /dev/shm, ten seconds for a load of 16 GB.
 #   build      carried 1, else 150      bench   weights 20        attention alone 10      peer       copy, product 15
-#   ops        after each kernel 40             decode 2k 8k 25   products 20                        2k, 8k, 32k 45
-#              at full speed 40                 decode 32k 30     twenty settings 70      sanitizer  memcheck 60 + 60
-#              graphs 5, group 5                decode 128k 100   attention, wgmma 5                 racecheck 60 + 60
-#   matrix     40                               prefill 35        prefill, wgmma 35                  wgmma 45
-#   attention  10, wgmma 10
-# KVS_STEPS="build bench" with a carried build: about 350, the table of decode after 200. Everything: about 850, so where a
-# call ends after 600 seconds: KVS_TOTAL=570 with KVS_STEPS="build ops matrix bench" first, then "build peer sanitizer".
+#   ops        after each kernel 40             decode 2k 8k 45   decode 32k 128k 115                2k, 8k, 32k 45
+#              at full speed 40                 serial 32k 8k 20  twenty settings 70      sanitizer  memcheck 60 + 60
+#              graphs 5, group 5                prefill 35        products 20                        racecheck 60 + 60
+#   matrix     40                       wgmma   checks 45 + 10, attention 5, prefill 35              wgmma 45
+#   attention  10                                                 decode attention 10
+# KVS_STEPS="build bench" with a carried build: about 345, the table of decode but for 128k after 180. Everything: about 920.
+#
+# Where the host is lent by the minute, and a command may take ten of them: two calls, the second right behind the first, so
+# that the host is still held (its build and weights too). 15 minutes with the start are enough. Everything that is held
+# against a target is in the first, in one table; what finds no time in the second is left out.
+#   KVS_TOTAL=500 KVS_STEPS="build matrix bench peer"        KVS_TOTAL=240 KVS_STEPS="build ops wgmma sanitizer"
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit
 . tests/gpu/common.sh
 build=$(realpath -m "${KVS_BUILD:-build-gpu}") shim=${KVS_SHIM:-0}
 out=$(realpath -m "${KVS_OUT:-${OUT:-$build/out}}") logs=$build/logs
-steps=" ${KVS_STEPS:-build ops matrix model bench peer sanitizer} "
-failed=0 bench_logs=() weights=0 sampler='' running=''
+steps=" ${KVS_STEPS:-build ops matrix model bench peer wgmma sanitizer} "
+failed=0 bench_logs=() weights=0 sampler='' running='' timing=''
 host_libraries=${LD_LIBRARY_PATH:-}
 export GOMP_SPINCOUNT=5000 OMP_WAIT_POLICY=passive
 start=$SECONDS
@@ -57,6 +62,7 @@ finish() {
     trap - EXIT INT TERM HUP
     # shellcheck disable=SC2086
     [ -z "$running$sampler" ] || kill $running $sampler 2>/dev/null
+    [ ! -s "$timing" ] || bench_logs+=("$timing") # what was measured before the end
     keep
     printf '\n== table\n'
     cat "$out/table.txt"
@@ -71,6 +77,9 @@ limit() {
     awk -v n="$1" -v scale="${KVS_SCALE:-$((1 + 3 * shim))}" -v total="${KVS_TOTAL:-0}" -v spent=$((SECONDS - start)) \
         'BEGIN { n = int(n * scale + 0.5); left = total - spent; print (total > 0 && left < n) ? int(left) : n }'
 }
+
+# Whether KVS_TOTAL is over.
+over() { [ "${KVS_TOTAL:-0}" != 0 ] && [ $((SECONDS - start)) -ge $((KVS_TOTAL - 1)) ]; }
 
 # run LIMIT NAME COMMAND…: within its time, everything it prints in its log. In the background, so that a signal to this
 # script is heard while it runs.
@@ -96,11 +105,11 @@ check() {
     if [ $rc = 125 ] && [ ! -e "$log" ]; then say "$name" "left out: no time"; return 1; fi
     case $rc in
     0) ;;
-    124 | 137) verdict="FAILED: no end" ;;
+    124 | 137) verdict=$(over && echo "cut: no time" || echo "FAILED: no end") ;;
     *) verdict="FAILED ($rc)" ;;
     esac
     say "$name" "$verdict in $((SECONDS - t)) s: $(tail -n 1 "$log" | tr -s ' ')"
-    if [ $rc != 0 ]; then
+    if [[ $verdict == FAILED* ]]; then
         failed=$((failed + 1))
         { grep -m 5 -nE 'FAIL|rror' "$log"; tail -n 3 "$log"; } | cut -c1-200 | sed 's/^/    | /'
     fi
@@ -108,36 +117,33 @@ check() {
     return $rc
 }
 
-# The memory of the whole card while something runs, as nvidia-smi sees it: sample, then sampled LOG.
+# The memory of the whole card as nvidia-smi sees it, from here to the end, every 0.2 s. It also keeps the card open: else,
+# where no persistence daemon runs, every program that starts would have to wait until the card is set up anew.
 sample() {
+    : >"$build/memory"
     [ "$shim" = 1 ] && return
-    : >"$logs/memory"
-    nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits -lms 200 >"$logs/memory" 2>/dev/null &
+    stdbuf -oL nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits -lms 200 >"$build/memory" 2>/dev/null &
     sampler=$!
-    sleep 0.5 # the first sample is of the idle card
 }
+# sampled FROM: the most since sample FROM, beyond what the idle card had; the first samples may be of the program before.
 sampled() {
-    [ -n "$sampler" ] || return
-    kill "$sampler" 2>/dev/null
-    wait "$sampler" 2>/dev/null
-    sampler=
-    awk 'NR == 1 { before = $1 } $1 > max { max = $1 } END { if (max) printf "card memory at most %d MiB (%d before)\n", max - before, before }' \
-        "$logs/memory" >>"$1"
+    awk -v from="$1" 'NR == 1 { idle = $1 } NR > from + 2 && $1 > max { max = $1 }
+        END { if (max) printf "card memory at most %d MiB (%d before)\n", max - idle, idle }' "$build/memory"
 }
 
 # The same as check, and the rows it measured beside their targets. What was measured before a failure counts.
 bench_check() {
-    local rc log
-    log=$(log_of "$2")
-    sample
+    local rc log from
+    log=$(log_of "$2") from=$(wc -l <"$build/memory")
+    timing=$log
     check "$@"
     rc=$?
+    timing=
     if [ -s "$log" ]; then
-        sampled "$log"
+        sampled "$from" >>"$log"
         bench_logs+=("$log")
         judge "$log"
     fi
-    sampled /dev/null
     keep
     return $rc
 }
@@ -224,9 +230,9 @@ fi
 [ "$shim" = 1 ] && folder=$build/shim || folder=$bin
 export LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 [ "$shim" = 1 ] || say "card" "$(timeout 20 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>&1 | head -1)"
+sample
 
-# A faulty kernel shows its name where every one is waited for. What is timed stands in the table. The warpgroup kernel runs
-# only where it is asked for, until its lines have passed on a card.
+# A faulty kernel shows its name where every one is waited for. What is timed stands in the table.
 if wanted ops; then
     check 150 "every kernel, waiting after each" "$bin/check_ops" cuda-wait
     [ "$shim" = 1 ] || check 120 "every kernel against the plain loops" "$bin/check_ops" cuda # fibers never run ahead
@@ -236,11 +242,9 @@ wanted matrix && check 180 "method matrix, generated model" "$bin/gpu_matrix" te
 if wanted ops; then
     check 60 "attention against doubles" "$bin/gpu_attend" auto 140 $([ "$shim" = 1 ] || echo 200 513 1000)
     check 30 "NCCL, a group of one" "$bin/gpu_group" $([ "$shim" = 1 ] && echo must)
-    check 60 "prompts by the warpgroup kernel" "$bin/check_ops" cuda-wgmma
-    check 45 "attention against doubles, wgmma" "$bin/gpu_attend" wgmma 140 $([ "$shim" = 1 ] || echo 200 513 1000)
 fi
 if wanted model && [ -n "${KVS_MODEL:-}" ]; then
-    check 120 "method matrix, $(basename "$KVS_MODEL")" "$bin/gpu_matrix" "$KVS_MODEL" $([ "$shim" = 1 ] && echo 40 2 || echo 1500 96)
+    check 120 "method matrix, $(basename "$KVS_MODEL")" "$bin/gpu_matrix" "$KVS_MODEL" $([ "$shim" = 1 ] && echo 40 2 || echo 1500 96) real
 fi
 
 # Llama-3-8B in shape, random weights, made on the card; in memory, if there is room for it there.
@@ -260,32 +264,50 @@ bench_model() {
     weights=$(stat -c %s "$model"/*.safetensors | awk '{ n += $1 } END { print n / 1048576 }')
 }
 
-if wanted bench || wanted peer; then bench_model || steps=${steps/ bench / } steps=${steps/ peer / }; fi
+if wanted bench || wanted peer || wanted wgmma; then
+    bench_model || steps=${steps/ bench / } steps=${steps/ peer / }
+fi
 methods=full,kivi:bits=2
 if wanted bench && [ "$shim" = 1 ]; then # one of each, small: a wrong option shows here
     bench 60 "decode 2k 8k" decode --context 48,64 --method $methods --sequences 3
-    bench 60 "prefill wgmma" prefill --context 48 --method full --isa wgmma
+    bench 60 "decode serial" decode --context 64,48 --method full --sequences 1 --isa serial
     bench 60 "twenty settings" sweep --context 96 --settings 3 --new 4
     bench_check 60 "attention alone" "$bin/gpu_attend" auto 64
     bench_check 60 "decode attention alone" "$bin/gpu_decode" 64
 elif wanted bench; then
-    bench 90 "decode 2k 8k" decode --context 2048,8192 --method $methods --sequences 16
-    bench 60 "decode 8k serial" decode --context 8192 --method full --sequences 1 --isa serial # kernels one after the other
-    bench 90 "decode 32k" decode --context 32768 --method $methods --sequences 1
+    bench 120 "decode 2k 8k" decode --context 2048,8192 --method $methods --sequences 16 # each with a prompt of its own
+    # Kernels one after the other; and the memory at 32k, longest first, since memory that was given back stays with the program.
+    bench 60 "decode serial" decode --context 32768,8192 --method full --sequences 1 --isa serial
     bench 90 "prefill" prefill --context 8192,32768 --method full
     bench_check 45 "attention alone" "$bin/gpu_attend" auto 8192 16384 32768
     bench_check 45 "decode attention alone" "$bin/gpu_decode" 8192 32768 131072
-    bench 200 "decode 128k" decode --context 131072 --method $methods --sequences 1
+    bench 230 "decode 32k 128k" decode --context 32768,131072 --method $methods --sequences 1
     bench 150 "twenty settings" sweep --context 8192 --settings 20 --new 128
     bench 75 "products" kernels
-    bench_check 30 "attention alone, wgmma" "$bin/gpu_attend" wgmma 8192 16384 32768
-    bench 75 "prefill wgmma" prefill --context 8192,32768 --method full --isa wgmma
 fi
 if wanted peer; then
     if [ -n "$python" ]; then
         bench_check 150 "the card and transformers" "${with_python[@]}" tests/gpu/peer.py "$shape" $([ "$shim" = 1 ] && echo 32 || echo 2048 8192 32768)
     else
         say "the card and transformers" "left out: no python with torch"
+    fi
+fi
+
+# The warpgroup kernels run only where they are asked for, until these lines have passed on a card. Behind everything
+# else that is timed: one that never ends may take the card along. Where the checks fail, nothing of them is timed.
+wgmma=1
+if wanted ops || wanted wgmma; then
+    check 60 "prompts by the warpgroup kernel" "$bin/check_ops" cuda-wgmma || wgmma=0
+    check 45 "attention against doubles, wgmma" "$bin/gpu_attend" wgmma 140 $([ "$shim" = 1 ] || echo 200 513 1000) || wgmma=0
+fi
+if [ $wgmma = 1 ] && wanted wgmma; then
+    if [ ! -s "$model/config.json" ]; then
+        say "benches, wgmma" "left out: no weights"
+    elif [ "$shim" = 1 ]; then
+        bench 60 "prefill wgmma" prefill --context 48 --method full --isa wgmma
+    else
+        bench_check 30 "attention alone, wgmma" "$bin/gpu_attend" wgmma 8192 16384 32768
+        bench 75 "prefill wgmma" prefill --context 8192,32768 --method full --isa wgmma
     fi
 fi
 

@@ -14,13 +14,15 @@ function compare(text, a, b, want) {
 function better(a, b) { return a > b ? a : b }
 
 BEGIN { FS = "  +"; if (gpu == "") gpu = 1 }
-FNR == 1 { file = FILENAME; sub(/.*\//, "", file) }
+FNR == 1 { file = FILENAME; sub(/.*\//, "", file); context = longest = mixed = 0 }
 { sub(/^ +/, ""); sub(/ +$/, ""); value = $2 + 0; ratio = $3 + 0 > 0 ? value / ($3 + 0) : $NF + 0 }
 
 /^decode at / {
     split($1, part, /, /)
     context = substr(part[1], 11) + 0
     compressed = $1 !~ /, full, /
+    mixed = mixed || compressed || $1 !~ /, 1 sequence$/
+    if (context > longest) longest = context
     text = sprintf("%s: %s, %.3f of the copy rate", $1, $2, ratio)
     if (file ~ /serial/) say(text " (serial)")
     else if ($1 ~ /, 1 sequence$/) {
@@ -39,18 +41,19 @@ FNR == 1 { file = FILENAME; sub(/.*\//, "", file) }
     next
 }
 /sequences: no memory/ { say("  " $1); next }
-/^cache / { cache[context] = better(value, cache[context]); next }
-/^peak on the device, weights aside/ {
-    text = sprintf("  peak on the device by the program's count, less cache: %.0f MiB", value - ($3 + 0))
-    if (context == 32768) most(text, value - ($3 + 0), 1536, " MiB"); else say(text)
+/^cache / { if (!compressed) full[context] = value; next }
+/^peak on the device, weights aside/ { # a prompt is compressed from a plain pass: both are there for a moment
+    both = compressed ? full[context] : 0
+    text = sprintf("  peak on the device by the program's count, less cache%s: %.0f MiB", both ? " and plain pass" : "", value - ($3 + 0) - both)
+    if (context == 32768 && (both || !compressed)) most(text, value - ($3 + 0) - both, 1536, " MiB"); else say(text)
     next
 }
-/^card memory at most/ { # by the driver, of a run at one context: the largest cache is the full one
-    if (file ~ /decode/ && split($0, word, " ") && weights > 0 && cache[context] > 0) {
-        rest = word[5] - weights - cache[context]
-        text = sprintf("  card memory by nvidia-smi, less weights and full cache, at %d: %.0f MiB", context, rest)
-        if (context == 32768) most(text, rest, 1536, " MiB"); else say(text)
-    }
+/^card memory at most/ { # by the driver, of a whole program: judged where it held one full cache at a time
+    if (file ~ /decode/ && !mixed && split($0, word, " ") && weights > 0 && full[longest] > 0) {
+        rest = word[5] - weights - full[longest]
+        text = sprintf("  card memory by nvidia-smi, less weights and full cache, at %d: %.0f MiB", longest, rest)
+        if (longest == 32768) most(text, rest, 1536, " MiB"); else say(text)
+    } else say("  by nvidia-smi: " $0)
     next
 }
 /^prefill of / {
