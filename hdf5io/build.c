@@ -326,14 +326,14 @@ static int add_timing(struct build *b)
     return 0;
 }
 
-static int add_text(struct build *b, const char *text, int64_t *at, int64_t *len)
+static int add_text(struct build *b, const char *text, size_t n, int64_t *at, int64_t *len)
 {
     *at = -1;
     *len = 0;
     if (!text)
         return 0;
     *at = b->text.n;
-    *len = (int64_t)strlen(text);
+    *len = (int64_t)n;
     return out_add(&b->text, text, *len);
 }
 
@@ -387,10 +387,10 @@ static int add_record(struct build *b, int64_t k, const struct record *r)
         .first_at = -1,
     };
     int64_t at, len;
-    TRY(add_text(b, r->text, &at, &len));
+    TRY(add_text(b, r->text, r->n_text, &at, &len));
     w.text_at = at;
     w.text_len = len;
-    TRY(add_text(b, r->error, &at, &len));
+    TRY(add_text(b, r->error, strlen(nothing(r->error)), &at, &len));
     w.error_at = at;
     w.error_len = len;
     if (r->token && r->n_new > 0) {
