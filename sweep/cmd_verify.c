@@ -32,8 +32,10 @@ static error_t parser(int key, char *arg, struct argp_state *state)
         a->config.path = arg;
         return 0;
     case ARGP_KEY_ARG:
-        if (a->path)
-            argp_error(state, "one file at a time");
+        if (a->path) { /* not left to argp: it would become the configuration */
+            fprintf(stderr, "%s: '%s' is one argument too many: one file at a time\n", state->name, arg);
+            exit(1);
+        }
         a->path = arg;
         return 0;
     case ARGP_KEY_END:
