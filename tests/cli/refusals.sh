@@ -26,3 +26,23 @@ try prompts --task passkey --set passkey.unit=tokens
 try tokenize nothing
 echo x >not.h5
 try status not.h5
+# an operand too many
+try run a.yaml x
+try plan golden x
+try status a.h5 b.h5
+try list methods models
+try verify a.h5 b.h5
+try logits "$TESTS/fixtures/tiny" x
+# prompts without a token
+for text in '' '[]'; do
+    echo "$text" | tr -d '\n' >empty
+    try logits "$TESTS/fixtures/tiny" --prompt empty -o x.h5
+done
+# an output that takes nothing
+for args in 'plan golden --json' 'list methods' 'run --help' --help --version; do
+    echo "\$ kvsweep $args >/dev/full"
+    KVSWEEP_TINY=$TESTS/fixtures/tiny kvsweep $args >/dev/full
+    echo "[$?]"
+done
+# ranks of one job have the same options: the first alone says what is wrong
+OMPI_COMM_WORLD_RANK=1 try run --outptu x

@@ -16,3 +16,12 @@ kvsweep export b.h5 --jsonl | grep -o '"\(setting\|status\|n_prompt\|kv_bytes_al
 kvsweep report r.h5 -o report && sed -n 's/^| \([^|]*\) |.*/\1/p' report/settings.md && cut -d, -f1 report/settings.csv
 kvsweep diff r.h5 --settings streaming:ratio=4,full
 kvsweep diff r.h5 --settings streaming:ratio=5,full
+# a file that reaches its limit is like a full disk: a line, status 1, nothing left behind
+limited() {
+    (ulimit -f 4 && kvsweep "$@")
+    echo "[$?]"
+}
+limited export r.h5 --csv -o limited.csv
+limited pack r.h5
+limited merge r.h5 -o limited.h5
+ls
