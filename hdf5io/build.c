@@ -458,10 +458,10 @@ static int write_file(struct build *b, const char *path, int64_t n_unit)
         H5Pset_libver_bounds(fapl, H5F_LIBVER_V110, H5F_LIBVER_V110) < 0)
         return h5_error(ERR_INTERNAL, "cannot set up HDF5");
     b->file = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, fapl);
+    int rc =
+        b->file < 0 ? h5_error(ERR_IO, "cannot make the file") : 0; /* the next call forgets the reason */
     H5Pclose(fapl);
-    if (b->file < 0)
-        return h5_error(ERR_IO, "cannot make the file");
-    int rc;
+    TRY(rc);
     TRY_GOTO(put_root(b, n_unit), done);
     TRY_GOTO(open_tables(b), done);
     TRY_GOTO(open_groups(b), done);

@@ -1,6 +1,5 @@
 /* Recomputes bundles of a results file: same units, same batch, so every token must come out again. */
 #include "base/err.h"
-#include "base/log.h"
 #include "base/mem.h"
 #include "hdf5io/read.h"
 #include "sweep/app.h"
@@ -166,9 +165,7 @@ static int verify(const struct plan *p, const struct results *r, int64_t n_asked
     TRY(link_open(&l, false));
     TRY(worker_open(&w, &l, p, NULL, NULL));
     const struct ops *ops = runner_ops(w.runner);
-    if (r->isa && strcmp(ops->isa, r->isa))
-        log_warn("the file was computed with %s, this machine uses %s: the last bits may differ", r->isa,
-                 ops->isa);
+    const bool other_isa = r->isa && strcmp(ops->isa, r->isa);
     uint64_t *ids = bundle_ids(r, &n);
     int64_t n_take = n_asked > 0 && n_asked < n ? n_asked : n;
     int rc = 0;
@@ -182,6 +179,9 @@ static int verify(const struct plan *p, const struct results *r, int64_t n_asked
         rc = check_bundle(&w, &c);
     }
     free(ids);
+    if (rc < 0 && other_isa)
+        rc = err_prefix(rc, "computed with %s, here with %s, so that the last bits may differ", r->isa,
+                        ops->isa);
     worker_close(&w);
     if (rc == 0 && n_checked == 0)
         return err_set(ERR_INPUT, "%s: none of its bundles belongs to this configuration and these files",

@@ -45,6 +45,8 @@ static void spec_errors(void **state)
         {"zzzzzz", "known: full, kivi, "},
         {"", "unknown method ''"},
         {"kivi:bits=3", "use one of 2|4"},
+        {"kivi:bits=0x2", "use one of 2|4"},
+        {"streaming:local=1e15", "use a whole number from 0 to 1000000000000000"},
         {"kivi:bit=2", "did you mean 'bits'"},
         {"kivi:bits=2,bits=4", "method kivi: bits is given twice, 2 and 4; leave one of them out"},
         {"kivi:group=32,bits=4,residual=64,bits=4", "bits is given twice, 4 and 4"},

@@ -46,3 +46,11 @@ for args in 'plan golden --json' 'list methods' 'run --help' --help --version; d
 done
 # ranks of one job have the same options: the first alone says what is wrong
 OMPI_COMM_WORLD_RANK=1 try run --outptu x
+# what cannot be meant
+try run golden -o ''
+try export r.h5 --csv --jsonl
+mkdir -p cache && echo damaged >cache/SmolLM2-135M-Instruct.Q4_1.gguf
+KVSWEEP_CACHE=cache try fetch smollm2-135m-instruct
+# a folder that takes no files
+kvsweep run -q "$TESTS/farm/farm.yaml" --set passkey.iterations=1 -o r.h5
+try merge r.h5 -o /proc/m.h5
