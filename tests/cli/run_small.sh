@@ -25,3 +25,9 @@ limited export r.h5 --csv -o limited.csv
 limited pack r.h5
 limited merge r.h5 -o limited.h5
 ls
+# figures: one length and its caption; labels of scores near 0 stay off the axis' numbers
+kvsweep run -q "$TESTS/farm/farm.yaml" --set 'methods=["streaming:ratio=2","streaming:ratio=4","kivi","full","h2o:ratio=2","h2o:ratio=4","knorm:ratio=2"]' \
+    --set passkey.iterations=1 --set passkey.lengths=60 -o f.h5
+kvsweep report f.h5 -o figures >/dev/null
+grep -o 'viewBox="[^"]*"\|<text x="[^"]*".*length;' figures/needle_passkey_tiny_full.svg
+sed -n 's/<text x="[^"]*" y="\([^"]*\)".*:.*/\1/p' figures/frontier_tiny.svg | sort -n | tail -1
