@@ -52,8 +52,10 @@ static int check_params(const struct kv_method *m, const char *params)
 {
     struct str own = {0}; /* these two stand for others, and are read with the whole method */
     for (const char *at = params; *at; at += strcspn(at, ","), at += *at == ',')
-        if (strncmp(at, "ratio=", 6) != 0 && strncmp(at, "budget=", 7) != 0)
-            str_printf(&own, "%s%.*s", own.n ? "," : "", (int)strcspn(at, ","), at);
+        if (strncmp(at, "ratio=", 6) != 0 && strncmp(at, "budget=", 7) != 0) {
+            str_add(&own, own.n ? "," : "");
+            str_addn(&own, at, strcspn(at, ","));
+        }
     void *p = mem_alloc(1, m->params_bytes + 1);
     param_defaults(m->params, p);
     char *where = mem_printf("method %s", m->name);
