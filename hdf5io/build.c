@@ -326,14 +326,14 @@ static int add_timing(struct build *b)
     return 0;
 }
 
-static int add_text(struct build *b, const char *text, int64_t *at, int64_t *len)
+static int add_text(struct build *b, const char *text, size_t n, int64_t *at, int64_t *len)
 {
     *at = -1;
     *len = 0;
     if (!text)
         return 0;
     *at = b->text.n;
-    *len = (int64_t)strlen(text);
+    *len = (int64_t)n;
     return out_add(&b->text, text, *len);
 }
 
@@ -387,10 +387,10 @@ static int add_record(struct build *b, int64_t k, const struct record *r)
         .first_at = -1,
     };
     int64_t at, len;
-    TRY(add_text(b, r->text, &at, &len));
+    TRY(add_text(b, r->text, r->n_text, &at, &len));
     w.text_at = at;
     w.text_len = len;
-    TRY(add_text(b, r->error, &at, &len));
+    TRY(add_text(b, r->error, strlen(nothing(r->error)), &at, &len));
     w.error_at = at;
     w.error_len = len;
     if (r->token && r->n_new > 0) {
@@ -458,10 +458,10 @@ static int write_file(struct build *b, const char *path, int64_t n_unit)
         H5Pset_libver_bounds(fapl, H5F_LIBVER_V110, H5F_LIBVER_V110) < 0)
         return h5_error(ERR_INTERNAL, "cannot set up HDF5");
     b->file = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, fapl);
+    int rc =
+        b->file < 0 ? h5_error(ERR_IO, "cannot make the file") : 0; /* the next call forgets the reason */
     H5Pclose(fapl);
-    if (b->file < 0)
-        return h5_error(ERR_IO, "cannot make the file");
-    int rc;
+    TRY(rc);
     TRY_GOTO(put_root(b, n_unit), done);
     TRY_GOTO(open_tables(b), done);
     TRY_GOTO(open_groups(b), done);

@@ -53,7 +53,7 @@ static const char *scalar_difference(const struct pair *p, const struct record *
         {"kv_bytes_alone", x->kv_bytes_alone == y->kv_bytes_alone},
         {"kv_bytes_full", x->kv_bytes_full == y->kv_bytes_full},
         {"want_bytes", x->want_bytes == y->want_bytes},
-        {"text", same_text(x->text, y->text)},
+        {"text", x->n_text == y->n_text && same_bytes(x->text, y->text, x->n_text)},
         {"error", same_text(x->error, y->error)},
         {"tokens", same_bytes(x->token, y->token, (size_t)x->n_new * 4)},
         {"number of metrics", x->n_metric == y->n_metric},

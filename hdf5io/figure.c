@@ -158,8 +158,10 @@ bool figure_needle(const struct summary *s, int setting, int task, struct str *o
         double w = left + cw * g.n_length + 6, h = top + ch * g.n_depth + 34;
         char name[160], buf[32];
         figure_label(&s->r->setting[setting], name, sizeof name);
-        double title = left + 8.6 * (double)strlen(name);
-        w = w < title ? title : w;
+        const char *caption = "length; depth downwards";
+        double title = left + 8.6 * (double)strlen(name), below = 6.2 * (double)strlen(caption);
+        const bool narrow = cw * g.n_length < below; /* the caption then begins where the cells do */
+        w = fmax(w, fmax(title, left + below));
         open_svg(out, w, h, name);
         text(out, left, 15, "start", "font-weight=\"600\" font-size=\"12\" fill=\"currentColor\"", name);
         for (int d = 0; d < g.n_depth; d++) {
@@ -173,8 +175,8 @@ bool figure_needle(const struct summary *s, int setting, int task, struct str *o
             text(out, left + cw * l + cw / 2 - 1, top + ch * g.n_depth + 13, "middle",
                  "fill=\"currentColor\"", buf);
         }
-        text(out, left + cw * g.n_length / 2, h - 4, "middle", "fill=\"currentColor\" opacity=\"0.7\"",
-             "length; depth downwards");
+        text(out, narrow ? left : left + cw * g.n_length / 2, h - 4, narrow ? "start" : "middle",
+             "fill=\"currentColor\" opacity=\"0.7\"", caption);
         str_add(out, "</svg>\n");
     }
     grid_free(&g);
@@ -267,8 +269,21 @@ static void draw_frontier(struct str *o, const struct point *p, int n, const str
     str_add(o, "\"/>\n");
 }
 
+/* The first height from ly on, in steps down (1) or up (-1), where a label covers none of the n earlier ones.
+ */
+static double free_height(double (*used)[3], int n, double lx, double wide, double ly, int down)
+{
+    for (int k = 0; k < n; k++) {
+        if (fabs(used[k][1] - ly) < 12 && lx < used[k][2] && used[k][0] < lx + wide) {
+            ly = used[k][1] + 13 * down;
+            k = -1; /* look again from the first */
+        }
+    }
+    return ly;
+}
+
 /* Labels sit right of their point, or left of it near the right edge; one that would cover an earlier one
- * moves down. */
+ * moves down, or up where the axis has its numbers. */
 static void draw_points(struct str *o, const struct summary *s, const struct point *p, int n,
                         const struct axis *x, const struct axis *y)
 {
@@ -293,12 +308,9 @@ static void draw_points(struct str *o, const struct summary *s, const struct poi
             if (k != i && kx > lx - 5 && kx < lx + wide + 5 && fabs(ky - ly + 4) < 9)
                 ly = ky + 17;
         }
-        for (int k = 0; k < i; k++) {
-            if (fabs(used[k][1] - ly) < 12 && lx < used[k][2] && used[k][0] < lx + wide) {
-                ly = used[k][1] + 13;
-                k = -1; /* look again from the first */
-            }
-        }
+        ly = free_height(used, i, lx, wide, ly, 1);
+        if (ly > y->from + 4)
+            ly = free_height(used, i, lx, wide, py - 8, -1);
         used[i][0] = lx, used[i][1] = ly, used[i][2] = lx + wide;
         text(o, left ? px - 8 : px + 8, ly, left ? "end" : "start", "fill=\"currentColor\"", name);
     }

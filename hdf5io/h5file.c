@@ -417,8 +417,10 @@ static int record_of(const struct h5file *f, const struct tables *t, int64_t i, 
         .rank = w->rank,
         .attempt = w->attempt,
     };
-    if (w->text_at >= 0)
+    if (w->text_at >= 0) {
         r->text = mem_strndup(t->text + w->text_at, (size_t)w->text_len);
+        r->n_text = (size_t)w->text_len;
+    }
     if (w->error_at >= 0)
         r->error = mem_strndup(t->text + w->error_at, (size_t)w->error_len);
     if (w->token_at >= 0 && w->n_new)

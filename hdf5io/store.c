@@ -87,7 +87,7 @@ static void add_entry(struct store *s, const struct entry *e)
 
 static void count_sizes(struct store *s, const struct record *r)
 {
-    s->n_text += (int64_t)((r->text ? strlen(r->text) : 0) + (r->error ? strlen(r->error) : 0));
+    s->n_text += (int64_t)((r->text ? r->n_text : 0) + (r->error ? strlen(r->error) : 0));
     s->n_token += r->token ? r->n_new : 0;
     s->n_metric += r->n_metric;
     s->n_budget += r->n_budget;

@@ -5,8 +5,10 @@
 #include "base/mem.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct parsing {
     struct app *app;
@@ -29,18 +31,56 @@ static error_t wrap_parser(int key, char *arg, struct argp_state *state)
     return 0;
 }
 
+/* All ranks are told the same options, and rank 0 alone says what is wrong with them. mpirun ends all ranks
+ * once one has left, so the others give it the time to do so. */
+static int parsing_fd = -1; /* the standard error stream while it is closed */
+
+static void leave_after_rank_0(void)
+{
+    if (parsing_fd >= 0)
+        sleep(2);
+}
+
+static void close_stderr(void)
+{
+    int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    parsing_fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
+    if (nowhere >= 0 && parsing_fd >= 0)
+        dup2(nowhere, STDERR_FILENO);
+    if (nowhere >= 0)
+        close(nowhere);
+    atexit(leave_after_rank_0);
+}
+
+static void open_stderr(void)
+{
+    if (parsing_fd < 0)
+        return;
+    dup2(parsing_fd, STDERR_FILENO);
+    close(parsing_fd);
+    parsing_fd = -1;
+}
+
 void app_parse(struct app *app, const struct argp *argp, int argc, char **argv, void *input)
 {
+    int n_read = argc; /* argp would say "Too many arguments" to a stream that shows nothing */
     struct argp_child child[] = {{argp, 0, NULL, 0}, {0}};
     struct argp wrap = {.parser = wrap_parser, .children = child};
     struct parsing p = {app, input, mem_printf("kvsweep %s", argv[0]), fopen("/dev/null", "w")};
     argp_err_exit_status = 1;
     argv[0] = p.name;
-    error_t rc = argp_parse(&wrap, argc, argv, 0, NULL, &p);
+    if (app->rank > 0)
+        close_stderr();
+    error_t rc = argp_parse(&wrap, argc, argv, 0, &n_read, &p);
+    if (!rc && n_read < argc) {
+        fprintf(stderr, "%s: '%s' is one argument too many; see %s --help\n", p.name, argv[n_read], p.name);
+        exit(1);
+    }
     if (rc) {
         fprintf(stderr, "%s: %s\n", p.name, strerror(rc));
         exit(1);
     }
+    open_stderr();
     if (p.nowhere)
         fclose(p.nowhere);
 }

@@ -13,6 +13,7 @@ struct app {
     struct vars vars;       /* of configurations */
     const char *config_dir; /* the program's own configs/ */
     bool mpi;               /* started by mpirun or srun */
+    int rank;               /* as the environment has it, before MPI starts; 0 alone */
     const char *version, *git_commit;
 };
 
@@ -21,7 +22,8 @@ struct app {
 #include "sweep/commands.def"
 #undef COMMAND
 
-/* argp_parse for a sub-command: errors are one line and end the process with status 1, --help works. */
+/* argp_parse for a sub-command: errors are one line (of rank 0 alone) and end the process with status 1,
+ * --help works. */
 void app_parse(struct app *app, const struct argp *argp, int argc, char **argv, void *input);
 
 /* Arguments of the commands that read a configuration: CONFIG, --set, --device. As a child in

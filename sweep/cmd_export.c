@@ -15,7 +15,10 @@ struct export_args {
 static error_t parser(int key, char *arg, struct argp_state *state)
 {
     struct export_args *a = state->input;
-    if (key == 'c' || key == 'j') {
+    if ((key == 'c' || key == 'j') && a->format && a->format != key) {
+        fprintf(stderr, "%s: --csv and --jsonl exclude each other\n", state->name);
+        exit(1);
+    } else if (key == 'c' || key == 'j') {
         a->format = (char)key;
     } else if (key == 'o') {
         a->out = arg;

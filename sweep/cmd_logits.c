@@ -143,6 +143,7 @@ static int read_prompt(const char *path, const struct tok *t, int64_t n_vocab, i
     }
     if (*n == 0) {
         free(*ids);
+        *ids = NULL;
         return err_set(ERR_INPUT, "%s gives an empty prompt", path);
     }
     return 0;

@@ -28,7 +28,10 @@ static error_t parser(int key, char *arg, struct argp_state *state)
         return 0;
     case 'o':
         a->output = arg;
-        return 0;
+        if (*arg)
+            return 0;
+        fprintf(stderr, "%s: --output: the name of the results file is empty\n", state->name);
+        exit(1);
     case 'q':
         a->quiet = true;
         return 0;

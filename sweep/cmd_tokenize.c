@@ -71,13 +71,14 @@ static int decode(const struct tok *t, const struct tokenize_args *a, const json
         ids[i] = (int32_t)id;
     }
     char *text = NULL;
+    size_t n_text = 0;
     if (rc == 0)
-        rc = tok_decode(t, ids, (int64_t)n, a->no_special, &text);
+        rc = tok_decode(t, ids, (int64_t)n, a->no_special, &text, &n_text);
     if (rc == 0) {
         if (a->json)
-            str_add_json(out, text, strlen(text));
+            str_add_json(out, text, n_text);
         else
-            str_add(out, text);
+            str_addn(out, text, n_text);
         if (!a->whole || a->json)
             str_addc(out, '\n');
     }

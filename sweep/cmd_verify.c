@@ -1,6 +1,5 @@
 /* Recomputes bundles of a results file: same units, same batch, so every token must come out again. */
 #include "base/err.h"
-#include "base/log.h"
 #include "base/mem.h"
 #include "hdf5io/read.h"
 #include "sweep/app.h"
@@ -32,8 +31,10 @@ static error_t parser(int key, char *arg, struct argp_state *state)
         a->config.path = arg;
         return 0;
     case ARGP_KEY_ARG:
-        if (a->path)
-            argp_error(state, "one file at a time");
+        if (a->path) { /* not left to argp: it would become the configuration */
+            fprintf(stderr, "%s: '%s' is one argument too many: one file at a time\n", state->name, arg);
+            exit(1);
+        }
         a->path = arg;
         return 0;
     case ARGP_KEY_END:
@@ -117,7 +118,8 @@ static int compare(const struct plan *p, const struct check *c, int i, const str
         : want->n_new != got->n_new ||
                 (got->n_new > 0 && memcmp(want->token, got->token, (size_t)got->n_new * sizeof *got->token))
             ? "tokens"
-        : strcmp(want->text ? want->text : "", got->text ? got->text : "") ? "text"
+        : want->n_text != got->n_text || (got->n_text > 0 && memcmp(want->text, got->text, got->n_text))
+            ? "text"
         : want->score != got->score && !(isnan(want->score) && isnan(got->score)) ? "score"
         : want->kv_bytes_alone != got->kv_bytes_alone                             ? "kv_bytes_alone"
                                                                                   : NULL;
@@ -165,9 +167,7 @@ static int verify(const struct plan *p, const struct results *r, int64_t n_asked
     TRY(link_open(&l, false));
     TRY(worker_open(&w, &l, p, NULL, NULL));
     const struct ops *ops = runner_ops(w.runner);
-    if (*r->isa && (strcmp(ops->isa, r->isa) || strcmp(ops->device, r->device)))
-        log_warn("the file was computed on %s (%s), this run computes on %s (%s): the last bits may differ",
-                 r->device, r->isa, ops->device, ops->isa);
+    const bool other = *r->isa && (strcmp(ops->isa, r->isa) || strcmp(ops->device, r->device));
     uint64_t *ids = bundle_ids(r, &n);
     int64_t n_take = n_asked > 0 && n_asked < n ? n_asked : n;
     int rc = 0;
@@ -181,6 +181,9 @@ static int verify(const struct plan *p, const struct results *r, int64_t n_asked
         rc = check_bundle(&w, &c);
     }
     free(ids);
+    if (rc < 0 && other)
+        rc = err_prefix(rc, "computed on %s (%s), here on %s (%s), so that the last bits may differ",
+                        r->device, r->isa, ops->device, ops->isa);
     worker_close(&w);
     if (rc == 0 && n_checked == 0)
         return err_set(ERR_INPUT, "%s: none of its bundles belongs to this configuration and these files",

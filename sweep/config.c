@@ -45,69 +45,6 @@ static int read_models(struct config *c, const struct node *list, const struct c
     return 0;
 }
 
-/* Everything under `set` but the RoPE factor is a parameter of the methods that the rule is about. */
-static int read_set(struct config_override *o, const struct node *set)
-{
-    struct str params = {0};
-    if (set->kind != NODE_MAP || !set->n)
-        return node_error(set, "overrides: set must be a map of rope_theta_factor or parameters of methods");
-    TRY(node_real(set, "rope_theta_factor", 1e-3, 1e6, &o->rope_theta_factor));
-    for (int i = 0; i < set->n; i++) {
-        const char *text = NULL;
-        if (!strcmp(set->key[i], "rope_theta_factor"))
-            continue;
-        int rc = node_text(set, set->key[i], &text);
-        if (rc == 0 && strpbrk(text, ",\n"))
-            rc = node_error(set->item[i], "overrides: %s: '%s' must not hold a comma or a line break",
-                            set->key[i], text);
-        if (rc < 0) {
-            str_free(&params);
-            return rc;
-        }
-        str_printf(&params, "%s%s=%s", params.n ? "," : "", set->key[i], text);
-    }
-    o->params = params.n ? mem_strdup(str_c(&params)) : NULL;
-    str_free(&params);
-    return 0;
-}
-
-static int read_override(struct config *c, const struct node *n)
-{
-    static const char *const keys[] = {"when", "set", NULL}, *const whens[] = {"model", "task", "method",
-                                                                               NULL};
-    struct config_override *o = &c->override[c->n_override++];
-    *o = (struct config_override){.where = config_where(n)};
-    TRY(node_keys(n, keys, "overrides"));
-    const struct node *when = node_get(n, "when"), *set = node_get(n, "set");
-    if (!set)
-        return node_error(n, "overrides: needs set");
-    TRY(read_set(o, set));
-    if (!when)
-        return 0;
-    TRY(node_keys(when, whens, "overrides: when"));
-    const char *model = NULL, *task = NULL, *method = NULL;
-    TRY(node_text(when, "model", &model));
-    TRY(node_text(when, "task", &task));
-    TRY(node_text(when, "method", &method));
-    o->model = model ? mem_strdup(model) : NULL;
-    o->task = task ? mem_strdup(task) : NULL;
-    o->method = method ? mem_strdup(method) : NULL;
-    return 0;
-}
-
-static int read_overrides(struct config *c, const struct node *list)
-{
-    if (!list)
-        return 0;
-    if (list->kind != NODE_LIST)
-        return node_error(
-            list, "overrides: must be a list of {when: {model, task, method}, set: {rope_theta_factor, …}}");
-    c->override = mem_alloc((size_t)list->n, sizeof *c->override);
-    for (int i = 0; i < list->n; i++)
-        TRY(read_override(c, list->item[i]));
-    return 0;
-}
-
 /* dtype: auto, f32, bf16 or f16. */
 static int read_dtype(const struct node *root, const char *key, int *out)
 {
@@ -212,7 +149,7 @@ static int read_root(struct config *c, const struct node *root, const struct con
     TRY(read_models(c, node_get(root, "models"), s));
     TRY(config_methods(c, node_get(root, "methods")));
     TRY(config_tasks(c, node_get(root, "tasks")));
-    TRY(read_overrides(c, node_get(root, "overrides")));
+    TRY(config_rules(c, node_get(root, "overrides"), s));
     int mode = MODE_FAIR;
     TRY(node_choice(root, "mode", modes, &mode));
     c->mode = (enum run_mode)mode;

@@ -13,6 +13,9 @@ int config_model_map(struct config_model *m, const struct node *n, const char *n
 /* The lists of a configuration; each appends to *c. */
 int config_methods(struct config *c, const struct node *list);
 int config_tasks(struct config *c, const struct node *list);
+/* After those of models, methods and tasks. A rule that can concern nothing is an error, or a warning where
+ * its pattern names something that the program knows, or --set has changed the list. */
+int config_rules(struct config *c, const struct node *list, const struct config_source *s);
 /* All combinations of the lists in a map, without its name: calls `take` with "key=value,key=value". */
 int config_expand(const struct node *map, int (*take)(void *ctx, const char *params), void *ctx);
 

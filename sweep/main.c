@@ -6,6 +6,8 @@
 #include "base/mem.h"
 #include "sweep/app.h"
 
+#include <signal.h>
+#include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -67,17 +69,25 @@ static const char *find_configs(void)
     return KVS_CONFIG_DIR;
 }
 
-static struct app surroundings(void)
+/* Owned. */
+static char *cache_dir(void)
 {
-    const char *home = env_or("HOME", "."), *xdg = getenv("XDG_CACHE_HOME");
-    const char *cache = xdg && *xdg ? mem_printf("%s/kvsweep", xdg) : mem_printf("%s/.cache/kvsweep", home);
+    const char *own = env_or("KVSWEEP_CACHE", NULL), *xdg = env_or("XDG_CACHE_HOME", NULL);
+    if (own)
+        return mem_strdup(own);
+    return xdg ? mem_printf("%s/kvsweep", xdg) : mem_printf("%s/.cache/kvsweep", env_or("HOME", "."));
+}
+
+static struct app surroundings(const char *cache)
+{
     struct app app = {
-        .vars = {.cache = env_or("KVSWEEP_CACHE", cache),
+        .vars = {.cache = cache,
                  .data = env_or("KVSWEEP_DATA", "data"),
                  .models = env_or("KVSWEEP_MODELS", "models"),
                  .env = environ},
         .config_dir = find_configs(),
         .mpi = getenv("OMPI_COMM_WORLD_SIZE") || getenv("PMIX_RANK"),
+        .rank = atoi(env_or("OMPI_COMM_WORLD_RANK", env_or("PMIX_RANK", "0"))),
         .version = KVS_VERSION,
         .git_commit = KVS_GIT_COMMIT,
     };
@@ -102,9 +112,28 @@ static void spin_less(char **argv)
     execv(self, argv); /* on failure the process goes on as it is */
 }
 
+/* At exit, so that argp's --help is checked too. */
+static void check_output(void)
+{
+    if (!ferror(stdout) && fflush(stdout) == 0)
+        return;
+    fputs("kvsweep: cannot write the output\n", stderr);
+    _exit(1);
+}
+
+/* A command that failed has said why: one line is enough. */
+static void give_up_output(void)
+{
+    fflush(stdout);
+    __fpurge(stdout);
+    clearerr(stdout);
+}
+
 int main(int argc, char **argv)
 {
     spin_less(argv);
+    signal(SIGXFSZ, SIG_IGN); /* write() then fails at the limit of `ulimit -f`, like on a full disk */
+    atexit(check_output);
     if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
         print_help(argc < 2 ? stderr : stdout);
         return argc < 2;
@@ -118,12 +147,12 @@ int main(int argc, char **argv)
         c++;
     if (!c->name)
         return unknown_command(argv[1]);
-    struct app app = surroundings();
+    char *cache = cache_dir();
+    struct app app = surroundings(cache);
     int rc = c->run(&app, argc - 1, argv + 1);
     app_say_error(rc);
-    if (fflush(stdout) != 0 && rc == 0) {
-        fprintf(stderr, "kvsweep: cannot write the output\n");
-        rc = ERR_IO;
-    }
+    if (rc < 0)
+        give_up_output();
+    free(cache);
     return rc < 0;
 }

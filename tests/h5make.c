@@ -35,8 +35,8 @@ static int expect(const char *path, const struct grid *g)
             lse += r->logsumexp[k];
         fprintf(f, "%016llx%016llx %s %s %.17g %d %zu %d %d %d %d %.17g %.17g %.17g\n",
                 (unsigned long long)r->unit_hi, (unsigned long long)r->unit_lo, record_status_name(r->status),
-                record_stop_name(r->stop), r->score, r->n_new, r->text ? __builtin_strlen(r->text) : 0,
-                r->n_metric, r->n_budget, r->n_ledger, r->n_fidelity, first, top, lse);
+                record_stop_name(r->stop), r->score, r->n_new, r->n_text, r->n_metric, r->n_budget,
+                r->n_ledger, r->n_fidelity, first, top, lse);
     }
     return fclose(f) == 0 ? 0 : err_set(ERR_IO, "cannot write the expectation");
 }

@@ -23,13 +23,18 @@ static double unit_real(struct rng *g)
     return (double)(rng_next(g) >> 11) * 0x1p-53;
 }
 
-static char *random_text(struct rng *g, uint64_t max)
+/* With NULs if the length is asked for. */
+static char *random_text(struct rng *g, uint64_t max, size_t *n_bytes)
 {
-    static const char *const piece[] = {"a", "Ω", "😀", "\n", "\"", "needle ", "12345", "ß", "<b>", "\\"};
+    static const char *const piece[] = {"a", "Ω", "😀", "\n", "\"", "needle ", "12345", "ß", "<b>", "\\", ""};
     struct str s = {0};
     str_add(&s, "");
-    for (uint64_t n = rng_below(g, max); n; n--)
-        str_add(&s, piece[rng_below(g, 10)]);
+    for (uint64_t n = rng_below(g, max); n; n--) {
+        const char *p = piece[rng_below(g, n_bytes ? 11 : 10)];
+        str_addn(&s, p, *p ? strlen(p) : 1);
+    }
+    if (n_bytes)
+        *n_bytes = s.n;
     return s.data;
 }
 
@@ -110,9 +115,9 @@ void records_random(struct record *r, struct rng *g, uint64_t unit)
         .attempt = (int32_t)rng_below(g, 4),
     };
     if (ok)
-        r->text = random_text(g, 40);
+        r->text = random_text(g, 40, &r->n_text);
     else
-        r->error = random_text(g, 10);
+        r->error = random_text(g, 10, NULL);
     if (r->n_new) {
         r->token = mem_alloc((size_t)r->n_new, sizeof *r->token);
         for (int i = 0; i < r->n_new; i++)
@@ -162,6 +167,7 @@ static const char *scalars_difference(const struct record *a, const struct recor
     SAME(want_bytes);
     SAME(rank);
     SAME(attempt);
+    SAME(n_text);
     SAME(n_metric);
     SAME(n_budget);
     SAME(n_ledger);
@@ -176,7 +182,7 @@ const char *records_difference(const struct record *a, const struct record *b, b
         return d;
     if (!same_real(a->score, b->score))
         return "score";
-    if (!same_text(a->text, b->text))
+    if (!same_bytes(a->text, b->text, a->n_text))
         return "text";
     if (!same_text(a->error, b->error))
         return "error";

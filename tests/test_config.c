@@ -1,5 +1,6 @@
 /* Configurations: what is expanded, and every refusal with its exact line. */
 #include "base/err.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "sweep/config.h"
 
@@ -222,6 +223,20 @@ static const char *const refusals[][2] = {
      "t.yaml:1:21: overrides: when: unknown key 'modell'; did you mean 'model'? (known: model, task, "
      "method)"},
     {"overrides: [{when: {model: a}}]\n", "t.yaml:1:13: overrides: needs set"},
+    {BASE "overrides: [{when: {model: mm}, set: {rope_theta_factor: 2}}]\n",
+     "t.yaml:4:28: overrides: when: model: 'mm' is none of the models here: m"},
+    {BASE "overrides: [{when: {method: kivy}, set: {bits: 2}}]\n",
+     "t.yaml:4:29: overrides: when: method: 'kivy' is none of the methods here: full"},
+    {BASE "overrides: [{when: {method: '!ful'}, set: {rope_theta_factor: 2}}]\n",
+     "t.yaml:4:29: overrides: when: method: '!ful' is none of the methods here: full"},
+    {BASE "overrides: [{when: {task: 'longbenhc/*'}, set: {rope_theta_factor: 2}}]\n",
+     "t.yaml:4:27: overrides: when: task: 'longbenhc/*' is none of the tasks here: passkey"},
+    {BASE "overrides: [{when: {method: streaming}, set: {capp: 2}}]\n",
+     "t.yaml:4:46: overrides: method streaming: unknown parameter 'capp'; did you mean 'cap'? …"},
+    {BASE "overrides: [{when: {method: streaming}, set: {keep: 2}}]\n",
+     "t.yaml:4:46: overrides: method streaming: keep=2 is not allowed; …"},
+    {BASE "overrides: [{when: {model: 'mistral*'}, set: {capp: 2}}]\n",
+     "t.yaml:4:46: overrides: no method of the rule takes capp=2; see kvsweep list methods"},
     {"overrides: [{set: {}}]\n",
      "t.yaml:1:19: overrides: set must be a map of rope_theta_factor or parameters of methods"},
     {"overrides: [{set: {cap: '1,2'}}]\n",
@@ -251,6 +266,35 @@ static void refuse(void **state)
         if (rc != ERR_INPUT || strncmp(err_text(), want, n) || strchr(err_text(), '\n'))
             fail_msg("%s\ngave %d: %s\nnot     %s", refusals[i][0], rc, err_text(), want);
     }
+}
+
+/* A rule that is about nothing in this sweep may stay where the program knows what it means, and where --set
+ * has chosen other models, methods or tasks. */
+static void rules_about_nothing(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *rules;
+        char *set;
+    } cases[] = {
+        {"overrides: [{when: {model: 'mistral*', task: 'longbench/*', method: streaming}, set: {cap: 9}}]\n",
+         "mode=fair"},
+        {"overrides: [{when: {method: 'kivi:bits=2'}, set: {group: 16}}]\n", "mode=fair"},
+        {"overrides: [{when: {method: '!kivi:bits=2'}, set: {residual: 16}}]\n", "mode=fair"},
+        {"overrides: [{when: {model: mm}, set: {rope_theta_factor: 2}}]\n", "models.0.id=m"},
+        {"overrides: [{when: {task: mine}, set: {rope_theta_factor: 2}}]\n", "tasks=[passkey]"},
+    };
+    log_set_level(LOG_QUIET);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct config c;
+        char *set[] = {cases[i].set};
+        char *text = mem_printf("%s%s", BASE, cases[i].rules);
+        if (open_set(&c, text, set, 1) < 0)
+            fail_msg("%s: %s", cases[i].rules, err_text());
+        config_close(&c);
+        free(text);
+    }
+    log_set_level(LOG_INFO);
 }
 
 static void refuse_set(void **state)
@@ -331,6 +375,7 @@ int main(void)
         cmocka_unit_test(set_values),
         cmocka_unit_test(set_reaches_all_datasets),
         cmocka_unit_test(refuse),
+        cmocka_unit_test(rules_about_nothing),
         cmocka_unit_test(refuse_set),
         cmocka_unit_test(refuse_bombs),
         cmocka_unit_test(fuzz),

@@ -255,7 +255,7 @@ static void recite_scores(void **state)
                                               : line[*p - '0']);
         double score;
         struct score_extra extra[4];
-        assert_int_equal(task_score(t, 0, text, &score, extra), 2);
+        assert_int_equal(task_score(t, 0, text, strlen(text), &score, extra), 2);
         assert_string_equal(extra[0].name, "recite_prefix");
         assert_string_equal(extra[1].name, "recite_any_order");
         if (score != rows[i].score || extra[0].value != rows[i].prefix || extra[1].value != rows[i].any)
@@ -330,12 +330,12 @@ static void longbench_fields(void **state)
                 e->iteration == -1);
     double score = -1;
     struct score_extra extra[4];
-    assert_int_equal(task_score(t, 0, "\n\nParagraph 3\nx", &score, extra), 0);
+    assert_int_equal(task_score(t, 0, "\n\nParagraph 3\nx", 14, &score, extra), 0);
     assert_true(score == 0); /* the truth is not a class */
     task_close(t);
     t = must_open("longbench/lcc", "data=fixtures/task/longbench.jsonl", NULL);
     assert_int_equal(task_traits(t)->max_new, 64);
-    assert_int_equal(task_score(t, 1, "Paragraph 12", &score, extra), 1);
+    assert_int_equal(task_score(t, 1, "Paragraph 12", 12, &score, extra), 1);
     assert_true(score == 1 && extra[0].value == 1 && strcmp(extra[0].name, "code_sim_indel") == 0);
     task_close(t);
 }

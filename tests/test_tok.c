@@ -23,12 +23,13 @@ static void check_decode(const struct tok *t, const char *name, size_t i, const 
     int32_t *ids = mem_alloc(n + 1, sizeof *ids);
     for (size_t k = 0; k < n; k++)
         ids[k] = (int32_t)json_integer_value(json_array_get(list, k));
+    const json_t *want = json_array_get(c, 1);
     char *text;
-    if (tok_decode(t, ids, (int64_t)n, i % 2 == 0, &text) < 0)
+    size_t n_text;
+    if (tok_decode(t, ids, (int64_t)n, i % 2 == 0, &text, &n_text) < 0)
         fail_msg("%s: ids %zu: %s", name, i, err_text());
-    if (strcmp(text, json_string_value(json_array_get(c, 1))) != 0)
-        fail_msg("%s: ids %zu: \"%s\" instead of \"%s\"", name, i, text,
-                 json_string_value(json_array_get(c, 1)));
+    if (n_text != json_string_length(want) || memcmp(text, json_string_value(want), n_text) != 0)
+        fail_msg("%s: ids %zu: \"%s\" instead of \"%s\"", name, i, text, json_string_value(want));
     free(text);
     free(ids);
 }
@@ -367,13 +368,35 @@ static void test_bad_text(void **state)
     char *text;
     assert_int_equal(tok_encode(t, "a\xff", 2, false, &ids, &n), ERR_INPUT);
     assert_null(ids);
-    assert_int_equal(tok_decode(t, outside, 2, false, &text), ERR_INPUT);
+    assert_int_equal(tok_decode(t, outside, 2, false, &text, NULL), ERR_INPUT);
     assert_non_null(strstr(err_text(), "8388608"));
-    assert_int_equal(tok_decode(t, byte, 2, false, &text), ERR_INPUT);
-    assert_int_equal(tok_decode(t, byte, 1, false, &text), 0); /* the byte f0 alone */
+    assert_int_equal(tok_decode(t, byte, 2, false, &text, NULL), ERR_INPUT);
+    assert_int_equal(tok_decode(t, byte, 1, false, &text, NULL), 0); /* the byte f0 alone */
     assert_string_equal(text, "\xef\xbf\xbd");
     free(text);
     tok_close(t);
+}
+
+/* NUL is a character like any other, at every place. */
+static void test_nul(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"smollm", "llama2"};
+    static const char want[] = "\0a b\0\0 c\0";
+    for (size_t i = 0; i < 2; i++) {
+        struct tok *t = open_folder(names[i]);
+        int32_t *ids;
+        int64_t n_ids;
+        char *text;
+        size_t n;
+        assert_int_equal(tok_encode(t, want, sizeof want - 1, false, &ids, &n_ids), 0);
+        assert_int_equal(tok_decode(t, ids, n_ids, true, &text, &n), 0);
+        assert_int_equal(n, sizeof want - 1);
+        assert_memory_equal(text, want, n);
+        free(text);
+        free(ids);
+        tok_close(t);
+    }
 }
 
 /* One word of a million bytes: the work must not grow with its square. */
@@ -391,7 +414,7 @@ static void test_long_word(void **state)
         char *back;
         assert_int_equal(tok_encode(t, text, n, false, &ids, &n_ids), 0);
         assert_true(n_ids > 1000);
-        assert_int_equal(tok_decode(t, ids, n_ids, true, &back), 0);
+        assert_int_equal(tok_decode(t, ids, n_ids, true, &back, NULL), 0);
         assert_string_equal(back, text);
         free(back);
         free(ids);
@@ -431,10 +454,9 @@ static void test_templates(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_folders),      cmocka_unit_test(test_gguf),
-        cmocka_unit_test(test_gguf_refused), cmocka_unit_test(test_config),
-        cmocka_unit_test(test_refused),      cmocka_unit_test(test_bad_text),
-        cmocka_unit_test(test_long_word),    cmocka_unit_test(test_templates),
+        cmocka_unit_test(test_folders), cmocka_unit_test(test_gguf),      cmocka_unit_test(test_gguf_refused),
+        cmocka_unit_test(test_config),  cmocka_unit_test(test_refused),   cmocka_unit_test(test_bad_text),
+        cmocka_unit_test(test_nul),     cmocka_unit_test(test_long_word), cmocka_unit_test(test_templates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -15,7 +15,8 @@ static bool survives(const char *dir)
     int32_t *ids;
     int64_t n;
     char *back;
-    if (tok_encode(t, text, strlen(text), true, &ids, &n) == 0 && tok_decode(t, ids, n, false, &back) == 0)
+    if (tok_encode(t, text, strlen(text), true, &ids, &n) == 0 &&
+        tok_decode(t, ids, n, false, &back, NULL) == 0)
         free(back);
     free(ids);
     tok_close(t);

@@ -46,7 +46,7 @@ static int check_ids(const struct tok *t, const char *name, const json_t *cases,
         const char *want = json_string_value(json_array_get(c, 1));
         char *text;
         size_t n = json_array_size(json_array_get(c, 0));
-        if (tok_decode(t, ids, (int64_t)n, alternate && i % 2 == 0, &text) < 0)
+        if (tok_decode(t, ids, (int64_t)n, alternate && i % 2 == 0, &text, NULL) < 0)
             fail_msg("%s: ids %zu: %s", name, i, err_text());
         if (strcmp(text, want) != 0)
             fail_msg("%s: ids %zu: \"%s\" instead of \"%s\"", name, i, text, want);
@@ -434,7 +434,8 @@ static void try_folder(const char *dir)
     int32_t *ids;
     int64_t n;
     char *back;
-    if (tok_encode(t, text, strlen(text), true, &ids, &n) == 0 && tok_decode(t, ids, n, false, &back) == 0)
+    if (tok_encode(t, text, strlen(text), true, &ids, &n) == 0 &&
+        tok_decode(t, ids, n, false, &back, NULL) == 0)
         free(back);
     (void)tok_encode_pieces(t, text, strlen(text), &p);
     tok_pieces_free(&p);

@@ -47,20 +47,23 @@ static int set_number(const struct param *p, void *dst, const char *value, const
 {
     double v = 0;
     int64_t iv = 0;
-    bool ok = p->type == PARAM_INT ? str_to_int(value, &iv) : str_to_double(value, &v);
-    if (p->type == PARAM_INT)
+    const bool whole = p->type == PARAM_INT;
+    bool ok = whole ? str_to_int(value, &iv) : str_to_double(value, &v);
+    if (whole)
         v = (double)iv;
-    if (ok && p->type == PARAM_INT && p->choices && choice_index(p->choices, value) < 0)
+    if (whole && p->choices && choice_index(p->choices, value) < 0)
         return err_set(ERR_INPUT, "%s: %s=%s is not allowed; use one of %s", where, p->name, value,
                        p->choices);
     if (!ok || v < p->min || v > p->max) {
         char lo[32], hi[32];
         str_double(lo, p->min);
         str_double(hi, p->max);
+        if (whole) /* as it would have to be written: not 1e+15 */
+            snprintf(hi, sizeof hi, "%.0f", p->max);
         return err_set(ERR_INPUT, "%s: %s=%s is not allowed; use %s from %s to %s", where, p->name, value,
-                       p->type == PARAM_INT ? "a whole number" : "a number", lo, hi);
+                       whole ? "a whole number" : "a number", lo, hi);
     }
-    if (p->type == PARAM_INT)
+    if (whole)
         *(int64_t *)member(p, dst) = iv;
     else
         *(double *)member(p, dst) = v;

@@ -69,16 +69,22 @@ static char *param_one(const struct param *p, const void *params)
     return s.n ? s.data : mem_strdup("");
 }
 
-/* Which parameters a budget decides: those that differ between the mildest and the strongest. Bit i stands
- * for row i of the table. */
-static int solved_params(const struct kv_method *m, uint64_t *mask)
+static int at_ratio(const struct kv_method *m, void *params, double ratio)
+{
+    return m->from_ratio(params, ratio);
+}
+
+/* Which parameters a budget or a ratio decides: those that differ between a mild and a strong one. Bit i
+ * stands for row i of the table. */
+static int decided(const struct kv_method *m, int (*choose)(const struct kv_method *, void *, double),
+                   double mild, double hard, uint64_t *mask)
 {
     void *weak = mem_alloc(1, m->params_bytes), *strong = mem_alloc(1, m->params_bytes);
     param_defaults(m->params, weak);
     param_defaults(m->params, strong);
-    int rc = kv_at_strength(m, weak, 0);
+    int rc = choose(m, weak, mild);
     if (rc == 0)
-        rc = kv_at_strength(m, strong, 0.75);
+        rc = choose(m, strong, hard);
     *mask = 0;
     for (int i = 0; rc == 0 && i < 64 && m->params[i].name; i++) {
         char *a = param_one(&m->params[i], weak), *b = param_one(&m->params[i], strong);
@@ -93,6 +99,26 @@ static int solved_params(const struct kv_method *m, uint64_t *mask)
     return rc;
 }
 
+static int solved_params(const struct kv_method *m, uint64_t *mask)
+{
+    return decided(m, kv_at_strength, 0, 0.75, mask);
+}
+
+/* Refuses what `rest` says of parameters that `by` has decided. */
+static int refuse_decided(const struct kv_method *m, uint64_t mask, const char *rest, const char *by,
+                          const char *where)
+{
+    for (int i = 0; i < 64 && m->params[i].name; i++) {
+        const char *name = m->params[i].name;
+        size_t n = strlen(name);
+        for (const char *at = rest; mask >> i & 1 && *at; at += strcspn(at, ","), at += *at == ',')
+            if (!strncmp(at, name, n) && at[n] == '=')
+                return err_set(ERR_INPUT, "%s: %s is chosen by the %s; leave one of them out", where, name,
+                               by);
+    }
+    return 0;
+}
+
 /* A budget leaves no room for a strength of one's own. */
 static int set_budget(struct kv_spec *s, const char *value, const char *rest, bool ratio, const char *where)
 {
@@ -105,14 +131,24 @@ static int set_budget(struct kv_spec *s, const char *value, const char *rest, bo
     if (ratio)
         return err_set(ERR_INPUT, "%s: budget and ratio exclude each other", where);
     TRY(solved_params(s->method, &mask));
-    for (int i = 0; i < 64 && s->method->params[i].name; i++) {
-        const char *name = s->method->params[i].name;
-        size_t n = strlen(name);
-        for (const char *at = rest; mask >> i & 1 && *at; at += strcspn(at, ","), at += *at == ',')
-            if (!strncmp(at, name, n) && at[n] == '=')
-                return err_set(ERR_INPUT, "%s: %s is chosen by the budget; leave one of them out", where,
-                               name);
-    }
+    return refuse_decided(s->method, mask, rest, "budget", where);
+}
+
+static double nominal(const struct kv_spec *s)
+{
+    return s->method->nominal_ratio ? s->method->nominal_ratio(s->params) : 1;
+}
+
+/* Nor does a ratio: a setting would be reported under a strength that it does not have. `was`: the nominal
+ * ratio before the rest was read, which may overrule it with sizes. */
+static int check_ratio(const struct kv_spec *s, const char *rest, double was, const char *where)
+{
+    uint64_t mask;
+    TRY(decided(s->method, at_ratio, 2, 4, &mask));
+    TRY(refuse_decided(s->method, mask, rest, "ratio", where));
+    if (nominal(s) != was)
+        return err_set(ERR_INPUT, "%s: ratio and %s both choose the strength; leave one of them out", where,
+                       rest);
     return 0;
 }
 
@@ -123,10 +159,12 @@ static int set_params(struct kv_spec *s, const char *text, const char *where)
     char *copy = mem_strdup(text), *save = NULL;
     const char *budget = NULL;
     bool ratio = false;
+    double was = 1;
     int rc = param_once(text, where);
     for (char *item = strtok_r(copy, ",", &save); item && rc == 0; item = strtok_r(NULL, ",", &save)) {
         if (!strncmp(item, "ratio=", 6)) {
             rc = set_ratio(s, item + 6, where);
+            was = nominal(s);
             ratio = true;
         } else if (!strncmp(item, "budget=", 7)) {
             budget = item + 7;
@@ -138,6 +176,8 @@ static int set_params(struct kv_spec *s, const char *text, const char *where)
         rc = param_parse(s->method->params, s->params, str_c(&rest), where);
     if (rc == 0 && budget)
         rc = set_budget(s, budget, str_c(&rest), ratio, where);
+    if (rc == 0 && ratio)
+        rc = check_ratio(s, str_c(&rest), was, where);
     free(copy);
     str_free(&rest);
     return rc;
@@ -218,7 +258,7 @@ int kv_spec_parse(struct kv_spec *s, const char *text)
         kv_spec_free(s);
         return rc;
     }
-    s->nominal_ratio = s->budget ? NAN : s->method->nominal_ratio ? s->method->nominal_ratio(s->params) : 1;
+    s->nominal_ratio = s->budget ? NAN : nominal(s);
     set_texts(s);
     return 0;
 }

@@ -37,33 +37,39 @@ static void put_bytes(const struct job *j, const struct lane *l, struct record *
             rec->budget[rec->n_budget++] = (struct record_budget){i, b.value[i]};
 }
 
-static char *stripped_first_line(const char *s)
+static bool is_blank(char c)
 {
-    size_t n = strcspn(s, "\n"), i = 0;
-    while (n && strchr(" \t\r\f\v", s[n - 1]))
-        n--;
-    while (i < n && strchr(" \t\r\f\v", s[i]))
-        i++;
-    return mem_strndup(s + i, n - i);
+    return c && strchr(" \t\r\f\v", c);
 }
 
-static int answer_text(struct runner *r, const struct job *j, const struct lane *l, char **text)
+static void keep_first_line(char *s, size_t *n_bytes)
+{
+    const char *newline = memchr(s, '\n', *n_bytes);
+    size_t n = newline ? (size_t)(newline - s) : *n_bytes, i = 0;
+    while (n && is_blank(s[n - 1]))
+        n--;
+    while (i < n && is_blank(s[i]))
+        i++;
+    memmove(s, s + i, n - i);
+    s[n - i] = 0;
+    *n_bytes = n - i;
+}
+
+static int answer_text(struct runner *r, const struct job *j, const struct lane *l, struct record *rec)
 {
     int n = l->n_new;
     bool ended = l->stop == STOP_EOS || (l->stop == STOP_NEWLINE && !j->prompt.keep_newline);
-    TRY(tok_decode(r->tok, l->token, ended && n ? n - 1 : n, !j->prompt.keep_special, text));
-    if (j->prompt.cut_at_newline) {
-        char *line = stripped_first_line(*text);
-        free(*text);
-        *text = line;
-    }
+    TRY(tok_decode(r->tok, l->token, ended && n ? n - 1 : n, !j->prompt.keep_special, &rec->text,
+                   &rec->n_text));
+    if (j->prompt.cut_at_newline)
+        keep_first_line(rec->text, &rec->n_text);
     return 0;
 }
 
 static void put_score(const struct task *task, const struct job *j, struct record *rec)
 {
     struct score_extra extra[4];
-    int n = task_score(task, j->unit->example, rec->text, &rec->score, extra);
+    int n = task_score(task, j->unit->example, rec->text, rec->n_text, &rec->score, extra);
     const char *const *names = task_metric_names();
     rec->metric = mem_alloc((size_t)(n > 0 ? n : 1), sizeof *rec->metric);
     for (int i = 0; i < n; i++)
@@ -107,7 +113,7 @@ int job_record(struct runner *r, const struct task *task, struct job *j, struct 
         put_wanted(r, j, l, rec);
     if (l->status == ST_NAN && !rec->error)
         rec->error = mem_printf("a logit was not finite after %d new tokens", l->n_new);
-    TRY(answer_text(r, j, l, &rec->text));
+    TRY(answer_text(r, j, l, rec));
     if (rec->status == ST_OK)
         put_score(task, j, rec);
     rec->n_vocab = (int32_t)r->engine.n_vocab;

@@ -119,7 +119,7 @@ static int cut_ids(const struct tok *tok, struct prompt *p, int64_t limit)
     p->n_ids = limit;
     p->truncated = true;
     char *text;
-    TRY(tok_decode(tok, p->ids, p->n_ids, false, &text));
+    TRY(tok_decode(tok, p->ids, p->n_ids, false, &text, NULL));
     replace(&p->text, text);
     return 0;
 }
@@ -133,8 +133,8 @@ static int cut_text(const struct tok *tok, struct prompt *p, int64_t limit)
         return 0;
     int64_t half = limit / 2;
     char *head, *tail;
-    TRY(tok_decode(tok, p->ids, half, true, &head));
-    int rc = tok_decode(tok, p->ids + p->n_ids - half, half, true, &tail);
+    TRY(tok_decode(tok, p->ids, half, true, &head, NULL));
+    int rc = tok_decode(tok, p->ids + p->n_ids - half, half, true, &tail, NULL);
     if (rc == 0) {
         replace(&p->text, mem_printf("%s%s", head, tail));
         p->truncated = true;

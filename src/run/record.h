@@ -29,7 +29,8 @@ struct record {
     uint64_t kv_bytes, kv_bytes_alone, kv_bytes_full, peak_bytes, want_bytes;
     int32_t rank, attempt;
 
-    char *text;     /* the answer, UTF-8 */
+    char *text;     /* [n_text], then a NUL: the answer, UTF-8, which may hold NULs; NULL if there is none */
+    size_t n_text;  /* bytes */
     char *error;    /* one line, or NULL */
     int32_t *token; /* [n_new] */
     int32_t n_metric, n_budget, n_ledger;

@@ -96,14 +96,14 @@ const char *task_source_sha256(const struct task *t)
     return t->sha256;
 }
 
-int task_score(const struct task *t, int example, const char *answer, double *score,
+int task_score(const struct task *t, int example, const char *answer, size_t n_bytes, double *score,
                struct score_extra extra[4])
 {
     const struct example *e = &t->examples[example];
     struct score_truth truth;
     score_truth_init(&truth, e->gold, e->n_gold, e->classes, e->n_classes);
     struct utext pred;
-    utext_init(&pred, answer, strlen(answer));
+    utext_init(&pred, answer, n_bytes);
     int n = score_answer(&t->traits, utext_span(&pred), &truth, score, extra);
     utext_free(&pred);
     score_truth_free(&truth);

@@ -75,9 +75,9 @@ const struct task_traits *task_traits(const struct task *t); /* with the paramet
  * parameters). Borrowed. */
 const char *task_source_sha256(const struct task *t);
 
-/* Score of one answer in [0,1] as the reference computes it, and up to 4 further values. Returns the number
- * of extras. */
-int task_score(const struct task *t, int example, const char *answer, double *score,
+/* Score of one answer of n_bytes in [0,1] as the reference computes it, and up to 4 further values. NUL is a
+ * character like any other there. Returns the number of extras. */
+int task_score(const struct task *t, int example, const char *answer, size_t n_bytes, double *score,
                struct score_extra extra[4]);
 /* Names of all further scores, NULL-terminated, in the order of the results file's enum. */
 const char *const *task_metric_names(void);

@@ -477,7 +477,8 @@ static int decode(const struct tok *t, struct pieces *p, struct str *out)
     return rc;
 }
 
-int tok_decode(const struct tok *t, const int32_t *ids, int64_t n_ids, bool skip_special, char **text)
+int tok_decode(const struct tok *t, const int32_t *ids, int64_t n_ids, bool skip_special, char **text,
+               size_t *n_bytes)
 {
     struct pieces p = {0};
     struct str out = {0};
@@ -489,6 +490,8 @@ int tok_decode(const struct tok *t, const int32_t *ids, int64_t n_ids, bool skip
         if (t->clean_up)
             clean_up(&out);
         *text = mem_strndup(str_c(&out), out.n);
+        if (n_bytes)
+            *n_bytes = out.n;
     }
     str_free(&out);
     pieces_free(&p);

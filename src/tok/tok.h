@@ -85,10 +85,12 @@ void tok_pieces_free(struct tok_pieces *p);
 /* The decoder over token texts, whatever they are ("convert_tokens_to_string"): nothing is skipped, no
  * clean-up. *text is owned. */
 int tok_join(const struct tok *t, const char *const *piece, size_t n, char **text);
-/* Text of ids, owned NUL-terminated; `skip_special` leaves special tokens out; the clean-up of blanks
+/* Text of ids, owned, with a NUL behind its *n_bytes (NULL if not wanted); models also generate the character
+ * NUL, so that the text may hold some. `skip_special` leaves special tokens out; the clean-up of blanks
  * (spec/tasks.md 2.8) is applied when the tokenizer asks for it. Incomplete UTF-8 becomes U+FFFD as in the
  * field's library. ERR_INPUT for ids outside the vocabulary. */
-int tok_decode(const struct tok *t, const int32_t *ids, int64_t n_ids, bool skip_special, char **text);
+int tok_decode(const struct tok *t, const int32_t *ids, int64_t n_ids, bool skip_special, char **text,
+               size_t *n_bytes);
 
 /* Named chat templates for one user turn. */
 struct chat_template {

@@ -26,3 +26,31 @@ try prompts --task passkey --set passkey.unit=tokens
 try tokenize nothing
 echo x >not.h5
 try status not.h5
+# an operand too many
+try run a.yaml x
+try plan golden x
+try status a.h5 b.h5
+try list methods models
+try verify a.h5 b.h5
+try logits "$TESTS/fixtures/tiny" x
+# prompts without a token
+for text in '' '[]'; do
+    echo "$text" | tr -d '\n' >empty
+    try logits "$TESTS/fixtures/tiny" --prompt empty -o x.h5
+done
+# an output that takes nothing
+for args in 'plan golden --json' 'list methods' 'run --help' --help --version; do
+    echo "\$ kvsweep $args >/dev/full"
+    KVSWEEP_TINY=$TESTS/fixtures/tiny kvsweep $args >/dev/full
+    echo "[$?]"
+done
+# ranks of one job have the same options: the first alone says what is wrong
+OMPI_COMM_WORLD_RANK=1 try run --outptu x
+# what cannot be meant
+try run golden -o ''
+try export r.h5 --csv --jsonl
+mkdir -p cache && echo damaged >cache/SmolLM2-135M-Instruct.Q4_1.gguf
+KVSWEEP_CACHE=cache try fetch smollm2-135m-instruct
+# a folder that takes no files
+kvsweep run -q "$TESTS/farm/farm.yaml" --set passkey.iterations=1 -o r.h5
+try merge r.h5 -o /proc/m.h5

@@ -88,11 +88,12 @@ static json_t *answer_ids(const struct tok *t, const json_t *q)
     for (size_t i = 0; i < n; i++)
         ids[i] = (int32_t)json_integer_value(json_array_get(list, i));
     char *text;
-    int rc = tok_decode(t, ids, (int64_t)n, json_is_true(json_object_get(q, "skip")), &text);
-    json_t *a = rc < 0 ? json_pack("{s:s}", "error", err_text()) : json_string(text);
+    size_t n_text = 0;
+    int rc = tok_decode(t, ids, (int64_t)n, json_is_true(json_object_get(q, "skip")), &text, &n_text);
+    json_t *a = rc < 0 ? json_pack("{s:s}", "error", err_text()) : json_stringn(text, n_text);
     free(ids);
     free(text);
-    return a ? a : json_pack("{s:s}", "error", "decoded text has a NUL or is not UTF-8");
+    return a ? a : json_pack("{s:s}", "error", "decoded text is not UTF-8");
 }
 
 static json_t *answer_pieces(const struct tok *t, const json_t *text)
