@@ -45,7 +45,7 @@ static void cell(struct pen *p, const char *text)
         str_addc(p->out, ' ');
     } else {
         str_add(p->out, p->col ? "," : "");
-        str_add_csv(p->out, text);
+        str_add_csv(p->out, text, strlen(text));
     }
     p->col++;
 }

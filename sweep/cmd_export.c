@@ -40,7 +40,7 @@ struct row {
     int n;
 };
 
-static void cell(struct row *w, const char *name, const char *text, bool quoted)
+static void cell(struct row *w, const char *name, const char *text, size_t n, bool quoted)
 {
     str_add(w->out, w->n ? w->json ? ", " : "," : "");
     if (w->header)
@@ -49,17 +49,17 @@ static void cell(struct row *w, const char *name, const char *text, bool quoted)
     if (w->json) {
         str_printf(w->out, "\"%s\": ", name);
         if (quoted)
-            str_add_json(w->out, text, strlen(text));
+            str_add_json(w->out, text, n);
         else
             str_add(w->out, *text ? text : "null");
         return;
     }
-    str_add_csv(w->out, text);
+    str_add_csv(w->out, text, n);
 }
 
 static void cell_text(struct row *w, const char *name, const char *text)
 {
-    cell(w, name, text ? text : "", true);
+    cell(w, name, text ? text : "", text ? strlen(text) : 0, true);
 }
 
 static void cell_real(struct row *w, const char *name, double v)
@@ -67,14 +67,14 @@ static void cell_real(struct row *w, const char *name, double v)
     char text[32] = "";
     if (isfinite(v))
         str_double(text, v);
-    cell(w, name, text, false);
+    cell(w, name, text, strlen(text), false);
 }
 
 static void cell_int(struct row *w, const char *name, long long v)
 {
     char text[32];
     snprintf(text, sizeof text, "%lld", v);
-    cell(w, name, text, false);
+    cell(w, name, text, strlen(text), false);
 }
 
 static double metric_value(const struct record *r, int name)
@@ -129,7 +129,7 @@ static void write_record(struct row *w, const struct results *r, const struct re
         cell_real(w, kv_budget_name((enum kv_budget)i), budget_value(rec, i));
     cell_int(w, "rank", rec->rank);
     cell_int(w, "attempt", rec->attempt);
-    cell_text(w, "text", rec->text);
+    cell(w, "text", rec->text ? rec->text : "", rec->n_text, true); /* may hold NULs */
     cell_text(w, "gold", ex ? ex->gold_json : "");
     cell_text(w, "error", rec->error);
 }

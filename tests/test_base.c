@@ -106,10 +106,13 @@ static void unicode(void **state)
     str_add_json(&s, "a\"\n\xff\x01", 5);
     assert_string_equal(s.data, "\"a\\\"\\n\xef\xbf\xbd\\u0001\"");
     str_clear(&s);
-    str_add_csv(&s, "plain 'x'");
+    str_add_csv(&s, "plain 'x'", 9);
     str_addc(&s, ',');
-    str_add_csv(&s, "a \"b\", c\r");
+    str_add_csv(&s, "a \"b\", c\r", 9);
     assert_string_equal(s.data, "plain 'x',\"a \"\"b\"\", c\r\"");
+    str_clear(&s);
+    str_add_csv(&s, "x\0y", 3);
+    assert_memory_equal(s.data, "\"x\0y\"", 5);
     str_free(&s);
 }
 

@@ -102,15 +102,18 @@ void str_add_json(struct str *s, const char *text, size_t n)
     str_addc(s, '"');
 }
 
-void str_add_csv(struct str *s, const char *text)
+void str_add_csv(struct str *s, const char *text, size_t n)
 {
-    if (!strpbrk(text, ",\"\r\n")) {
-        str_add(s, text);
+    bool plain = true;
+    for (size_t i = 0; i < n && plain; i++)
+        plain = text[i] && !strchr(",\"\r\n", text[i]);
+    if (plain) {
+        str_addn(s, text, n);
         return;
     }
     str_addc(s, '"');
-    for (const char *p = text; *p; p++)
-        str_addn(s, *p == '"' ? "\"\"" : p, *p == '"' ? 2 : 1);
+    for (size_t i = 0; i < n; i++)
+        str_addn(s, text[i] == '"' ? "\"\"" : text + i, text[i] == '"' ? 2 : 1);
     str_addc(s, '"');
 }
 
