@@ -110,7 +110,7 @@ static bool same_answer(const struct record *x, const struct record *y)
     if (x->status != ST_OK)
         return true;
     return x->stop == y->stop && x->n_new == y->n_new && memcmp(&x->score, &y->score, sizeof x->score) == 0 &&
-           strcmp(x->text ? x->text : "", y->text ? y->text : "") == 0 &&
+           record_same_text(x, y) &&
            (x->n_new == 0 || !x->token || !y->token ||
             memcmp(x->token, y->token, (size_t)x->n_new * sizeof *x->token) == 0);
 }

@@ -173,7 +173,7 @@ static void add_pair(struct pairs *p, int64_t n, const struct record *u, const s
 {
     p->a[n] = u->score, p->b[n] = v->score;
     p->wins += u->score > v->score, p->losses += u->score < v->score, p->ties += u->score == v->score;
-    p->both_answers += u->text && v->text && u->n_text == v->n_text && !memcmp(u->text, v->text, u->n_text);
+    p->both_answers += u->text && v->text && record_same_text(u, v);
 }
 
 static void pair_up(const struct side *x, const struct side *y, struct pairs *p)

@@ -167,15 +167,6 @@ template <bool BF16, int NT> DEVICE void decode_powers(uint32_t p[NT][2], const 
         p[i / 2][i % 2] = unit_turn(unit_pair<BF16>(s[i / 2][i % 2 * 2], s[i / 2][i % 2 * 2 + 1]));
 }
 
-// o += p v of 64 channels.
-template <bool BF16, int NT>
-DEVICE void decode_sums(float o[4][NT][4], const uint32_t v[4][4], const uint32_t p[NT][2])
-{
-#pragma unroll
-    for (int i = 0; i < 4 * NT; i++)
-        unit_mma<BF16>(o[i / NT][i % NT], v[i / NT], p[i % NT]);
-}
-
 // One block of keys for one warp. WHOLE: keys and values are dense.
 template <bool BF16, int D, int NT, bool WHOLE>
 DEVICE void decode_keys(struct decode_rows<D, NT> *w, const uint4 q[D / 32][NT], const struct decode_block *b,

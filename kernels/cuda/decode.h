@@ -127,6 +127,25 @@ template <int BITS> DEVICE uint4 token_key(enum decode_kind kind, struct coded c
     return uint4{v[0], v[1], v[2], v[3]};
 }
 
+/* Where a lane's places lie in words that hold a channel's codes of 16 keys. */
+struct channel_place {
+    uint32_t pick; /* the byte of two channels' words */
+    struct code_place code;
+};
+template <int BITS> DEVICE struct channel_place channel_place_of(void)
+{
+    const uint32_t bit = threadIdx.x % WARP / 4 * BITS;
+    return {bit / 8 * 0x1111U + 0x4400U, code_place_at<BITS>(bit % 8, bit % 8)};
+}
+/* The codes of two channels at place lane / 4 (upper 1: + 8) of 16 keys, BITS / 2 words of each. */
+template <int BITS>
+DEVICE uint32_t channel_codes(const uint32_t *one, const uint32_t *two, int upper,
+                              const struct channel_place &p)
+{
+    const int word = BITS == 2 ? 0 : upper;
+    return code_pair(bytes_of(one[word], two[word], p.pick + (BITS == 2 ? upper * 0x2222U : 0U)), p.code);
+}
+
 /* Codes along keys: 8 channels of the places lane / 4 and lane / 4 + 8, of kind KIND_PLAIN. */
 template <int D, int BITS>
 DEVICE void channel_eight(uint4 k[2], const struct decode_block *b, const struct decode_shape *x,
@@ -146,14 +165,11 @@ DEVICE void channel_eight(uint4 k[2], const struct decode_block *b, const struct
 #pragma unroll
         for (int i = 0; i < BITS / 2; i++)
             w[e][i] = ((const uint32_t *)(const void *)(codes + e * apart))[i];
-    const uint32_t bit = threadIdx.x % WARP / 4 * BITS, pick = bit / 8 * 0x1111U + 0x4400U;
-    const struct code_place place = code_place_at<BITS>(bit % 8, bit % 8);
+    const struct channel_place place = channel_place_of<BITS>();
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-        const uint32_t *one = w[i / 2 * 2], *two = w[i / 2 * 2 + 1];
-        uint32_t both = BITS == 2 ? bytes_of(one[0], two[0], pick + i % 2 * 0x2222U)
-                                  : bytes_of(one[i % 2 * (BITS / 2 - 1)], two[i % 2 * (BITS / 2 - 1)], pick);
-        v[i % 2][i / 2] = half2_fma(code_pair(both, place), scale[i / 2], min[i / 2]);
+        uint32_t codes_of = channel_codes<BITS>(w[i / 2 * 2], w[i / 2 * 2 + 1], i % 2, place);
+        v[i % 2][i / 2] = half2_fma(codes_of, scale[i / 2], min[i / 2]);
     }
     k[0] = uint4{v[0][0], v[0][1], v[0][2], v[0][3]};
     k[1] = uint4{v[1][0], v[1][1], v[1][2], v[1][3]};
@@ -323,6 +339,15 @@ template <int BITS> DEVICE void turn_coded(uint32_t v[4][4], enum decode_kind ki
         turn_pair<BITS>(v, i, kind, c[i].codes, c[i + 1].codes,
                         bytes_of(c[i].bounds, c[i + 1].bounds, 0x5410U),
                         bytes_of(c[i].bounds, c[i + 1].bounds, 0x7632U));
+}
+
+/* o += p v of 64 channels. */
+template <bool BF16, int NT>
+DEVICE void decode_sums(float o[4][NT][4], const uint32_t v[4][4], const uint32_t p[NT][2])
+{
+#pragma unroll
+    for (int i = 0; i < 4 * NT; i++)
+        unit_mma<BF16>(o[i / NT][i % NT], v[i / NT], p[i % NT]);
 }
 
 #endif

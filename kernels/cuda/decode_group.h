@@ -12,8 +12,7 @@ DEVICE void score_group(float s[2][NT][4], const uint4 q[D / 32][NT], const stru
                         int32_t row, const struct decode_shape *x)
 {
     const int32_t at = (row / DECODE_GROUP * x->Hk + x->h) * D + threadIdx.x % 4 * 8;
-    const uint32_t bit = threadIdx.x % WARP / 4 * BITS, pick = bit / 8 * 0x1111U + 0x4400U;
-    const struct code_place place = code_place_at<BITS>(bit % 8, bit % 8);
+    const struct channel_place place = channel_place_of<BITS>();
     const uint4 *codes = (const uint4 *)side->data + (int64_t)at * BITS / 4;
 #pragma unroll
     for (int u = 0; u < D / 32; u++) {
@@ -33,10 +32,10 @@ DEVICE void score_group(float s[2][NT][4], const uint4 q[D / 32][NT], const stru
                 uint32_t k[4];
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
-                    const int pair = i / 2, word = BITS == 2 ? block : block * 2 + i % 2;
-                    uint32_t both = bytes_of(w[pair * 2 * BITS + word], w[(pair * 2 + 1) * BITS + word],
-                                             pick + (BITS == 2 ? i % 2 * 0x2222U : 0U));
-                    k[i] = half2_fma(code_pair(both, place), scale[half * 2 + pair], min[half * 2 + pair]);
+                    const int pair = half * 2 + i / 2;
+                    const uint32_t *one = w + i / 2 * 2 * BITS + block * BITS / 2;
+                    k[i] =
+                        half2_fma(channel_codes<BITS>(one, one + BITS, i % 2, place), scale[pair], min[pair]);
                 }
 #pragma unroll
                 for (int n = 0; n < NT; n++) {
@@ -91,9 +90,7 @@ DEVICE void sums_group(float o[D / 16][NT][4], const struct value_group<D> *y, c
             turn_pair<BITS>(v, i, KIND_PLAIN, y->codes[s][i], y->codes[s][i + 1],
                             bytes_of(y->scale[s][i], y->scale[s][i + 1], pick),
                             bytes_of(y->min[s][i], y->min[s][i + 1], pick));
-#pragma unroll
-        for (int i = 0; i < 4 * NT; i++)
-            unit_mma<false>(o[4 * s + i / NT][i % NT], v[i / NT], p[i % NT]);
+        decode_sums<false, NT>(o + 4 * s, v, p);
     }
 }
 

@@ -21,6 +21,12 @@ const char *record_stop_name(int s)
     return s >= 0 && s < STOP_N ? names[s] : "unknown";
 }
 
+bool record_same_text(const struct record *x, const struct record *y)
+{
+    size_t n = x->text ? x->n_text : 0;
+    return n == (y->text ? y->n_text : 0) && (n == 0 || memcmp(x->text, y->text, n) == 0);
+}
+
 void record_free(struct record *r)
 {
     free(r->text);

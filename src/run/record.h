@@ -59,6 +59,8 @@ struct record {
 };
 
 void record_free(struct record *r);
+/* Whether two answers are the same bytes; none is as an empty one. */
+bool record_same_text(const struct record *x, const struct record *y);
 /* Appends the flat little-endian form of n records; big logits are kept apart so that small parts can be
  * reread cheaply. */
 void record_pack(const struct record *r, int n, struct str *small, struct str *big);
