@@ -362,29 +362,9 @@ static int add_values(struct build *b, int64_t k, const struct record *r)
 static int add_record(struct build *b, int64_t k, const struct record *r)
 {
     struct row_record w = {
-        .unit_hi = r->unit_hi,
-        .unit_lo = r->unit_lo,
-        .bundle = r->bundle,
-        .setting = r->setting,
-        .task = r->task,
-        .example = r->example,
-        .status = r->status,
-        .stop = r->stop,
-        .score = r->score,
-        .n_prompt = r->n_prompt,
-        .n_new = r->n_new,
-        .truncated = r->truncated,
-        .prompt_hash = r->prompt_hash,
-        .kv_bytes = r->kv_bytes,
-        .kv_bytes_alone = r->kv_bytes_alone,
-        .kv_bytes_full = r->kv_bytes_full,
-        .peak_bytes = r->peak_bytes,
-        .want_bytes = r->want_bytes,
-        .rank = r->rank,
-        .attempt = r->attempt,
-        .token_at = -1,
-        .logit_at = -1,
-        .first_at = -1,
+#define RECORD(type, name, role, units, what) .name = r->name,
+#define PLACE(name, units, what)              .name = -1,
+#include "run/record.def"
     };
     int64_t at, len;
     TRY(add_text(b, r->text, r->n_text, &at, &len));

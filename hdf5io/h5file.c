@@ -396,26 +396,8 @@ static int record_of(const struct h5file *f, const struct tables *t, int64_t i, 
         return err_set(ERR_INPUT, "row %lld of /records of %s points outside the file", (long long)i,
                        f->path);
     *r = (struct record){
-        .unit_hi = w->unit_hi,
-        .unit_lo = w->unit_lo,
-        .bundle = w->bundle,
-        .setting = w->setting,
-        .task = w->task,
-        .example = w->example,
-        .status = w->status,
-        .stop = w->stop,
-        .score = w->score,
-        .n_prompt = w->n_prompt,
-        .n_new = w->n_new,
-        .truncated = w->truncated,
-        .prompt_hash = w->prompt_hash,
-        .kv_bytes = w->kv_bytes,
-        .kv_bytes_alone = w->kv_bytes_alone,
-        .kv_bytes_full = w->kv_bytes_full,
-        .peak_bytes = w->peak_bytes,
-        .want_bytes = w->want_bytes,
-        .rank = w->rank,
-        .attempt = w->attempt,
+#define RECORD(type, name, role, units, what) .name = w->name,
+#include "run/record.def"
     };
     if (w->text_at >= 0) {
         r->text = mem_strndup(t->text + w->text_at, (size_t)w->text_len);

@@ -49,33 +49,9 @@ static const struct column examples[] = {
 #undef ROW
 #define ROW row_record
 static const struct column records[] = {
-    S(unit_hi, COL_U64, "id", "unit id, upper half"),
-    S(unit_lo, COL_U64, "id", "unit id, lower half"),
-    S(bundle, COL_U64, "id", "bundle the unit was computed in"),
-    S(setting, COL_I32, "row of /settings", "setting"),
-    S(task, COL_I32, "row of /tasks", "task"),
-    S(example, COL_I32, "index", "number of the example in its task"),
-    S(status, COL_STATUS, "name", "how the unit ended"),
-    S(stop, COL_STOP, "name", "why the answer ended"),
-    S(score, COL_F64, "1", "headline metric, 0 to 1; NaN if not ok"),
-    S(n_prompt, COL_I32, "tokens", "prompt length"),
-    S(n_new, COL_I32, "tokens", "answer length"),
-    S(truncated, COL_I32, "1", "1 if the prompt was cut"),
-    S(prompt_hash, COL_U64, "id", "XXH3-64 of the prompt's token ids"),
-    S(kv_bytes, COL_U64, "bytes", "cache at the end of the answer, shared parts counted once"),
-    S(kv_bytes_alone, COL_U64, "bytes", "the same as if the sequence were alone"),
-    S(kv_bytes_full, COL_U64, "bytes", "uncompressed cache of the same tokens and dtype"),
-    S(peak_bytes, COL_U64, "bytes", "most memory held while the bundle ran"),
-    S(want_bytes, COL_U64, "bytes", "request that failed, for status oom"),
-    S(rank, COL_I32, "index", "rank that computed the unit"),
-    S(attempt, COL_I32, "index", "start of the job that computed the unit"),
-    S(text_at, COL_I64, "bytes", "start of the answer in /text, -1 if absent"),
-    S(text_len, COL_I64, "bytes", "its length"),
-    S(error_at, COL_I64, "bytes", "start of the error message in /text, -1 if absent"),
-    S(error_len, COL_I64, "bytes", "its length"),
-    S(token_at, COL_I64, "row of /tokens", "first of n_new generated ids, -1 if absent"),
-    S(logit_at, COL_I64, "row of topk_id, topk_logit, logsumexp", "first of n_new rows, -1 if absent"),
-    S(first_at, COL_I64, "row of first", "first row of whole logits, -1 if absent"),
+#define RECORD(type, name, role, units, what) S(name, COL_##type, units, what),
+#define PLACE(name, units, what)              S(name, COL_I64, units, what),
+#include "run/record.def"
 };
 #undef ROW
 #define ROW row_value

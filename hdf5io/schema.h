@@ -81,13 +81,9 @@ struct __attribute__((packed)) row_example {
     int64_t gold_at, gold_len;
 };
 struct __attribute__((packed)) row_record {
-    uint64_t unit_hi, unit_lo, bundle;
-    int32_t setting, task, example, status, stop;
-    double score;
-    int32_t n_prompt, n_new, truncated;
-    uint64_t prompt_hash, kv_bytes, kv_bytes_alone, kv_bytes_full, peak_bytes, want_bytes;
-    int32_t rank, attempt;
-    int64_t text_at, text_len, error_at, error_len, token_at, logit_at, first_at;
+#define RECORD(type, name, role, units, what) RECORD_C_##type name;
+#define PLACE(name, units, what)              int64_t name;
+#include "run/record.def"
 };
 struct __attribute__((packed)) row_value { /* /metrics, /budgets */
     int64_t record;

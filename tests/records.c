@@ -148,25 +148,9 @@ static bool same_real(double a, double b)
 
 static const char *scalars_difference(const struct record *a, const struct record *b)
 {
-    SAME(unit_hi);
-    SAME(unit_lo);
-    SAME(bundle);
-    SAME(setting);
-    SAME(task);
-    SAME(example);
-    SAME(status);
-    SAME(stop);
-    SAME(n_prompt);
-    SAME(n_new);
-    SAME(truncated);
-    SAME(prompt_hash);
-    SAME(kv_bytes);
-    SAME(kv_bytes_alone);
-    SAME(kv_bytes_full);
-    SAME(peak_bytes);
-    SAME(want_bytes);
-    SAME(rank);
-    SAME(attempt);
+    for (int i = 0; record_column(i); i++)
+        if (!record_same_column(record_column(i), a, b))
+            return record_column(i)->name;
     SAME(n_text);
     SAME(n_metric);
     SAME(n_budget);
@@ -180,8 +164,6 @@ const char *records_difference(const struct record *a, const struct record *b, b
     const char *d = scalars_difference(a, b);
     if (*d)
         return d;
-    if (!same_real(a->score, b->score))
-        return "score";
     if (!same_bytes(a->text, b->text, a->n_text))
         return "text";
     if (!same_text(a->error, b->error))
