@@ -112,14 +112,11 @@ static int open_absent(struct plan *p, int i, struct plan_model *m)
     }
     if (!haystack || !strcmp(haystack, "synthetic") || file_is_dir(haystack))
         return err_set(ERR_INPUT, "%s", "");
-    struct str text = {0};
-    param_text(cfg.type->params, cfg.params, &text);
-    int rc = config_params_parse(&cfg.params, cfg.type, str_c(&text), cfg.where);
-    str_free(&text);
-    TRY(rc);
-    TRY(param_set(cfg.type->params, cfg.params, "haystack", "synthetic", cfg.where));
+    cfg.params = config_params_copy(cfg.type, cfg.params);
+    int rc = param_set(cfg.type->params, cfg.params, "haystack", "synthetic", cfg.where);
     t->stand_in = true;
-    rc = plan_task_open(&m->task[i], &cfg, t->per_model ? m->tok : NULL);
+    if (rc == 0)
+        rc = plan_task_open(&m->task[i], &cfg, t->per_model ? m->tok : NULL);
     config_params_free(cfg.type, cfg.params);
     return rc;
 }
