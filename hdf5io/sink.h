@@ -55,15 +55,21 @@ struct sink_timing {
     double s_prefill_limit, s_decode_limit;
 };
 
+/* Records of one finished bundle in the flat form of record_pack; borrowed. */
+struct sink_bundle {
+    const void *small, *big;
+    size_t n_small, n_big;
+};
+
 struct sink;
 struct sink_type {
     const char *name;
     int (*open)(struct sink **s, const char *path, const struct sink_plan *plan);
     /* Whether the unit is already in the file or journal. */
     bool (*has)(const struct sink *s, uint64_t unit_hi, uint64_t unit_lo);
-    /* Appends the records of a finished bundle; returns after they are safe on disk (group commit: may be
-     * called with several bundles at once). */
-    int (*put)(struct sink *s, const struct record *r, int n);
+    /* Appends n finished bundles as they came from the rank that computed them; returns after they are safe on
+     * disk (group commit). ERR_INPUT: a damaged pack, ERR_INTERNAL: one of another plan; nothing is kept then. */
+    int (*put)(struct sink *s, const struct sink_bundle *b, int n);
     int (*put_timing)(struct sink *s, const struct sink_timing *t, int n);
     /* Rebuilds FILE.h5 from the journal when the last rebuild is older than its interval or `now`; without
      * big logits unless final. */
@@ -72,6 +78,8 @@ struct sink_type {
     int (*attempt)(const struct sink *s); /* 1 for the first start, counts up with every resume */
 };
 extern const struct sink_type sink_hdf5, sink_null;
+/* The records of one bundle that were computed here: packs and puts them. */
+int sink_put_records(const struct sink_type *type, struct sink *s, const struct record *r, int n);
 
 /* Builds the complete FILE.h5 from its journal (`kvsweep pack`). deflate 0..9, 0 off. */
 int sink_pack(const char *path, int deflate);

@@ -103,7 +103,7 @@ int grid_put(const struct grid *g, const struct sink_type *type, struct sink *s,
         for (k = 1; i + k < to && g->record[i + k].bundle == g->record[i].bundle; k++)
             if (type->has(s, g->record[i + k].unit_hi, g->record[i + k].unit_lo) != have)
                 break;
-        int rc = have ? 0 : type->put(s, &g->record[i], k);
+        int rc = have ? 0 : sink_put_records(type, s, &g->record[i], k);
         if (rc < 0)
             return rc;
     }
