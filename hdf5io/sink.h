@@ -10,15 +10,20 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Rows of /settings, /tasks and /examples: fixed when the run starts. Text is borrowed until sink_open
- * returns. */
+/* Rows of /settings, /tasks (columns.def) and /examples: fixed when the run starts. Text is borrowed until
+ * sink_open returns; NULL is as empty text. */
+#define SINK_C_TEXT const char *
+#define SINK_C_I32  int32_t
+#define SINK_C_I64  int64_t
+#define SINK_C_U64  uint64_t
+#define SINK_C_F64  double
 struct sink_setting {
-    const char *id, *model, *model_hash, *family, *method, *params, *overrides, *dtype, *cache_dtype;
-    double nominal_ratio;
+#define SETTING(type, name, role, since, units, what) SINK_C_##type name;
+#include "hdf5io/columns.def"
 };
 struct sink_task {
-    const char *id, *params, *metric, *category, *source_sha256;
-    int32_t n_examples;
+#define TASK(type, name, role, since, units, what) SINK_C_##type name;
+#include "hdf5io/columns.def"
 };
 struct sink_example {
     int32_t task, example, n_words, iteration;
@@ -47,13 +52,10 @@ struct sink_plan {
     int64_t n_unit; /* units the whole grid has */
 };
 struct sink_timing {
-    int32_t setting, task, example, n_prompt, n_new;
-    double s_prefill, s_decode;
-    uint64_t peak_bytes;
-    /* least seconds the measured limits of the device allow (products for the prompt, memory for the answer);
-     * 0: not measured */
-    double s_prefill_limit, s_decode_limit;
+#define TIMING(type, name, since, units, what) SINK_C_##type name;
+#include "hdf5io/columns.def"
 };
+_Static_assert(sizeof(struct sink_timing) == 72, "no padding: the journal holds these rows as they are");
 
 /* Records of one finished bundle in the flat form of record_pack; borrowed. */
 struct sink_bundle {

@@ -286,14 +286,8 @@ static int sink_put_timing(struct sink *s, const struct sink_timing *t, int n)
 {
     struct journal_head head;
     uint64_t at;
-    struct str rows = {0};
     TRY(failed(s));
-    for (int i = 0; i < n; i++) {
-        struct row_timing row = store_timing_row(&t[i]);
-        str_addn(&rows, &row, sizeof row);
-    }
-    int rc = journal_add(&s->journal, JOURNAL_TIMING, rows.data, rows.n, NULL, 0, &head, &at);
-    str_free(&rows);
+    int rc = journal_add(&s->journal, JOURNAL_TIMING, t, (size_t)n * sizeof *t, NULL, 0, &head, &at);
     if (rc == 0)
         rc = journal_commit(&s->journal);
     if (rc == 0)

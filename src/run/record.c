@@ -23,7 +23,7 @@ const char *record_stop_name(int s)
     return s >= 0 && s < STOP_N ? names[s] : "unknown";
 }
 
-#define RECORD(type, name, role, units, what)                                                                \
+#define RECORD(type, name, role, since, units, what)                                                                \
     {#name, RECORD_##type, RECORD_##role, offsetof(struct record, name), sizeof(RECORD_C_##type)},
 static const struct record_column columns[] = {
 #include "run/record.def"

@@ -28,7 +28,7 @@ struct record_metric {
 /* Owned by whoever holds it; record_free releases all pointers. Arrays may be NULL when their count is 0. */
 struct record {
     /* its scalars: record.def */
-#define RECORD(type, name, role, units, what) RECORD_C_##type name;
+#define RECORD(type, name, role, since, units, what) RECORD_C_##type name;
 #include "run/record.def"
 
     char *text;     /* [n_text], then a NUL: the answer, UTF-8, which may hold NULs; NULL if there is none */
