@@ -129,7 +129,6 @@ static int open_model(struct model_file *f)
                        f->path);
     } else {
         TRY(gguf_model_open(f));
-        file_identify(f, f->path);
     }
     TRY(file_tensor_sort(f));
     correct_dtype(f);
