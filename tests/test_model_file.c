@@ -86,16 +86,17 @@ static void test_expand(void **state)
 static void test_expand_parts(void **state)
 {
     (void)state;
-    static const int32_t types[] = {GGML_F32, GGML_F16, GGML_BF16, GGML_Q4_0, GGML_Q4_1, GGML_Q8_0};
-    unsigned char raw[1024];
-    float all[128], part[128];
+    static unsigned char raw[4096];
+    enum { N = 600 };
+    float all[N], part[N];
     for (size_t i = 0; i < sizeof raw; i++)
         raw[i] = (unsigned char)((i * 37 + i / 7) & 0x3f);
-    for (size_t k = 0; k < sizeof types / sizeof *types; k++) {
-        ggml_expand(types[k], raw + 1, 0, 128, all);
-        for (int64_t at = 0; at < 128; at += 11) {
-            int64_t n = 128 - at < 53 ? 128 - at : 53;
-            ggml_expand(types[k], raw + 1, at, n, part);
+    for (int k = 0; ggml_type_at(k) >= 0; k++) {
+        int32_t type = ggml_type_at(k);
+        ggml_expand(type, raw + 1, 0, N, all);
+        for (int64_t at = 0; at < N; at += 11) {
+            int64_t n = N - at < 353 ? N - at : 353;
+            ggml_expand(type, raw + 1, at, n, part);
             assert_memory_equal(part, all + at, (size_t)n * sizeof *part);
         }
     }

@@ -123,13 +123,12 @@ static int open_model(struct model_file *f)
 {
     if (file_is_dir(f->path)) {
         TRY(config_read(&f->cfg, f->path));
-        TRY(safetensors_open(f));
+        TRY(weights_open_folder(f));
     } else if (!file_exists(f->path)) {
         return err_set(ERR_INPUT, "%s: no such model file or folder (`kvsweep fetch` downloads known models)",
                        f->path);
     } else {
         TRY(gguf_model_open(f));
-        file_identify(f, f->path);
     }
     TRY(file_tensor_sort(f));
     correct_dtype(f);
@@ -143,7 +142,7 @@ static int open_encoder(struct model_file *f)
                        "%s: no such folder (a prompt encoder is one with config.json and safetensors)",
                        f->path);
     TRY(encoder_config_read(&f->cfg, f->path));
-    TRY(safetensors_open(f));
+    TRY(weights_open_folder(f));
     return file_tensor_sort(f);
 }
 

@@ -30,9 +30,11 @@ struct model_file {
 int config_read(struct model_config *cfg, const char *dir);
 /* The same for a prompt encoder (encoder.h). */
 int encoder_config_read(struct model_config *cfg, const char *dir);
-/* Maps the weights of f->path (a folder) and fills f->t; a missing file is noted in f->missing. */
-int safetensors_open(struct model_file *f);
-/* One file of that format over bytes that are already mapped, for safetensors_open and the fuzzer. */
+/* Maps the weights of f->path (a folder) and fills f->t: model.safetensors, else pytorch_model.bin, each whole or in
+ * shards; a missing file is noted in f->missing. */
+int weights_open_folder(struct model_file *f);
+/* One file of each format over bytes that are already mapped. */
+int torch_file_add(struct model_file *f, const struct file_map *m, int map, const char *path);
 int safetensors_add(struct model_file *f, const struct file_map *m, int map, const char *path);
 /* Opens f->gguf from f->path, reads the configuration and fills f->t. */
 int gguf_model_open(struct model_file *f);

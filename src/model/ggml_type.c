@@ -1,10 +1,30 @@
 /* Types of stored weights and how their blocks expand to float32. */
 #include "kernels/half.h"
+#include "model/ggml_block.h"
 #include "model/gguf.h"
 
 #include <string.h>
 
-#define BLOCK 32 /* values of one block of the quantised types */
+/* The types that can be read; `expand` makes one block's values, NULL: one value by itself. */
+static const struct block_type {
+    int32_t type;
+    int64_t values, bytes;
+    void (*expand)(const unsigned char *p, float *out);
+} readable[] = {
+    {GGML_F32, 1, 4, NULL},
+    {GGML_F16, 1, 2, NULL},
+    {GGML_BF16, 1, 2, NULL},
+    {GGML_Q4_0, GGML_BLOCK, 18, ggml_block_q4_0},
+    {GGML_Q4_1, GGML_BLOCK, 20, ggml_block_q4_1},
+    {GGML_Q5_0, GGML_BLOCK, 22, ggml_block_q5_0},
+    {GGML_Q5_1, GGML_BLOCK, 24, ggml_block_q5_1},
+    {GGML_Q8_0, GGML_BLOCK, 34, ggml_block_q8_0},
+    {GGML_IQ4_NL, GGML_BLOCK, 18, ggml_block_iq4_nl},
+    {GGML_Q4_K, GGML_SUPER, 144, ggml_block_q4_k},
+    {GGML_Q5_K, GGML_SUPER, 176, ggml_block_q5_k},
+    {GGML_Q6_K, GGML_SUPER, 210, ggml_block_q6_k},
+};
+enum { N_READABLE = sizeof readable / sizeof *readable };
 
 const char *ggml_type_name(int32_t type)
 {
@@ -15,29 +35,25 @@ const char *ggml_type_name(int32_t type)
     return type >= 0 && type < (int32_t)(sizeof names / sizeof *names) ? names[type] : "unknown";
 }
 
+int32_t ggml_type_at(int i)
+{
+    return i >= 0 && i < N_READABLE ? readable[i].type : -1;
+}
+
+static const struct block_type *find(int32_t type)
+{
+    for (int i = 0; i < N_READABLE; i++)
+        if (readable[i].type == type)
+            return &readable[i];
+    return NULL;
+}
+
 bool ggml_type_block(int32_t type, int64_t *values, int64_t *bytes)
 {
-    *values = BLOCK;
-    switch (type) {
-    case GGML_F32:
-        *values = 1, *bytes = 4;
-        return true;
-    case GGML_F16:
-    case GGML_BF16:
-        *values = 1, *bytes = 2;
-        return true;
-    case GGML_Q4_0:
-        *bytes = 2 + BLOCK / 2;
-        return true;
-    case GGML_Q4_1:
-        *bytes = 4 + BLOCK / 2;
-        return true;
-    case GGML_Q8_0:
-        *bytes = 2 + BLOCK;
-        return true;
-    default:
-        return false;
-    }
+    const struct block_type *t = find(type);
+    if (t)
+        *values = t->values, *bytes = t->bytes;
+    return t != NULL;
 }
 
 static uint16_t u16_at(const unsigned char *p)
@@ -47,43 +63,29 @@ static uint16_t u16_at(const unsigned char *p)
     return h;
 }
 
-/* One block; low nibbles are the first half, high nibbles the second. */
-static void expand_block(int32_t type, const unsigned char *p, float out[BLOCK])
-{
-    float d = f16_to_f32(u16_at(p)), m = type == GGML_Q4_1 ? f16_to_f32(u16_at(p + 2)) : 0;
-    const unsigned char *q = p + (type == GGML_Q4_1 ? 4 : 2);
-    for (int i = 0; i < BLOCK / 2; i++) {
-        int lo = q[i] & 15, hi = q[i] >> 4;
-        if (type == GGML_Q4_0) {
-            out[i] = d * (float)(lo - 8);
-            out[i + BLOCK / 2] = d * (float)(hi - 8);
-        } else if (type == GGML_Q4_1) {
-            out[i] = d * (float)lo + m;
-            out[i + BLOCK / 2] = d * (float)hi + m;
-        } else {
-            out[i] = (float)(int8_t)q[i] * d;
-            out[i + BLOCK / 2] = (float)(int8_t)q[i + BLOCK / 2] * d;
-        }
-    }
-}
-
-static void expand_blocks(int32_t type, const unsigned char *p, int64_t bytes, int64_t at, int64_t n,
+/* Whole blocks go straight to their place, cut ones by way of a block of their own. */
+static void expand_blocks(const struct block_type *t, const unsigned char *p, int64_t at, int64_t n,
                           float *out)
 {
-    float tmp[BLOCK];
-    while (n > 0) {
-        int64_t skip = at % BLOCK, take = BLOCK - skip < n ? BLOCK - skip : n;
-        expand_block(type, p + at / BLOCK * bytes, tmp);
-        memcpy(out, tmp + skip, (size_t)take * sizeof *out);
-        out += take, at += take, n -= take;
+    float one[GGML_SUPER];
+    p += at / t->values * t->bytes;
+    for (int64_t skip = at % t->values; n > 0; skip = 0, p += t->bytes) {
+        int64_t take = t->values - skip < n ? t->values - skip : n;
+        if (take == t->values) {
+            t->expand(p, out);
+        } else {
+            t->expand(p, one);
+            memcpy(out, one + skip, (size_t)take * sizeof *out);
+        }
+        out += take, n -= take;
     }
 }
 
 void ggml_expand(int32_t type, const void *data, int64_t at, int64_t n, float *out)
 {
     const unsigned char *p = data;
-    int64_t values, bytes;
-    if (!ggml_type_block(type, &values, &bytes))
+    const struct block_type *t = find(type);
+    if (!t)
         return;
     if (type == GGML_F32) {
         memcpy(out, p + at * 4, (size_t)n * 4);
@@ -94,6 +96,6 @@ void ggml_expand(int32_t type, const void *data, int64_t at, int64_t n, float *o
         for (int64_t i = 0; i < n; i++)
             out[i] = bf16_to_f32(u16_at(p + 2 * (at + i)));
     } else {
-        expand_blocks(type, p, bytes, at, n, out);
+        expand_blocks(t, p, at, n, out);
     }
 }

@@ -1,4 +1,4 @@
-#include "model/gguf.h"
+#include "model/gguf_int.h"
 
 #include "base/err.h"
 #include "base/mem.h"
@@ -10,52 +10,13 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "GGUF is read in place");
 
-enum value_type {
-    V_U8,
-    V_I8,
-    V_U16,
-    V_I16,
-    V_U32,
-    V_I32,
-    V_F32,
-    V_BOOL,
-    V_STR,
-    V_ARRAY,
-    V_U64,
-    V_I64,
-    V_F64,
-    V_N
-};
-static const char *const value_name[V_N] = {"u8",   "i8",     "u16",   "i16", "u32", "i32", "f32",
-                                            "bool", "string", "array", "u64", "i64", "f64"};
-static const uint8_t value_bytes[V_N] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+const char *const gguf_value_name[V_N] = {"u8",   "i8",     "u16",   "i16", "u32", "i32", "f32",
+                                          "bool", "string", "array", "u64", "i64", "f64"};
+const uint8_t gguf_value_bytes[V_N] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
 
-/* One metadata entry; values stay in the mapping. */
-struct gguf_kv {
-    struct gguf_text key;
-    uint32_t type, elem; /* elem: type of array elements */
-    uint64_t n;          /* array elements, 1 otherwise */
-    size_t at;           /* of the value (of the first element) */
-};
-
-struct gguf {
-    char *path;
-    struct file_map map;
-    bool own_map;
-    struct gguf_kv *kv; /* sorted by key */
-    int64_t n_kv;
-    struct gguf_tensor *t; /* sorted by name */
-    int64_t n_t;
-    uint64_t alignment;
-};
-
-/* Foreign text made safe for a message of one line. */
-struct shown {
-    char s[72];
-};
-static struct shown show(struct gguf_text t)
+struct gguf_shown gguf_show(struct gguf_text t)
 {
-    struct shown r;
+    struct gguf_shown r;
     size_t n = t.n < sizeof r.s - 4 ? t.n : sizeof r.s - 4;
     for (size_t i = 0; i < n; i++)
         r.s[i] = t.s[i] >= 0x20 && t.s[i] < 0x7f ? t.s[i] : '?';
@@ -103,12 +64,12 @@ static int skip_array(struct cursor *c, struct gguf_kv *kv)
     kv->at = c->at;
     if (kv->elem >= V_N || kv->elem == V_ARRAY)
         return err_set(ERR_INPUT, "%s: key '%s' is an array of type %" PRIu32 ", which cannot be read",
-                       c->g->path, show(kv->key).s, kv->elem);
-    size_t each = kv->elem == V_STR ? sizeof(uint64_t) : value_bytes[kv->elem];
+                       c->g->path, gguf_show(kv->key).s, kv->elem);
+    size_t each = kv->elem == V_STR ? sizeof(uint64_t) : gguf_value_bytes[kv->elem];
     if (kv->n > left(c) / each)
         return err_set(ERR_INPUT,
                        "%s: key '%s' has %" PRIu64 " elements, more than the %zu bytes left in the file",
-                       c->g->path, show(kv->key).s, kv->n, left(c));
+                       c->g->path, gguf_show(kv->key).s, kv->n, left(c));
     if (kv->elem != V_STR) {
         c->at += (size_t)kv->n * each;
         return 0;
@@ -128,13 +89,23 @@ static int take_kv(struct cursor *c, struct gguf_kv *kv)
     kv->n = 1;
     if (kv->type >= V_N)
         return err_set(ERR_INPUT, "%s: key '%s' has type %" PRIu32 "; the format knows 0 to %d", c->g->path,
-                       show(kv->key).s, kv->type, V_N - 1);
+                       gguf_show(kv->key).s, kv->type, V_N - 1);
     if (kv->type == V_STR)
         return take_text(c, &t, "a string value");
     if (kv->type == V_ARRAY)
         return skip_array(c, kv);
     uint64_t raw;
-    return take(c, &raw, value_bytes[kv->type], "a value");
+    return take(c, &raw, gguf_value_bytes[kv->type], "a value");
+}
+
+static int unreadable(const struct gguf *g, const struct gguf_tensor *t)
+{
+    char list[128] = "";
+    for (int i = 0; ggml_type_at(i) >= 0; i++)
+        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? ", " : "",
+                 ggml_type_name(ggml_type_at(i)));
+    return err_set(ERR_INPUT, "%s: tensor '%s' has type %d (%s); readable are %s", g->path, t->name, t->type,
+                   ggml_type_name(t->type), list);
 }
 
 /* Bytes of a tensor from its shape; every product is checked. */
@@ -142,9 +113,7 @@ static int tensor_size(const struct gguf *g, struct gguf_tensor *t)
 {
     int64_t values, bytes, rows = 1;
     if (!ggml_type_block(t->type, &values, &bytes))
-        return err_set(ERR_INPUT,
-                       "%s: tensor '%s' has type %d (%s); readable are F32, F16, BF16, Q8_0, Q4_0, Q4_1",
-                       g->path, t->name, t->type, ggml_type_name(t->type));
+        return unreadable(g, t);
     for (int i = 0; i < 4; i++)
         if (t->n[i] < 1 || (i && __builtin_mul_overflow(rows, t->n[i], &rows)))
             return err_set(ERR_INPUT, "%s: tensor '%s' has an impossible shape (dimension %d is %" PRId64 ")",
@@ -168,7 +137,7 @@ static int take_tensor(struct cursor *c, struct gguf_tensor *t)
     uint32_t n_dim, type;
     uint64_t at;
     TRY(take_text(c, &name, "a tensor name"));
-    struct shown s = show(name);
+    struct gguf_shown s = gguf_show(name);
     bool plain = name.n > 0 && name.n <= 255;
     for (size_t i = 0; plain && i < name.n; i++)
         plain = name.s[i] >= 0x20 && name.s[i] < 0x7f;
@@ -200,7 +169,7 @@ static int text_cmp(struct gguf_text a, struct gguf_text b)
     return r ? r : (a.n > b.n) - (a.n < b.n);
 }
 
-static int by_key(const void *a, const void *b)
+int gguf_kv_order(const void *a, const void *b)
 {
     return text_cmp(((const struct gguf_kv *)a)->key, ((const struct gguf_kv *)b)->key);
 }
@@ -221,10 +190,10 @@ static int read_kvs(struct gguf *g, struct cursor *c, uint64_t n)
         TRY(take_kv(c, &g->kv[i]));
         g->n_kv++;
     }
-    qsort(g->kv, (size_t)n, sizeof *g->kv, by_key);
+    qsort(g->kv, (size_t)n, sizeof *g->kv, gguf_kv_order);
     for (uint64_t i = 1; i < n; i++)
-        if (by_key(&g->kv[i - 1], &g->kv[i]) == 0)
-            return err_set(ERR_INPUT, "%s: key '%s' occurs twice", g->path, show(g->kv[i].key).s);
+        if (gguf_kv_order(&g->kv[i - 1], &g->kv[i]) == 0)
+            return err_set(ERR_INPUT, "%s: key '%s' occurs twice", g->path, gguf_show(g->kv[i].key).s);
     return 0;
 }
 
@@ -239,8 +208,14 @@ static int read_tensors(struct gguf *g, struct cursor *c, uint64_t n)
         TRY(take_tensor(c, &g->t[i]));
         TRY(tensor_size(g, &g->t[i]));
     }
-    qsort(g->t, (size_t)n, sizeof *g->t, by_name);
-    for (uint64_t i = 1; i < n; i++)
+    return gguf_sort_tensors(g);
+}
+
+int gguf_sort_tensors(struct gguf *g)
+{
+    if (g->n_t)
+        qsort(g->t, (size_t)g->n_t, sizeof *g->t, by_name);
+    for (int64_t i = 1; i < g->n_t; i++)
         if (by_name(&g->t[i - 1], &g->t[i]) == 0)
             return err_set(ERR_INPUT, "%s: tensor '%s' occurs twice", g->path, g->t[i].name);
     return 0;
@@ -314,7 +289,7 @@ static int finish_open(struct gguf **out, struct gguf *g)
     return rc;
 }
 
-int gguf_open(struct gguf **out, const char *path)
+int gguf_open_part(struct gguf **out, const char *path)
 {
     *out = NULL;
     struct file_map map;
@@ -324,6 +299,17 @@ int gguf_open(struct gguf **out, const char *path)
     g->map = map;
     g->own_map = true;
     return finish_open(out, g);
+}
+
+int gguf_open(struct gguf **out, const char *path)
+{
+    TRY(gguf_open_part(out, path));
+    int rc = gguf_open_parts(*out);
+    if (rc < 0) {
+        gguf_close(*out);
+        *out = NULL;
+    }
+    return rc;
 }
 
 int gguf_open_bytes(struct gguf **out, const void *data, size_t bytes, const char *path)
@@ -340,6 +326,9 @@ void gguf_close(struct gguf *g)
         return;
     for (int64_t i = 0; i < g->n_t; i++)
         free((void *)(uintptr_t)g->t[i].name);
+    for (int i = 0; i < g->n_part; i++)
+        gguf_close(g->part[i]);
+    free(g->part);
     free(g->t);
     free(g->kv);
     if (g->own_map)
@@ -353,9 +342,19 @@ const char *gguf_path(const struct gguf *g)
     return g->path;
 }
 
-const struct file_map *gguf_map(const struct gguf *g)
+int gguf_n_map(const struct gguf *g)
 {
-    return &g->map;
+    return 1 + g->n_part;
+}
+
+const struct file_map *gguf_map(const struct gguf *g, int i)
+{
+    return i == 0 ? &g->map : &g->part[i - 1]->map;
+}
+
+const char *gguf_map_path(const struct gguf *g, int i)
+{
+    return i == 0 ? g->path : g->part[i - 1]->path;
 }
 
 int64_t gguf_n_tensor(const struct gguf *g)
@@ -372,192 +371,4 @@ const struct gguf_tensor *gguf_tensor_find(const struct gguf *g, const char *nam
 {
     struct gguf_tensor key = {.name = name};
     return g->n_t ? bsearch(&key, g->t, (size_t)g->n_t, sizeof *g->t, by_name) : NULL;
-}
-
-/* ---- metadata ---- */
-
-static const struct gguf_kv *find(const struct gguf *g, const char *key)
-{
-    struct gguf_kv k = {.key = {key, strlen(key)}};
-    return g->n_kv ? bsearch(&k, g->kv, (size_t)g->n_kv, sizeof *g->kv, by_key) : NULL;
-}
-
-static int get(const struct gguf *g, const char *key, const struct gguf_kv **kv)
-{
-    *kv = find(g, key);
-    return *kv ? 0 : err_set(ERR_INPUT, "%s: key '%s' is missing", g->path, key);
-}
-
-static int wrong_type(const struct gguf *g, const char *key, const struct gguf_kv *kv, const char *want)
-{
-    bool arr = kv->type == V_ARRAY;
-    return err_set(ERR_INPUT, "%s: key '%s' is %s%s, expected %s", g->path, key, arr ? "an array of " : "",
-                   value_name[arr ? kv->elem : kv->type], want);
-}
-
-/* One stored number: as an integer where it is one, and as a double. */
-struct number {
-    bool is_int;
-    bool too_big; /* does not fit int64_t */
-    int64_t i;
-    double d;
-};
-
-#define LOAD(T)                                                                                              \
-    T v;                                                                                                     \
-    memcpy(&v, p, sizeof v)
-#define INT_CASE(V, T)                                                                                       \
-    case V: {                                                                                                \
-        LOAD(T);                                                                                             \
-        *out = (struct number){true, false, (int64_t)v, (double)v};                                          \
-        return true;                                                                                         \
-    }
-
-static bool load_number(const unsigned char *p, uint32_t type, struct number *out)
-{
-    switch (type) {
-        INT_CASE(V_U8, uint8_t)
-        INT_CASE(V_I8, int8_t)
-        INT_CASE(V_U16, uint16_t)
-        INT_CASE(V_I16, int16_t)
-        INT_CASE(V_U32, uint32_t)
-        INT_CASE(V_I32, int32_t)
-        INT_CASE(V_I64, int64_t)
-    case V_U64: {
-        LOAD(uint64_t);
-        *out = (struct number){true, v > INT64_MAX, (int64_t)(v & INT64_MAX), (double)v};
-        return true;
-    }
-    case V_F32: {
-        LOAD(float);
-        *out = (struct number){.d = (double)v};
-        return true;
-    }
-    case V_F64: {
-        LOAD(double);
-        *out = (struct number){.d = v};
-        return true;
-    }
-    default:
-        return false;
-    }
-}
-
-bool gguf_has(const struct gguf *g, const char *key)
-{
-    return find(g, key) != NULL;
-}
-
-int gguf_int(const struct gguf *g, const char *key, int64_t *v)
-{
-    const struct gguf_kv *kv;
-    struct number x;
-    TRY(get(g, key, &kv));
-    if (!load_number(g->map.data + kv->at, kv->type, &x) || !x.is_int)
-        return wrong_type(g, key, kv, "an integer");
-    if (x.too_big)
-        return err_set(ERR_INPUT, "%s: key '%s' is %.17g, more than 2^63 - 1", g->path, key, x.d);
-    *v = x.i;
-    return 0;
-}
-
-int gguf_real(const struct gguf *g, const char *key, double *v)
-{
-    const struct gguf_kv *kv;
-    struct number x;
-    TRY(get(g, key, &kv));
-    if (!load_number(g->map.data + kv->at, kv->type, &x))
-        return wrong_type(g, key, kv, "a number");
-    *v = x.d;
-    return 0;
-}
-
-int gguf_bool(const struct gguf *g, const char *key, bool *v)
-{
-    const struct gguf_kv *kv;
-    TRY(get(g, key, &kv));
-    if (kv->type != V_BOOL)
-        return wrong_type(g, key, kv, "a bool");
-    *v = g->map.data[kv->at] != 0;
-    return 0;
-}
-
-/* A string whose length was checked when the header was read. */
-static struct gguf_text text_at(const struct gguf *g, size_t at)
-{
-    uint64_t n;
-    memcpy(&n, g->map.data + at, sizeof n);
-    return (struct gguf_text){(const char *)g->map.data + at + sizeof n, (size_t)n};
-}
-
-int gguf_text(const struct gguf *g, const char *key, struct gguf_text *v)
-{
-    const struct gguf_kv *kv;
-    TRY(get(g, key, &kv));
-    if (kv->type != V_STR)
-        return wrong_type(g, key, kv, "a string");
-    *v = text_at(g, kv->at);
-    return 0;
-}
-
-int64_t gguf_count(const struct gguf *g, const char *key)
-{
-    const struct gguf_kv *kv = find(g, key);
-    return kv && kv->type == V_ARRAY ? (int64_t)kv->n : -1;
-}
-
-int gguf_array_text(const struct gguf *g, const char *key, struct gguf_text **v, int64_t *n)
-{
-    const struct gguf_kv *kv;
-    TRY(get(g, key, &kv));
-    if (kv->type != V_ARRAY || kv->elem != V_STR)
-        return wrong_type(g, key, kv, "an array of strings");
-    *v = mem_alloc((size_t)kv->n + 1, sizeof **v);
-    *n = (int64_t)kv->n;
-    size_t at = kv->at;
-    for (int64_t i = 0; i < *n; i++) {
-        (*v)[i] = text_at(g, at);
-        at += sizeof(uint64_t) + (*v)[i].n;
-    }
-    return 0;
-}
-
-int gguf_array_i32(const struct gguf *g, const char *key, int32_t **v, int64_t *n)
-{
-    const struct gguf_kv *kv;
-    struct number x;
-    TRY(get(g, key, &kv));
-    if (kv->type != V_ARRAY || value_bytes[kv->elem] == 0 || kv->elem == V_F32 || kv->elem == V_F64 ||
-        kv->elem == V_BOOL)
-        return wrong_type(g, key, kv, "an array of integers");
-    int32_t *a = mem_alloc((size_t)kv->n + 1, sizeof *a);
-    for (uint64_t i = 0; i < kv->n; i++) {
-        load_number(g->map.data + kv->at + i * value_bytes[kv->elem], kv->elem, &x);
-        if (x.too_big || x.i < INT32_MIN || x.i > INT32_MAX) {
-            free(a);
-            return err_set(ERR_INPUT, "%s: key '%s' element %" PRIu64 " does not fit 32 bits", g->path, key,
-                           i);
-        }
-        a[i] = (int32_t)x.i;
-    }
-    *v = a;
-    *n = (int64_t)kv->n;
-    return 0;
-}
-
-int gguf_array_f32(const struct gguf *g, const char *key, float **v, int64_t *n)
-{
-    const struct gguf_kv *kv;
-    struct number x;
-    TRY(get(g, key, &kv));
-    if (kv->type != V_ARRAY || value_bytes[kv->elem] == 0 || kv->elem == V_BOOL)
-        return wrong_type(g, key, kv, "an array of numbers");
-    float *a = mem_alloc((size_t)kv->n + 1, sizeof *a);
-    for (uint64_t i = 0; i < kv->n; i++) {
-        load_number(g->map.data + kv->at + i * value_bytes[kv->elem], kv->elem, &x);
-        a[i] = (float)x.d;
-    }
-    *v = a;
-    *n = (int64_t)kv->n;
-    return 0;
 }

@@ -10,16 +10,24 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Tensor types under ggml's numbers. */
+/* Tensor types under ggml's numbers: the plain ones and the quantised ones that are read (layouts:
+ * ggml_block.c). */
 enum ggml_type {
     GGML_F32 = 0,
     GGML_F16 = 1,
-    GGML_Q4_0 = 2, /* blocks of 32: f16 d, 16 bytes of nibbles; value = d * (nibble - 8) */
-    GGML_Q4_1 = 3, /* blocks of 32: f16 d, f16 m, 16 bytes of nibbles; value = d * nibble + m */
-    GGML_Q8_0 = 8, /* blocks of 32: f16 d, 32 int8; value = d * q */
+    GGML_Q4_0 = 2,
+    GGML_Q4_1 = 3,
+    GGML_Q5_0 = 6,
+    GGML_Q5_1 = 7,
+    GGML_Q8_0 = 8,
+    GGML_Q4_K = 12,
+    GGML_Q5_K = 13,
+    GGML_Q6_K = 14,
+    GGML_IQ4_NL = 20,
     GGML_BF16 = 30,
 };
 const char *ggml_type_name(int32_t type); /* "Q4_1"; "type 99" is "unknown" */
+int32_t ggml_type_at(int i);              /* the i-th type that can be read, -1 behind the last */
 /* Values and bytes of one block (1 value for the plain types); false for types that cannot be read. */
 bool ggml_type_block(int32_t type, int64_t *values, int64_t *bytes);
 /* Values [at, at + n) of packed data as float32; at any alignment. */
@@ -29,16 +37,21 @@ struct gguf_tensor {
     const char *name; /* owned by the header, NUL-terminated */
     int32_t type, n_dim;
     int64_t n[4];     /* fastest first, as the file has them; unused ones are 1 */
-    size_t at, bytes; /* place in the file */
+    int32_t map;      /* the file that holds it: gguf_map */
+    size_t at, bytes; /* place in that file */
 };
 
 struct gguf;
+/* A model in parts (NAME-00001-of-00003.gguf, split.count) is opened by its first part and looks like one
+ * file. */
 int gguf_open(struct gguf **g, const char *path);
 /* The same over bytes in memory (borrowed); `path` is for messages. */
 int gguf_open_bytes(struct gguf **g, const void *data, size_t bytes, const char *path);
 void gguf_close(struct gguf *g); /* accepts NULL */
 const char *gguf_path(const struct gguf *g);
-const struct file_map *gguf_map(const struct gguf *g);
+int gguf_n_map(const struct gguf *g); /* files: 1, or the number of parts */
+const struct file_map *gguf_map(const struct gguf *g, int i);
+const char *gguf_map_path(const struct gguf *g, int i);
 
 int64_t gguf_n_tensor(const struct gguf *g);
 const struct gguf_tensor *gguf_tensor_at(const struct gguf *g, int64_t i);          /* sorted by name */

@@ -173,8 +173,8 @@ static void add_tensors(struct model_file *f)
     for (int64_t i = 0; i < gguf_n_tensor(f->gguf); i++) {
         const struct gguf_tensor *g = gguf_tensor_at(f->gguf, i);
         const char *part;
-        struct file_tensor ft = {.name = hf_name(g->name, &part)};
-        ft.t = (struct model_tensor){.data = f->map[0].data + g->at,
+        struct file_tensor ft = {.name = hf_name(g->name, &part), .map = g->map};
+        ft.t = (struct model_tensor){.data = f->map[g->map].data + g->at,
                                      .bytes = g->bytes,
                                      .type = g->type,
                                      .n_dim = g->n_dim,
@@ -189,27 +189,15 @@ static void add_tensors(struct model_file *f)
     }
 }
 
-/* Big models come cut in parts, each a GGUF file with some of the tensors. */
-static int refuse_parts(const struct gguf *g)
-{
-    int64_t parts = 1;
-    if (gguf_has(g, "split.count"))
-        TRY(gguf_int(g, "split.count", &parts));
-    return parts <= 1
-               ? 0
-               : err_set(ERR_INPUT,
-                         "%s: is one of %" PRId64 " parts (split.count), which is not supported: merge "
-                         "them into one file (llama-gguf-split --merge)",
-                         gguf_path(g), parts);
-}
-
 int gguf_model_open(struct model_file *f)
 {
     struct gguf_text arch;
     TRY(gguf_open(&f->gguf, f->path));
-    *MEM_PUSH(f->map, f->n_map, f->cap_map) = *gguf_map(f->gguf);
+    for (int i = 0; i < gguf_n_map(f->gguf); i++) {
+        *MEM_PUSH(f->map, f->n_map, f->cap_map) = *gguf_map(f->gguf, i);
+        file_identify(f, gguf_map_path(f->gguf, i));
+    }
     TRY(gguf_text(f->gguf, "general.architecture", &arch));
-    TRY(refuse_parts(f->gguf));
     char name[64] = "";
     for (size_t i = 0; i < arch.n && i + 1 < sizeof name; i++)
         name[i] = arch.s[i] > 0x20 && arch.s[i] < 0x7f ? arch.s[i] : '?';

@@ -12,6 +12,7 @@ struct tok *tok_new(void)
     t->bpe.unk = t->unigram.unk = t->bos = t->eos = -1;
     for (int i = 0; i < TOK_N_ROLE; i++)
         t->role[i] = -1;
+    added_trie_init(&t->world);
     added_trie_init(&t->trie);
     added_trie_init(&t->trie_normalized);
     return t;
@@ -30,6 +31,7 @@ void tok_close(struct tok *t)
         free(t->added[i].text);
     free(t->added);
     tok_map_free(&t->added_map);
+    added_trie_free(&t->world);
     added_trie_free(&t->trie);
     added_trie_free(&t->trie_normalized);
     steps_free(&t->normalizer);
@@ -153,7 +155,12 @@ int tok_finish(struct tok *t)
         unigram_finish(&t->unigram, &t->bpe.vocab);
     else
         bpe_finish(&t->bpe);
-    return index_tokens(t);
+    TRY(index_tokens(t));
+    if (t->world.n) { /* id 0 is no text but the end */
+        t->eos = 0;
+        t->special[0] = true;
+    }
+    return 0;
 }
 
 int tok_add_special(struct tok *t, const char *const *text, size_t n)
@@ -168,21 +175,32 @@ int tok_add_special(struct tok *t, const char *const *text, size_t n)
     return index_tokens(t);
 }
 
-static int open_dir(struct tok *t, const char *dir)
+/* The first of the three files that is there; tokenizer.json's absence is said where none is. */
+static int read_vocabulary(struct tok *t, const char *dir)
 {
-    char *json = file_join(dir, "tokenizer.json"), *spm = file_join(dir, "tokenizer.model");
+    char *json = file_join(dir, "tokenizer.json"), *spm = file_join(dir, "tokenizer.model"),
+         *world = file_join(dir, TOK_WORLD_FILE);
     int rc;
     if (!file_exists(json) && file_exists(spm)) {
         bool legacy = true;
         rc = tok_config_legacy(dir, &legacy);
         rc = rc < 0 ? rc : tok_read_spm(t, spm, legacy);
+    } else if (!file_exists(json) && file_exists(world)) {
+        rc = tok_read_world(t, world);
     } else {
         rc = tok_read_json(t, json);
     }
     free(json);
     free(spm);
-    TRY(rc);
-    if ((rc = tok_finish(t)) < 0)
+    free(world);
+    return rc;
+}
+
+static int open_dir(struct tok *t, const char *dir)
+{
+    TRY(read_vocabulary(t, dir));
+    int rc = tok_finish(t);
+    if (rc < 0)
         return err_prefix(rc, "%s", dir);
     return tok_read_config(t, dir);
 }
@@ -297,7 +315,10 @@ static int encode_piece(struct encode *e, const char *s, size_t n)
     if (t->unigram.n)
         return unigram_encode(&t->unigram, &t->bpe.vocab, s, n, &e->ids, e->texts);
     size_t at = e->ids.n;
-    bpe_encode(e->bpe, s, n, &e->ids);
+    if (t->world.n)
+        world_encode(&t->world, s, n, &e->ids);
+    else
+        bpe_encode(e->bpe, s, n, &e->ids);
     for (; e->texts && at < e->ids.n; at++)
         pieces_add(e->texts, t->text[e->ids.v[at]], t->n_text[e->ids.v[at]]);
     return 0;
@@ -457,8 +478,12 @@ static int collect_tokens(const struct tok *t, const int32_t *ids, int64_t n, bo
         if (ids[i] < 0 || ids[i] >= t->n_vocab)
             return err_set(ERR_INPUT, "token id %d at %lld is outside the vocabulary (0 to %d)", ids[i],
                            (long long)i, t->n_vocab - 1);
-        if (t->text[ids[i]] && !(skip_special && t->special[ids[i]]))
+        if (skip_special && t->special[ids[i]])
+            continue;
+        if (t->text[ids[i]])
             collect(t, t->text[ids[i]], t->n_text[ids[i]], p);
+        else if (t->world.n)
+            collect(t, "\xff", 1, p); /* no text: the whole becomes U+FFFD, see decode */
     }
     return 0;
 }
@@ -473,6 +498,10 @@ static int decode(const struct tok *t, struct pieces *p, struct str *out)
         str_addn(out, p->text.data + p->span[i].at, p->span[i].n);
     if (!t->has_decoder) /* the blanks between the tokens lie outside the spans */
         str_addn(out, p->text.data, p->text.n);
+    if (t->world.n && !utf8_valid(str_c(out), out->n)) { /* the package `rwkv` gives this one character */
+        str_clear(out);
+        str_add(out, "\xef\xbf\xbd");
+    }
     steps_run_close(&run);
     return rc;
 }

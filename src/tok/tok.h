@@ -1,7 +1,7 @@
 /* Tokenizers: text to ids and back, exactly as the field's `tokenizers` library does it for the same files.
  * Sources: a tokenizer.json (byte-level BPE with its pre-tokenizer; SentencePiece-style BPE with byte
- * fallback; Unigram as XLM-RoBERTa and T5 have it), the tokenizer tables inside a GGUF file, or a file of
- * ranks as tiktoken has it. */
+ * fallback; Unigram as XLM-RoBERTa and T5 have it), RWKV's World vocabulary, the tokenizer tables inside a
+ * GGUF file, or a file of ranks as tiktoken has it. */
 #ifndef KVS_TOK_TOK_H
 #define KVS_TOK_TOK_H
 
@@ -30,9 +30,10 @@ struct tok_gguf {
     int add_space_prefix;  /* -1 where absent */
 };
 
-/* `dir` is a Hugging Face model folder with tokenizer.json, or else tokenizer.model (and
- * tokenizer_config.json, special_tokens_map.json, generation_config.json where present: bos/eos ids,
- * add_bos_token, clean_up_tokenization_spaces). ERR_INPUT names file and key. */
+/* `dir` is a model folder with tokenizer.json, or else SentencePiece's tokenizer.model, or else the
+ * vocabulary of RWKV's World models, rwkv_vocab_v20230424.txt (and tokenizer_config.json,
+ * special_tokens_map.json, generation_config.json where present: bos/eos ids, add_bos_token,
+ * clean_up_tokenization_spaces). ERR_INPUT names file and key. */
 int tok_open_dir(struct tok **t, const char *dir);
 /* A *.tiktoken file: one "BASE64 RANK" per line, the bytes of a token and its id, which is also the order of
  * the merges. Texts are cut by the pattern of cl100k_base, and nothing in them is a special token (tiktoken's

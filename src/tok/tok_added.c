@@ -49,9 +49,9 @@ void added_trie_put(struct added_trie *t, const char *text, size_t n, int32_t to
         t->node[node].token = token;
 }
 
-/* Longest token that begins at s; 0 if none. */
-static size_t match(const struct added_trie *t, const unsigned char *s, size_t n, int32_t *token)
+size_t added_trie_match(const struct added_trie *t, const char *text, size_t n, int32_t *token)
 {
+    const unsigned char *s = (const unsigned char *)text;
     size_t best = 0;
     int32_t node = t->root[s[0]];
     for (size_t i = 0; node >= 0;) {
@@ -96,7 +96,7 @@ void added_split(const struct added_trie *t, const struct added_token *token, co
     for (size_t at = 0; at < n;) {
         int32_t k = -1;
         size_t len =
-            t->root[(unsigned char)s[at]] < 0 ? 0 : match(t, (const unsigned char *)s + at, n - at, &k);
+            t->root[(unsigned char)s[at]] < 0 ? 0 : added_trie_match(t, s + at, n - at, &k);
         if (!len) {
             at++;
             continue;

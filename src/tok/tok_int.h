@@ -184,6 +184,8 @@ struct added_trie {
 void added_trie_init(struct added_trie *t);
 void added_trie_free(struct added_trie *t);
 void added_trie_put(struct added_trie *t, const char *text, size_t n, int32_t token);
+/* Bytes of the longest token at the start of text[0..n), n > 0, and which one it is; 0 if there is none. */
+size_t added_trie_match(const struct added_trie *t, const char *text, size_t n, int32_t *token);
 
 struct added_cut {
     size_t at, n;
@@ -276,6 +278,7 @@ bool base64_add(struct str *out, const char *text, size_t n);
 struct tok {
     struct bpe bpe; /* of a Unigram only the vocabulary */
     struct unigram unigram;
+    struct added_trie world; /* RWKV's World vocabulary, by bytes; empty: another kind of model */
     const char **text; /* [n_vocab] borrowed from vocab or added tokens; NULL for gaps */
     uint32_t *n_text;
     bool *special;
@@ -310,6 +313,10 @@ int tok_read_config(struct tok *t, const char *dir);
 int tok_config_legacy(const char *dir, bool *legacy);
 /* tok_gguf.c: vocabulary with SentencePiece scores */
 int tok_read_scores(struct tok *t, const struct tok_gguf *g, bool legacy);
+#define TOK_WORLD_FILE "rwkv_vocab_v20230424.txt"
+/* tok_world.c: a vocabulary of RWKV's World models, and its longest matches (the trie holds ids). */
+int tok_read_world(struct tok *t, const char *path);
+void world_encode(const struct added_trie *trie, const char *s, size_t n, struct ids *out);
 /* tok_spm.c: a SentencePiece model file (BPE) */
 int tok_read_spm(struct tok *t, const char *path, bool legacy);
 /* The steps that SentencePiece-style (Llama-2) tokenizers have in the field's files. `legacy` puts the blank
