@@ -1,4 +1,4 @@
-/* A new HDF5 file of plain named arrays, for `kvsweep logits`: rows arrive one piece at a time. */
+/* A new HDF5 file of plain named arrays, for `kvsweep logits`: rows arrive one chunk at a time. */
 #ifndef KVS_HDF5IO_ARRAYS_H
 #define KVS_HDF5IO_ARRAYS_H
 

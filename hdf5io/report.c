@@ -67,7 +67,7 @@ static void settings_section(struct str *o, const struct summary *s)
                "token; in brackets the share of the "
                "limit measured on this machine in the same run (product rate for the prompt, memory "
                "bandwidth over the bytes that a token must "
-               "read). More than 100 % means that part of the weights stayed in the processor's caches. An "
+               "read). More than 100 % means that part of the weights stayed in the CPU's caches. An "
                "interval of width zero means that every example gave the same score.</p>\n");
 }
 

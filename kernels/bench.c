@@ -62,7 +62,7 @@ double bench_product_rate(const struct bench_product *p, int n, enum dtype dtype
     return time > 0 ? flops / time : 0;
 }
 
-/* ------------------------------------------------------------------ any table */
+/* ------------------------------------------------------------------ any backend */
 
 double bench_copy_rate(struct ops *o)
 {
@@ -108,7 +108,7 @@ void *bench_random(struct ops *o, int64_t n, enum dtype t)
 }
 
 /* Seconds of one product, the best of runs of some milliseconds; 0 if it failed. */
-static double table_time(struct ops *o, struct tensor y, struct tensor x, const struct weight *w)
+static double backend_time(struct ops *o, struct tensor y, struct tensor x, const struct weight *w)
 {
     double best = 0;
     for (int pass = 0, n = 1; pass < 6; pass++) {
@@ -125,7 +125,7 @@ static double table_time(struct ops *o, struct tensor y, struct tensor x, const 
     return best;
 }
 
-static double table_flops(struct ops *o, const struct bench_product *p, enum dtype t, double *flops)
+static double backend_flops(struct ops *o, const struct bench_product *p, enum dtype t, double *flops)
 {
     const int64_t most = 8192;
     struct weight w = {.n_out = p->n, .n_in = p->k, .dtype = t, .bytes = o->pack_bytes(o, p->n, p->k, t)};
@@ -141,7 +141,7 @@ static double table_flops(struct ops *o, const struct bench_product *p, enum dty
         struct tensor y = {o->alloc(o, (size_t)(m * p->n) * dtype_bytes(o->act), MEM_WORKSPACE, PLACE_DEVICE),
                            o->act,
                            {m, p->n, 1, 1}};
-        s = x.data && y.data ? table_time(o, y, x, &w) : 0;
+        s = x.data && y.data ? backend_time(o, y, x, &w) : 0;
         *flops = s > 0 ? 2.0 * (double)m * (double)p->k * (double)p->n : 0;
         o->free(o, x.data);
         o->free(o, y.data);
@@ -152,11 +152,11 @@ static double table_flops(struct ops *o, const struct bench_product *p, enum dty
     return s;
 }
 
-double bench_table_product_rate(struct ops *o, const struct bench_product *p, int n, enum dtype dtype)
+double bench_backend_product_rate(struct ops *o, const struct bench_product *p, int n, enum dtype dtype)
 {
     double flops = 0, time = 0;
     for (int i = 0; i < n; i++) {
-        double f, s = table_flops(o, &p[i], dtype, &f),
+        double f, s = backend_flops(o, &p[i], dtype, &f),
                   own = (double)p[i].m * (double)p[i].k * (double)p[i].n;
         if (s <= 0)
             return 0;

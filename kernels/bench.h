@@ -22,13 +22,13 @@ struct bench_product {
 double bench_product_rate(const struct bench_product *p, int n, enum dtype dtype, int threads,
                           double seconds);
 
-/* The same two of any table's device (graphics cards): bytes per second that copying inside its memory moves,
+/* The same two of any backend's device (GPUs): bytes per second that copying inside its memory moves,
  * read and written ones; and flop/s of its own products, random values, of as many rows (p[i].m, doubled as
  * long as that gives no more than 8192) as a run of a millisecond takes. 0 if there is no memory for it. */
 double bench_copy_rate(struct ops *o);
 /* Device memory (workspace, to be freed) with n values between 0.5 and 2 of either sign: zeros would be
  * quicker to multiply. NULL: none. */
 void *bench_random(struct ops *o, int64_t n, enum dtype t);
-double bench_table_product_rate(struct ops *o, const struct bench_product *p, int n, enum dtype dtype);
+double bench_backend_product_rate(struct ops *o, const struct bench_product *p, int n, enum dtype dtype);
 
 #endif

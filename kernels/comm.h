@@ -1,14 +1,14 @@
 /* A group of ranks that brings the same bytes into the memory of all their devices: weights are read by one
  * rank and handed on.
  *
- * Device memory travels in one of two ways. "host": by MPI (comm_mpi.c). That is how processors do it; cards
- * go through pinned memory there, since Debian's Open MPI cannot read theirs. "nccl": from card to card
+ * Device memory travels in one of two ways. "host": by MPI (comm_mpi.c). That is how CPUs do it; GPUs
+ * go through pinned memory there, since Debian's Open MPI cannot read theirs. "nccl": from GPU to GPU
  * (comm_nccl.cu, in the CUDA module), where ops->join is there and works for every rank of the group.
  *
- * Only weights travel so. Logits do not: ops->pick reduces them on the card, and what leaves it for a token
+ * Only weights travel so. Logits do not: ops->pick reduces them on the GPU, and what leaves it for a token
  * is the K best and their sum (about 0.4 KB), once per answer a row of n_vocab f16 (256 KB for 128k words),
  * and a bundle's rows reach rank 0's journal in one message, when it is complete. At one row per answer of
- * seconds, gathering between cards could save nothing that is measurable, and the rows would be needed in the
+ * seconds, gathering between GPUs could save nothing that is measurable, and the rows would be needed in the
  * host memory of rank 0 all the same.
  *
  * Every call is made by all ranks of the group in the same order. Waiting never spins for long. A rank that
@@ -38,10 +38,10 @@ struct comm {
 };
 
 /* Collective over all ranks of the job, after MPI has started: ranks of the same colour >= 0 form a group in
- * the order of their ranks. *c is NULL for colour -1 and for groups of one. `cards`: ops->join is tried, and
+ * the order of their ranks. *c is NULL for colour -1 and for groups of one. `gpus`: ops->join is tried, and
  * without it the group goes through the host, with one line in the log of its first rank. ERR_NOMEM without
  * pinned memory, ERR_IO. */
-int comm_open(struct comm **c, struct ops *ops, int colour, bool cards, double s_wait);
+int comm_open(struct comm **c, struct ops *ops, int colour, bool gpus, double s_wait);
 void comm_close(struct comm *c); /* accepts NULL; not collective */
 
 #endif

@@ -154,11 +154,11 @@ static int agree(struct comm *c, int rc, int *first)
 }
 
 /* NCCL, or the stage. Every rank of the group takes the same way. */
-static int choose_way(struct comm *c, bool cards)
+static int choose_way(struct comm *c, bool gpus)
 {
     struct group *g = c->impl;
     struct ops *o = c->ops;
-    int first = 0, rc = 0, have = cards && o->join ? 0 : -1;
+    int first = 0, rc = 0, have = gpus && o->join ? 0 : -1;
     TRY(agree(c, have, &first));
     if (first < 0) {
         rc = o->join(o, c);
@@ -174,16 +174,16 @@ static int choose_way(struct comm *c, bool cards)
     }
     c->way = "host";
     c->broadcast = broadcast;
-    bool card = !strcmp(o->name, "cuda");
-    g->stage = card ? o->alloc(o, PIECE, MEM_WORKSPACE, PLACE_HOST) : NULL;
-    rc = card && !g->stage ? err_set(ERR_NOMEM, "no pinned memory to hand weights on (%zu bytes)", PIECE) : 0;
+    bool gpu = !strcmp(o->name, "cuda");
+    g->stage = gpu ? o->alloc(o, PIECE, MEM_WORKSPACE, PLACE_HOST) : NULL;
+    rc = gpu && !g->stage ? err_set(ERR_NOMEM, "no pinned memory to hand weights on (%zu bytes)", PIECE) : 0;
     TRY(agree(c, rc, &first));
     return first < 0 || rc < 0
                ? rc
                : err_set(ERR_NOMEM, "rank %d has no pinned memory to hand weights on", g->world[first]);
 }
 
-int comm_open(struct comm **out, struct ops *ops, int colour, bool cards, double s_wait)
+int comm_open(struct comm **out, struct ops *ops, int colour, bool gpus, double s_wait)
 {
     MPI_Comm mpi;
     int me = 0;
@@ -200,7 +200,7 @@ int comm_open(struct comm **out, struct ops *ops, int colour, bool cards, double
     MPI_Comm_rank(mpi, &c->rank);
     MPI_Comm_size(mpi, &c->n_rank);
     name_ranks(c);
-    int rc = c->n_rank > 1 ? choose_way(c, cards) : 0;
+    int rc = c->n_rank > 1 ? choose_way(c, gpus) : 0;
     c->met = false;
     *out = c;
     if (c->n_rank == 1 || (rc < 0 && !c->lost)) {
@@ -221,9 +221,9 @@ void comm_close(struct comm *c)
 
 #else
 
-int comm_open(struct comm **c, struct ops *ops, int colour, bool cards, double s_wait)
+int comm_open(struct comm **c, struct ops *ops, int colour, bool gpus, double s_wait)
 {
-    (void)ops, (void)colour, (void)cards, (void)s_wait;
+    (void)ops, (void)colour, (void)gpus, (void)s_wait;
     *c = NULL;
     return err_set(ERR_INTERNAL, "a group of ranks in a build without MPI");
 }

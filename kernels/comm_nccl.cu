@@ -1,4 +1,4 @@
-// Broadcast from card to card by NCCL. libnccl is looked for when a group wants it: a host without it hands
+// Broadcast from GPU to GPU by NCCL. libnccl is looked for when a group wants it: a host without it hands
 // weights on through its memory. Calls never block: what NCCL or a peer does not finish is asked for again
 // and again, until it is done, an error shows, or the time is up.
 #include "kernels/comm_nccl.h"
@@ -123,11 +123,11 @@ int time_out(nccl *n, const struct comm *c, const char *what)
     return fail(n, what, why);
 }
 
-// Until NCCL has taken what was given to it (r: what the call returned) and, if `work`, the card has done it.
+// Until NCCL has taken what was given to it (r: what the call returned) and, if `work`, the GPU has done it.
 int wait_done(nccl *n, const struct comm *c, ncclResult_t r, bool work, const char *what)
 {
     double begin = now();
-    cudaError_t card = cudaErrorNotReady;
+    cudaError_t gpu = cudaErrorNotReady;
     for (;;) {
         if (r == ncclSuccess || r == ncclInProgress) {
             ncclResult_t state = ncclSuccess;
@@ -137,11 +137,11 @@ int wait_done(nccl *n, const struct comm *c, ncclResult_t r, bool work, const ch
         if (r != ncclSuccess && r != ncclInProgress)
             return fail_result(n, what, r);
         if (r == ncclSuccess) {
-            card = work ? cudaStreamQuery(n->cuda->stream) : cudaSuccess;
-            if (card == cudaSuccess)
+            gpu = work ? cudaStreamQuery(n->cuda->stream) : cudaSuccess;
+            if (gpu == cudaSuccess)
                 return 0;
-            if (card != cudaErrorNotReady)
-                return fail(n, what, cudaGetErrorString(card));
+            if (gpu != cudaErrorNotReady)
+                return fail(n, what, cudaGetErrorString(gpu));
         }
         if (now() - begin > c->s_wait)
             return time_out(n, c, what);

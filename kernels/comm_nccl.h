@@ -1,4 +1,4 @@
-/* ops->join of the CUDA table: groups of ranks over NCCL (comm.h). */
+/* ops->join of the CUDA backend: groups of ranks over NCCL (comm.h). */
 #ifndef KVS_KERNELS_COMM_NCCL_H
 #define KVS_KERNELS_COMM_NCCL_H
 

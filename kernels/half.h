@@ -1,5 +1,5 @@
 /* 16-bit floats in plain C: round to nearest even, subnormals and infinities kept, NaN stays NaN. The same
- * bits as the conversion instructions of processors (vcvtps2ph, vcvtph2ps) for every number. */
+ * bits as the conversion instructions of CPUs (vcvtps2ph, vcvtph2ps) for every number. */
 #ifndef KVS_KERNELS_HALF_H
 #define KVS_KERNELS_HALF_H
 

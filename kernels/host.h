@@ -1,5 +1,5 @@
-/* What the two CPU tables share: the counted allocator and the error latch. `impl` of every CPU table begins
- * with a struct host. */
+/* What the two CPU backends share: the counted allocator and the error latch. `impl` of every CPU backend
+ * begins with a struct host. */
 #ifndef KVS_KERNELS_HOST_H
 #define KVS_KERNELS_HOST_H
 
@@ -8,7 +8,7 @@
 
 struct host {
     size_t used[MEM_KIND_N][PLACE_N];
-    size_t scratch;  /* the table's own buffers: counted in the peak, not in used() */
+    size_t scratch;  /* the backend's own buffers: counted in the peak, not in used() */
     size_t peak;     /* device, without weights */
     size_t limit;    /* device bytes that may be used, weights included */
     int64_t fail_at; /* alloc returns NULL when this counts down to 0 */
@@ -16,7 +16,7 @@ struct host {
     char error_text[160];
 };
 
-/* Device bytes in use, the table's own buffers too. */
+/* Device bytes in use, the backend's own buffers too. */
 static inline size_t host_device_used(const struct host *h)
 {
     size_t sum = h->scratch;
@@ -32,12 +32,13 @@ static inline void host_note_peak(struct host *h)
 }
 
 void host_init(struct host *h);
-/* Fills the members of `o` that are alike for CPU tables: alloc, free, used, peak, limit, copy, sync, device.
+/* Fills the members of `o` that are alike for CPU backends: alloc, free, used, peak, limit, copy, sync,
+ * device.
  */
-void host_table(struct ops *o);
+void host_backend(struct ops *o);
 /* Latches the first error until sync(). */
 void host_fail(struct host *h, int code, const char *text);
-/* A table's own buffer: grows to `bytes`, old content is lost. False and a latched ERR_NOMEM if there is
+/* A backend's own buffer: grows to `bytes`, old content is lost. False and a latched ERR_NOMEM if there is
  * none. */
 struct host_buf {
     void *data;

@@ -1,4 +1,4 @@
-/* Opening tables by name, dtype names, and what the CPU tables share (host.h). */
+/* Opening backends by name, dtype names, and what the CPU backends share (host.h). */
 #include "kernels/ops.h"
 
 #include <assert.h>
@@ -228,7 +228,7 @@ void host_init(struct host *h)
 static void device_name(char *name, size_t size)
 {
     char line[512];
-    snprintf(name, size, "unknown processor");
+    snprintf(name, size, "unknown CPU");
     FILE *f = fopen("/proc/cpuinfo", "r");
     while (f && fgets(line, sizeof line, f)) {
         const char *colon = strchr(line, ':');
@@ -241,7 +241,7 @@ static void device_name(char *name, size_t size)
         fclose(f);
 }
 
-void host_table(struct ops *o)
+void host_backend(struct ops *o)
 {
     o->act = DT_F32;
     o->alloc = host_alloc;
@@ -337,7 +337,7 @@ void host_pick_insert(int32_t *id, float *logit, int32_t K, int32_t n, float x)
     logit[at] = x;
 }
 
-/* ------------------------------------------------------------------ tables by name */
+/* ------------------------------------------------------------------ backends by name */
 
 #define CUDA_MODULE "libkvs_cuda.so"
 
@@ -367,8 +367,8 @@ static int module_error(int code, const char *text)
     return err_set(code, "%s", text);
 }
 
-/* The CUDA table lives in a module, so that hosts without CUDA libraries can run the same program. ERR_INPUT:
- * there is no module or no card; ERR_DEVICE: there is, and it cannot be used. */
+/* The CUDA backend lives in a module, so that hosts without CUDA libraries can run the same program.
+ * ERR_INPUT: there is no module or no GPU; ERR_DEVICE: there is, and it cannot be used. */
 static int ops_open_cuda(struct ops **o, const struct ops_options *opt)
 {
     void *lib = open_module();
@@ -389,7 +389,7 @@ static int ops_open_auto(struct ops **o, const struct ops_options *opt)
     int rc = ops_open_cuda(o, opt);
     if (rc == 0)
         return 0;
-    (rc == ERR_INPUT ? log_debug : log_warn)("%s: the processor computes", err_text());
+    (rc == ERR_INPUT ? log_debug : log_warn)("%s: the CPU computes", err_text());
     return ops_open_cpu(o, opt);
 }
 
@@ -439,7 +439,7 @@ static void fill_in(struct ops *o)
     o->project = o->project ? o->project : ops_project;
     o->matmul_add = o->matmul_add ? o->matmul_add : ops_matmul_add;
     o->mlp = o->mlp ? o->mlp : ops_mlp;
-    o->piece = o->piece ? o->piece : 512;
+    o->chunk = o->chunk ? o->chunk : 512;
 }
 
 /* ------------------------------------------------------------------ opening */
@@ -447,7 +447,7 @@ static void fill_in(struct ops *o)
 static int open_named(struct ops **o, const char *name, const struct ops_options *opt)
 {
     if (opt->threads < 0 || opt->threads > 4096)
-        return err_set(ERR_INPUT, "threads: %d (allowed: 0 to 4096; 0 means all processors)", opt->threads);
+        return err_set(ERR_INPUT, "threads: %d (allowed: 0 to 4096; 0 means all CPU cores)", opt->threads);
     if (strcmp(name, "ref") == 0)
         return ops_open_ref(o, opt);
     if (strcmp(name, "cpu") == 0)
@@ -457,7 +457,7 @@ static int open_named(struct ops **o, const char *name, const struct ops_options
     if (strcmp(name, "auto") == 0)
         return ops_open_auto(o, opt);
     const char *near = str_nearest(name, ops_names());
-    return err_set(ERR_INPUT, "unknown kernel table '%s'%s%s%s (allowed: ref, cpu, cuda, auto)", name,
+    return err_set(ERR_INPUT, "unknown backend '%s'%s%s%s (allowed: ref, cpu, cuda, auto)", name,
                    near ? ", did you mean '" : "", near ? near : "", near ? "'?" : "");
 }
 

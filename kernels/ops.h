@@ -1,5 +1,5 @@
-/* What a device can do. The table `struct ops` holds every kernel that models and compressors use; it knows
- * tensors, not models. ops_ref.c (plain loops) is the meaning of each entry; cpu/ is the fast table; cuda/
+/* What a device can do. The backend `struct ops` holds every kernel that models and compressors use; it knows
+ * tensors, not models. ops_ref.c (plain loops) is the meaning of each entry; cpu/ is the fast backend; cuda/
  * comes as a module.
  *
  * Letters in shapes: T rows (tokens) of one call, D width, H query heads, Hk key/value heads, d head
@@ -120,24 +120,25 @@ struct attend_set {
                                                      tokens, but may be cut at different places */
     int32_t n_k, n_v;
     int64_t dist_min, dist_max;
-    const uint8_t *keep; /* [keep_rows,keep_ld], key j of the set (counted over the runs): 0 hides it from
-                            head h, row h / (H/keep_rows); keep_rows is Hk or H. NULL: none is hidden */
+    const uint8_t *keep; /* [keep_rows,keep_ld], key j of the set (counted over the runs): 0 masks it for
+                            head h, row h / (H/keep_rows); keep_rows is Hk or H. NULL: none is masked */
     int64_t keep_rows, keep_ld;
-    float *mass; /* [H,mass_ld]: mass[h,j] += the probability that the T rows give key j. NULL: not wanted */
-    int64_t mass_ld;
+    float *attn_scores; /* [H,attn_scores_ld]: attn_scores[h,j] += the probability that the T rows give key j.
+                           NULL: not wanted */
+    int64_t attn_scores_ld;
 };
 /* out[t,h] = sum_j softmax_j(scale * q[t,h].k_j) v_j over the visible keys of all sets; head h reads kv head
- * h / (H/Hk). `out` does not depend on whether masses are wanted. Where `out` may use bf16 products (CPUs: 16
- * rows or more, no f32 cache), masses use the same: a logit is then off by at most e = scale * 2^-8 * sum_c
- * |q_c k_c|, a probability by a factor of at most exp(2e) and 2e-4 of itself; otherwise both are f32. Masses in
- * fp16 of 8 rows or more are computed in plain loops. */
+ * h / (H/Hk). `out` does not depend on whether attention scores are wanted. Where `out` may use bf16 products
+ * (CPUs: 16 rows or more, no f32 cache), attention scores use the same: a logit is then off by at most e =
+ * scale * 2^-8 * sum_c |q_c k_c|, a probability by a factor of at most exp(2e) and 2e-4 of itself; otherwise
+ * both are f32. Attention scores in fp16 of 8 rows or more are computed in plain loops. */
 struct attend_args {
     struct attend_set set[2];
     int32_t n_set, n_kv_head;
     int64_t q_pos;
     float scale;
-    bool f16_mass;     /* masses as fp16 tensors would give them, row by row: logit fp16(fp16(q.k) * scale),
-                          softmax in f32, mass = fp16(mass + fp16(p)); in f32 otherwise */
+    bool f16_attn_scores; /* as fp16 tensors would give the scores, row by row: logit fp16(fp16(q.k) * scale),
+                      softmax in f32, score = fp16(score + fp16(p)); in f32 otherwise */
     struct tensor out; /* act [T,H,d] */
 };
 
@@ -213,29 +214,29 @@ struct pick_args {
     uint8_t *finite;      /* host [T]: 0 if any logit is NaN or infinite */
 };
 
-struct ops;  /* the table; also the device handle */
+struct ops;  /* the backend; also the device handle */
 struct comm; /* comm.h */
 
 struct ops_options {
-    int threads;     /* 0: all processors this process may use */
+    int threads;     /* 0: all CPU cores this process may use */
     const char *isa; /* CPU: "auto" (AMX too), "avx512", "avx2", "portable": the widest that may be used. CUDA:
                         "wgmma" asks for the warpgroup kernels of compute capability 9.0, "serial" for kernels
                         that begin only when the one ahead has ended; else it is ignored */
-    int device;      /* CUDA: ordinal among the visible cards, counted around when there are fewer */
+    int device;      /* CUDA: ordinal among the visible GPUs, counted around when there are fewer */
     enum dtype act;  /* wished activation dtype; CPUs always use f32 */
     bool wait;       /* CUDA: wait after every kernel, so that a fault names its kernel (slow) */
 };
 
 struct ops {
     const char *name;    /* "ref", "cpu", "cuda" */
-    char device[96];     /* processor or card, for the results file */
-    char card[48];       /* what tells one card from all others (its UUID); "" for processors */
+    char device[96];     /* CPU or GPU, for the results file */
+    char gpu[48];        /* what tells one GPU from all others (its UUID); "" for CPUs */
     char isa[32];        /* instruction set in use */
     char libraries[128]; /* versions of the libraries behind it */
     int threads;
     enum dtype act;
     bool plain_weights; /* packed weights are their rows as they are: parts of them may be copied into place */
-    int64_t piece; /* rows of a prompt that it likes at a time, a multiple of 512; 0: 512, put by ops_open */
+    int64_t chunk; /* rows of a prefill chunk that it likes, a multiple of 512; 0: 512, put by ops_open */
     void *impl;
 
     void (*close)(struct ops *o);
@@ -247,7 +248,7 @@ struct ops {
     size_t (*peak)(struct ops *o,
                    bool reset);           /* highest device total (without weights) since the last reset */
     size_t (*limit)(const struct ops *o); /* device bytes that may be planned with */
-    void (*trim)(struct ops *o); /* gives back the table's own buffers, which grow as they are needed. NULL: none */
+    void (*trim)(struct ops *o);          /* gives back its own buffers, which grow as needed. NULL: none */
     void (*copy)(struct ops *o, void *dst, const void *src,
                  size_t bytes); /* any direction; ordered with kernels. Host memory of alloc's is done when
                                    sync returns, other host memory on return */
@@ -274,7 +275,8 @@ struct ops {
     void (*add)(struct ops *o, struct tensor x, struct tensor y); /* x += y */
     void (*swiglu)(struct ops *o, struct tensor out, struct tensor gate_up);
     /* out [T,F] = silu(gate_up[:, :F]) * gate_up[:, F:2F] */
-    /* Several of the above in one; a table may leave them NULL, and ops_open fills in ops_project and so on. */
+    /* Several of the above in one; a backend may leave them NULL, and ops_open fills in ops_project and so
+     * on. */
     void (*project)(struct ops *o, const struct project_args *a);
     void (*matmul_add)(struct ops *o, struct tensor x, struct tensor y, const struct weight *w, const float *bias,
                        struct tensor h); /* x [T,n_out] += y [T,n_in] w^T + bias; h like x: room */
@@ -297,18 +299,18 @@ struct ops {
     void (*gelu)(struct ops *o, struct tensor out, struct tensor x);
     /* out [T,F] = x * (1 + erf(x / sqrt(2))) / 2; in place is allowed */
     int (*join)(struct ops *o, struct comm *c);
-    /* Collective over a group of ranks (comm.h): from now on c->broadcast goes from device to device. ERR_DEVICE
-     * with one line where that cannot be; NULL: this table knows no such way */
+    /* Collective over a group of ranks (comm.h): from now on c->broadcast goes from device to device.
+     * ERR_DEVICE with one line where that cannot be; NULL: this backend knows no such way */
 };
 
-/* Opens a table by name ("ref", "cpu", "auto"); "cuda" needs the module libkvs_cuda.so. ERR_INPUT for unknown
- * names and where there is no such module or card, ERR_DEVICE if it cannot start. */
+/* Opens a backend by name ("ref", "cpu", "auto"); "cuda" needs the module libkvs_cuda.so. ERR_INPUT for
+ * unknown names and where there is no such module or GPU, ERR_DEVICE if it cannot start. */
 int ops_open(struct ops **o, const char *name, const struct ops_options *opt);
 void ops_close(struct ops *o);
-/* Another activation dtype (those of a model to come): tables that always use f32 stay as they are. Nothing that
- * was sized by the old one may be alive. */
+/* Another activation dtype (those of a model to come): backends that always use f32 stay as they are. Nothing
+ * that was sized by the old one may be alive. */
 void ops_set_act(struct ops *o, enum dtype act);
-/* The same by the table's own rmsnorm, matmul, copy_rows, swiglu and add. */
+/* The same by the backend's own rmsnorm, matmul, copy_rows, swiglu and add. */
 void ops_project(struct ops *o, const struct project_args *a);
 void ops_matmul_add(struct ops *o, struct tensor x, struct tensor y, const struct weight *w, const float *bias,
                     struct tensor h);
@@ -316,7 +318,7 @@ void ops_mlp(struct ops *o, const struct mlp_args *a);
 /* For tests: the nth alloc from now on (1: the next) returns NULL, once; 0 takes it back. */
 void ops_fail_alloc(struct ops *o, int64_t nth);
 const char *const *ops_names(void); /* NULL-terminated */
-/* Threads for `asked` ones: 0 means all processors that this process may use. */
+/* Threads for `asked` ones: 0 means all CPU cores that this process may use. */
 int ops_threads(int asked);
 
 #endif

@@ -1,5 +1,5 @@
 /* The meaning of every kernel, in plain loops: float32 arithmetic, one thread, no fused operations. Tests
- * hold every other table against this one. */
+ * hold every other backend against this one. */
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
@@ -157,22 +157,22 @@ static void ref_rope(struct ops *o, const struct rope_args *a, int n)
 
 /* Softmax state of one query: the largest score so far, the sum of exp(score - max). */
 struct soft {
-    float max, sum;
+    float m, l;
 };
 
 /* One key: rescales what was summed if it is a new maximum. */
 static void attend_key(struct soft *s, float score, float *out, int64_t d, const struct kv_run *v, int64_t r,
                        int32_t h, int32_t n_head)
 {
-    if (score > s->max) {
-        float f = expf(s->max - score);
-        s->sum *= f;
+    if (score > s->m) {
+        float f = expf(s->m - score);
+        s->l *= f;
         for (int64_t c = 0; c < d; c++)
             out[c] *= f;
-        s->max = score;
+        s->m = score;
     }
-    float p = expf(score - s->max);
-    s->sum += p;
+    float p = expf(score - s->m);
+    s->l += p;
     for (int64_t c = 0; c < d; c++)
         out[c] += p * host_kv(v, r, h, (int32_t)c, n_head, (int32_t)d);
 }
@@ -215,10 +215,10 @@ void ref_attend(struct ops *o, const struct attend_args *a, int n)
             memset(out, 0, (size_t)d * sizeof *out);
             for (int set = 0; set < a[i].n_set; set++)
                 attend_set(&a[i], &a[i].set[set], j / H, j % H, &s, out);
-            for (int64_t c = 0; c < d && s.sum != 0.0f; c++)
-                out[c] /= s.sum;
+            for (int64_t c = 0; c < d && s.l != 0.0f; c++)
+                out[c] /= s.l;
         }
-        score_mass(&a[i]);
+        score_attention(&a[i]);
     }
 }
 
@@ -308,7 +308,7 @@ int ops_open_ref(struct ops **o, const struct ops_options *opt)
         .layernorm = ref_layernorm,
         .gelu = ref_gelu,
     };
-    host_table(&r->ops);
+    host_backend(&r->ops);
     *o = &r->ops;
     return 0;
 }

@@ -1,5 +1,5 @@
-/* Scores of keys and what is chosen by them, in plain loops: masses, select, gather, mean, dots, norms. The
- * meaning of these entries for every table. */
+/* Scores of keys and what is chosen by them, in plain loops: attention scores, select, gather, mean, dots,
+ * norms. The meaning of these entries for every backend. */
 #include "kernels/score.h"
 
 #include <assert.h>
@@ -15,7 +15,7 @@ bool score_kept(const struct attend_set *s, int64_t head, int64_t j)
     return !s->keep || s->keep[head / (H / s->keep_rows) * s->keep_ld + j];
 }
 
-/* Logits of one row of one head over all keys of a set, -inf where a key is hidden. Returns their number. */
+/* Logits of one row of one head over all keys of a set, -inf where a key is masked. Returns their number. */
 static int64_t row_logits(const struct attend_args *a, const struct attend_set *s, int64_t t, int64_t head,
                           float *out)
 {
@@ -29,7 +29,7 @@ static int64_t row_logits(const struct attend_args *a, const struct attend_set *
             float x = 0.0f;
             for (int64_t c = 0; c < d; c++)
                 x += q[c] * host_kv(k, r, h, (int32_t)c, a->n_kv_head, (int32_t)d);
-            x = a->f16_mass ? f16_round(f16_round(x) * a->scale) : x * a->scale;
+            x = a->f16_attn_scores ? f16_round(f16_round(x) * a->scale) : x * a->scale;
             out[j] = dist >= s->dist_min && dist < s->dist_max && score_kept(s, head, j) ? x : -INFINITY;
         }
     }
@@ -44,7 +44,7 @@ static int64_t keys_of(const struct attend_set *s)
     return n;
 }
 
-static void row_mass(const struct attend_args *a, int64_t t, int64_t head, float *x)
+static void row_attention(const struct attend_args *a, int64_t t, int64_t head, float *x)
 {
     int64_t n = 0;
     float max = -INFINITY, sum = 0.0f;
@@ -58,27 +58,29 @@ static void row_mass(const struct attend_args *a, int64_t t, int64_t head, float
         sum += x[j] = expf(x[j] - max);
     for (int s = 0; s < a->n_set; s++) {
         int64_t m = keys_of(&a->set[s]);
-        float *mass = a->set[s].mass ? a->set[s].mass + head * a->set[s].mass_ld : NULL;
-        for (int64_t j = 0; mass && j < m; j++)
-            mass[j] = a->f16_mass ? f16_round(mass[j] + f16_round(x[j] / sum)) : mass[j] + x[j] / sum;
+        float *attn_scores =
+            a->set[s].attn_scores ? a->set[s].attn_scores + head * a->set[s].attn_scores_ld : NULL;
+        for (int64_t j = 0; attn_scores && j < m; j++)
+            attn_scores[j] = a->f16_attn_scores ? f16_round(attn_scores[j] + f16_round(x[j] / sum))
+                                                : attn_scores[j] + x[j] / sum;
         x += m;
     }
 }
 
-void score_mass(const struct attend_args *a)
+void score_attention(const struct attend_args *a)
 {
     int64_t T = a->out.n[0], H = a->out.n[1], n = 0;
     bool wanted = false;
     for (int s = 0; s < a->n_set; s++) {
         n += keys_of(&a->set[s]);
-        wanted = wanted || a->set[s].mass;
+        wanted = wanted || a->set[s].attn_scores;
     }
     if (!wanted || !n)
         return;
     float *x = mem_alloc((size_t)n, sizeof *x);
     for (int64_t head = 0; head < H; head++)
         for (int64_t t = 0; t < T; t++)
-            row_mass(a, t, head, x);
+            row_attention(a, t, head, x);
     free(x);
 }
 

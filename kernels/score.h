@@ -6,7 +6,7 @@
 
 bool score_kept(const struct attend_set *s, int64_t head, int64_t j); /* does `keep` show key j to head? */
 void ref_attend(struct ops *o, const struct attend_args *a, int n);
-void score_mass(const struct attend_args *a); /* the masses alone */
+void score_attention(const struct attend_args *a); /* the attention scores alone */
 void score_select(struct ops *o, const struct select_args *a, int n);
 void score_gather(struct ops *o, const struct gather_args *a, int n);
 void score_mean(struct ops *o, struct tensor out, struct tensor x);

@@ -30,7 +30,7 @@ struct bench {
 /* A row of the table: value in `unit`; limit 0: none is known. */
 void bench_row(struct bench *b, const char *name, double value, const char *unit, double limit,
                const char *limit_name);
-bool bench_on_card(const struct bench *b);
+bool bench_on_gpu(const struct bench *b);
 
 /* Rows of products in the model's shapes (bench_kernels.c); of one method at one length (bench_point.c); of a
  * small sweep, its units together and one by one (bench_sweep.c). */

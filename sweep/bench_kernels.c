@@ -4,7 +4,7 @@
 #include "kernels/bench.h"
 #include "sweep/bench.h"
 
-/* Weights of one shape. On a card there are so many copies that its cache holds none until its turn comes. */
+/* Weights of one shape. On a GPU there are so many copies that its cache holds none until its turn comes. */
 enum { COPIES = 64 };
 struct shape {
     struct weight w[COPIES];
@@ -31,7 +31,7 @@ static int shape_open(struct bench *b, struct shape *s, int64_t n_out, int64_t n
     struct ops *o = runner_ops(b->r);
     size_t bytes = o->pack_bytes(o, n_out, n_in, b->dtype), enough = (size_t)256 << 20;
     struct tensor src = {bench_random(o, n_out * n_in, b->dtype), b->dtype, {n_out, n_in, 1, 1}};
-    int n = !bench_on_card(b) ? 1 : bytes * COPIES < enough ? COPIES : (int)((enough + bytes - 1) / bytes);
+    int n = !bench_on_gpu(b) ? 1 : bytes * COPIES < enough ? COPIES : (int)((enough + bytes - 1) / bytes);
     *s = (struct shape){.n = 0};
     for (int i = 0; i < n && src.data; i++) {
         struct weight *w = &s->w[i];
@@ -55,22 +55,22 @@ static void shape_close(struct bench *b, struct shape *s)
         o->free(o, s->w[i].packed);
 }
 
-/* Few rows on a card are bound by reading the weights, everything else by the product library's own rate. */
+/* Few rows on a GPU are bound by reading the weights, everything else by the product library's own rate. */
 static void product_row(struct bench *b, const char *name, const struct weight *w, int64_t m, double s)
 {
     char label[96];
     snprintf(label, sizeof label, "%s %lldx%lld, %lld rows", name, (long long)w->n_out, (long long)w->n_in,
              (long long)m);
     double flops = 2.0 * (double)m * (double)w->n_in * (double)w->n_out;
-    if (bench_on_card(b) && m <= 32) {
+    if (bench_on_gpu(b) && m <= 32) {
         bench_row(b, label, 1e-9 * (double)w->bytes / s, "GB/s", 1e-9 * b->lim.read_rate,
                   "GB/s (device copy)");
         return;
     }
     const struct bench_product p = {m, w->n_in, w->n_out, 1};
-    double limit = bench_on_card(b) ? bench_table_product_rate(runner_ops(b->r), &p, 1, b->dtype)
-                                    : bench_product_rate(&p, 1, b->dtype == DT_BF16 ? DT_BF16 : DT_F32,
-                                                         runner_ops(b->r)->threads, 0.3);
+    double limit = bench_on_gpu(b) ? bench_backend_product_rate(runner_ops(b->r), &p, 1, b->dtype)
+                                   : bench_product_rate(&p, 1, b->dtype == DT_BF16 ? DT_BF16 : DT_F32,
+                                                        runner_ops(b->r)->threads, 0.3);
     bench_row(b, label, 1e-9 * flops / s, "GFLOP/s", 1e-9 * limit, "GFLOP/s (library alone)");
 }
 
@@ -87,7 +87,7 @@ static int bench_product_rows(struct bench *b, const char *name, int64_t n_out, 
         rc = err_set(ERR_NOMEM, "no memory for product %s", name);
     for (int i = 0; i < 5 && rc == 0; i++) {
         int64_t m = rows[i];
-        if (bench_on_card(b) || m == 1 || m == 16 || m == 512)
+        if (bench_on_gpu(b) || m == 1 || m == 16 || m == 512)
             product_row(b, name, &s.w[0], m,
                         time_product(o, tensor_rows(&y, 0, m), tensor_rows(&x, 0, m), &s));
     }
@@ -101,7 +101,7 @@ int bench_kernels(struct bench *b)
 {
     const struct model_config *c = model_config(runner_model(b->r));
     int64_t hd = (int64_t)c->n_head * c->head_dim, kd = (int64_t)c->n_kv_head * c->head_dim;
-    bench_row(b, bench_on_card(b) ? "device copy" : "memory reads", 1e-9 * b->lim.read_rate, "GB/s", 0, "");
+    bench_row(b, bench_on_gpu(b) ? "device copy" : "memory reads", 1e-9 * b->lim.read_rate, "GB/s", 0, "");
     TRY(bench_product_rows(b, "q,k,v", hd + 2 * kd, c->d_model));
     TRY(bench_product_rows(b, "o", c->d_model, hd));
     TRY(bench_product_rows(b, "gate,up", 2 * c->d_ff, c->d_model));

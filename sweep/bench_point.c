@@ -6,7 +6,7 @@
 int bench_prefill(struct bench *b, const struct kv_spec *spec, int64_t context)
 {
     struct probe_time t, best = {0};
-    double whole = 0; /* products of the prompt's rows in one go; the engine cuts it into pieces */
+    double whole = 0; /* products of the prompt's rows in one go; the engine cuts it into chunks */
     for (int i = 0; i < 5; i++) {
         TRY(probe_time(b->r, spec, context, 1, 1, &t));
         if (i == 0 || t.s_prefill < best.s_prefill)
@@ -37,8 +37,8 @@ static void decode_rows(struct bench *b, const struct kv_spec *spec, int64_t con
              : t->own_prompts ? "s, own prompts"
                               : "s, one prompt");
     bench_row(b, label, n_seq / t->s_step, "tokens/s", floor > 0 ? n_seq / floor : 0,
-              bench_on_card(b) ? "tokens/s at the copy rate" : "tokens/s at the read rate");
-    if (floor > 0 && bench_on_card(b))
+              bench_on_gpu(b) ? "tokens/s at the copy rate" : "tokens/s at the read rate");
+    if (floor > 0 && bench_on_gpu(b))
         bench_row(b, "  weights and caches", 1e-9 * floor * b->lim.read_rate / t->s_step, "GB/s",
                   1e-9 * b->lim.read_rate, "GB/s (device copy)");
 }
@@ -50,7 +50,7 @@ static int bench_decode_many(struct bench *b, const struct kv_spec *spec, int64_
     char label[96];
     struct probe_time many;
     int rc = probe_time(b->r, spec, context, n, 12, &many);
-    if (rc == ERR_NOMEM && bench_on_card(b)) {
+    if (rc == ERR_NOMEM && bench_on_gpu(b)) {
         snprintf(label, sizeof label, "  %d sequences: no memory", n);
         bench_row(b, label, 0, "", 0, "");
         return 0;
@@ -71,15 +71,15 @@ int bench_decode(struct bench *b, const struct kv_spec *spec, int64_t context)
     o->peak(o, true);
     TRY(probe_time(b->r, spec, context, 1, 24, &one));
     decode_rows(b, spec, context, 1, &one);
-    if (!bench_on_card(b))
+    if (!bench_on_gpu(b))
         bench_row(b, "  attention per step", 1e3 * one.s_attend_step, "ms", 0, "");
     bench_row(b, "  cache", (double)one.cache_bytes / 1048576, "MiB", 0, "");
     if (one.device_bytes != one.cache_bytes)
         bench_row(b, "  of it on the device", (double)one.device_bytes / 1048576, "MiB", 0, "");
-    if (bench_on_card(b))
+    if (bench_on_gpu(b))
         bench_row(b, "  peak on the device, weights aside", (double)o->peak(o, false) / 1048576, "MiB",
                   (double)one.device_bytes / 1048576, "MiB (cache)");
-    if (b->a->sequences < 2 || (context > 4096 && !bench_on_card(b)))
+    if (b->a->sequences < 2 || (context > 4096 && !bench_on_gpu(b)))
         return 0; /* many long caches are a test of memory, not of speed */
     return bench_decode_many(b, spec, context, &one);
 }

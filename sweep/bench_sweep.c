@@ -128,7 +128,7 @@ static int sweep_rows(struct bench *b, const struct plan *p)
         sink = NULL;
         rc = 0;
     }
-    if (rc == 0 && bench_on_card(b)) /* memory of the card, graphs of its launches */
+    if (rc == 0 && bench_on_gpu(b)) /* memory of the GPU, graphs of its launches */
         rc = run_units(b, p, NULL, true, &warm);
     if (rc == 0)
         rc = run_units(b, p, sink, true, &all);

@@ -97,7 +97,7 @@ void bench_row(struct bench *b, const char *name, double value, const char *unit
     str_add(&b->json, "}");
 }
 
-bool bench_on_card(const struct bench *b)
+bool bench_on_gpu(const struct bench *b)
 {
     return strcmp(runner_ops(b->r)->name, "cuda") == 0;
 }
@@ -245,14 +245,14 @@ int cmd_bench(struct app *app, int argc, char **argv)
         {"method", 's', "SPEC,...", 0, "compressors (default full)", 0},
         {"context", KEY_CONTEXT, "N,...", 0, "tokens in the cache or prompt (default 2048)", 0},
         {"sequences", KEY_SEQUENCES, "N", 0,
-         "decode: so many together too (default 16; 1: none); on a card each with a prompt of its own", 0},
+         "decode: so many together too (default 16; 1: none); on a GPU each with a prompt of its own", 0},
         {"settings", KEY_SETTINGS, "N", 0, "sweep: settings of one example (default 7, at most 20)", 0},
         {"new", KEY_NEW, "N", 0, "sweep: new tokens of each (default 32)", 0},
         {"dtype", KEY_DTYPE, "f32|bf16|f16", 0, "weights (default bf16)", 0},
         {"cache-dtype", KEY_CACHE, "f32|bf16|f16", 0, "cache (default: the dtype)", 0},
-        {"threads", KEY_THREADS, "N", 0, "threads (default: all processors)", 0},
+        {"threads", KEY_THREADS, "N", 0, "threads (default: all CPU cores)", 0},
         {"isa", KEY_ISA, "auto|avx512|avx2|portable", 0,
-         "widest instruction set to use; on a card: wgmma, serial (ops.h)", 0},
+         "widest instruction set to use; on a GPU: wgmma, serial (ops.h)", 0},
         {"device", KEY_DEVICE, "auto|cpu|ref|cuda", 0, "where to compute (default auto)", 0},
         {"json", KEY_JSON, 0, 0, "JSON instead of a table", 0},
         {0},
@@ -261,7 +261,7 @@ int cmd_bench(struct app *app, int argc, char **argv)
         .options = options,
         .parser = parser,
         .args_doc = "kernels|prefill|decode|sweep",
-        .doc = "Measures speed beside the limits of this machine: memory reads (a card: copies inside its "
+        .doc = "Measures speed beside the limits of this machine: memory reads (a GPU: copies inside its "
                "memory), and products by the product library alone. Ratios hold within one run. prefill and "
                "decode take "
                "lists: every context with every method, the model is loaded once."};

@@ -124,7 +124,7 @@ static int list_models(struct app *app)
 static int list_kernels(void)
 {
     struct str s = {0};
-    str_add(&s, "table\tdevice\tinstructions\tthreads\tlibraries\n");
+    str_add(&s, "backend\tdevice\tinstructions\tthreads\tlibraries\n");
     for (const char *const *name = ops_names(); *name; name++) {
         struct ops *o = NULL;
         struct ops_options opt = {.isa = "auto", .act = DT_F32};

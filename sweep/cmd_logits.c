@@ -316,7 +316,7 @@ int cmd_logits(struct app *app, int argc, char **argv)
         {"dump-qkv", KEY_DUMP, 0, 0, "also q, k, v of every layer before RoPE, and the compressor's state",
          0},
         {"device", KEY_DEVICE, "auto|cpu|ref|cuda", 0, "where to compute (default auto)", 0},
-        {"threads", KEY_THREADS, "N", 0, "threads (default: all processors)", 0},
+        {"threads", KEY_THREADS, "N", 0, "threads (default: all CPU cores)", 0},
         {0, 'o', "OUT.h5", 0, "file to write", 0},
         {0},
     };

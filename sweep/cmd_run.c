@@ -12,7 +12,7 @@
 struct run_args {
     struct app_config config;
     const char *output;
-    bool quiet, share_card;
+    bool quiet, share_gpu;
     double s_wait;
 };
 
@@ -36,7 +36,7 @@ static error_t parser(int key, char *arg, struct argp_state *state)
         a->quiet = true;
         return 0;
     case KEY_SHARE_GPU:
-        a->share_card = true;
+        a->share_gpu = true;
         return 0;
     case KEY_WAIT:
         a->s_wait = strtod(arg, &end);
@@ -113,7 +113,7 @@ static int run(struct link *l, struct app *app, const struct run_args *a, const 
                                    .version = app->version,
                                    .git_commit = app->git_commit,
                                    .quiet = a->quiet,
-                                   .share_card = a->share_card,
+                                   .share_gpu = a->share_gpu,
                                    .s_wait = a->s_wait};
         if (l->rank == 0 && l->n_rank > 1)
             log_set_prefix("");

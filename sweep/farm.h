@@ -12,8 +12,8 @@ struct farm_options {
     const char *resume; /* the command that goes on with this run, for messages */
     const char *version, *git_commit;
     bool quiet;
-    bool share_card; /* several ranks may use one GPU */
-    double s_wait;   /* until a rank that gives no sign of life while weights are handed on counts as lost */
+    bool share_gpu; /* several ranks may use one GPU */
+    double s_wait;  /* until a rank that gives no sign of life while weights are handed on counts as lost */
 };
 /* Every rank calls this with the same plan. Returns 0 when the grid is complete; ERR_* with one line on rank
  * 0 when it stopped early (other ranks return the same code and say nothing). */

@@ -14,7 +14,7 @@
 /* What every rank knows of every other. */
 struct seat {
     int32_t ok, n_local;
-    char table[16], device[96], card[48];
+    char backend[16], device[96], gpu[48];
 };
 /* What rank 0 says to each. */
 struct start {
@@ -29,17 +29,17 @@ static void fill_seat(struct seat *s, const struct link *l, const struct worker 
     if (!ok)
         return;
     const struct ops *o = runner_ops(w->runner);
-    snprintf(s->table, sizeof s->table, "%s", o->name);
+    snprintf(s->backend, sizeof s->backend, "%s", o->name);
     snprintf(s->device, sizeof s->device, "%s", o->device);
-    snprintf(s->card, sizeof s->card, "%s", o->card);
+    snprintf(s->gpu, sizeof s->gpu, "%s", o->gpu);
 }
 
-/* The first two ranks on one card; ordinals say nothing, since every rank may see other cards. */
-static bool shared_card(const struct seat *s, int n, int *a, int *b)
+/* The first two ranks on one GPU; ordinals say nothing, since every rank may see other GPUs. */
+static bool shared_gpu(const struct seat *s, int n, int *a, int *b)
 {
     for (*a = 0; *a < n; ++*a)
-        for (*b = *a + 1; s[*a].card[0] && *b < n; ++*b)
-            if (!strcmp(s[*a].card, s[*b].card))
+        for (*b = *a + 1; s[*a].gpu[0] && *b < n; ++*b)
+            if (!strcmp(s[*a].gpu, s[*b].gpu))
                 return true;
     return false;
 }
@@ -57,13 +57,13 @@ static int group_size(const struct seat *s, const struct start *start, int n, in
 {
     int size = 0;
     bool good = model >= 0;
-    const char *table = NULL;
+    const char *backend = NULL;
     for (int i = 0; i < n; i++) {
         if (start[i].model != model)
             continue;
         size++;
-        table = table ? table : s[i].table;
-        good = good && s[i].ok && !strcmp(s[i].table, table) && (s[i].card[0] || s[i].n_local == 1);
+        backend = backend ? backend : s[i].backend;
+        good = good && s[i].ok && !strcmp(s[i].backend, backend) && (s[i].gpu[0] || s[i].n_local == 1);
     }
     return good && size > 1 ? size : 0;
 }
@@ -75,12 +75,12 @@ static void end_job(struct link *l, int rc)
     link_abort(l);
 }
 
-static void load_in_group(struct link *l, struct worker *w, const struct start *start, int size, bool cards,
+static void load_in_group(struct link *l, struct worker *w, const struct start *start, int size, bool gpus,
                           const struct farm_options *opt)
 {
     struct comm *c = NULL;
     int rc =
-        comm_open(&c, w->runner ? runner_ops(w->runner) : NULL, size ? start->model : -1, cards, opt->s_wait);
+        comm_open(&c, w->runner ? runner_ops(w->runner) : NULL, size ? start->model : -1, gpus, opt->s_wait);
     if (c && c->lost)
         end_job(l, rc);
     if (!c) {
@@ -116,17 +116,17 @@ int group_start(struct link *l, struct worker *w, bool ok, const struct jobs *jo
     link_exchange(l, &mine, seat, sizeof mine);
     first_jobs(jobs, start, l->n_rank);
     link_spread(l, start, n * sizeof *start);
-    bool shared = shared_card(seat, l->n_rank, &a, &b);
-    if (shared && !opt->share_card) {
+    bool shared = shared_gpu(seat, l->n_rank, &a, &b);
+    if (shared && !opt->share_gpu) {
         rc = err_set(
             ERR_INPUT,
             "ranks %d and %d would share one GPU (%s, %s): start one rank per GPU (srun --gpus-per-task=1, "
             "or mpirun with as many ranks as a node has GPUs), or allow it with --share-gpu",
-            a, b, seat[a].device, seat[a].card);
+            a, b, seat[a].device, seat[a].gpu);
     } else {
         const struct start *own = &start[l->rank];
-        bool cards = seat[l->rank].card[0] && !shared; /* NCCL refuses cards that have two ranks */
-        load_in_group(l, w, own, group_size(seat, start, l->n_rank, own->model), cards, opt);
+        bool gpus = seat[l->rank].gpu[0] && !shared; /* NCCL refuses GPUs that have two ranks */
+        load_in_group(l, w, own, group_size(seat, start, l->n_rank, own->model), gpus, opt);
     }
     free(seat);
     free(start);

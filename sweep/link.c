@@ -35,7 +35,7 @@ static void finish(MPI_Request *r)
     }
 }
 
-/* Processors per rank on this node: its own set when the launcher gave each rank a set of its own. */
+/* CPU cores per rank on this node: its own set when the launcher gave each rank a set of its own. */
 static void count_cores(struct link *l)
 {
     MPI_Comm node;

@@ -12,7 +12,7 @@ struct link {
     int rank, n_rank;
     int n_local; /* ranks on this node */
     int local;   /* which of them this one is: by itself, whatever the launcher calls it */
-    int n_core;  /* processors that this rank should use: its own, or its share of those it shares */
+    int n_core;  /* CPU cores that this rank should use: its own, or its share of those it shares */
     bool mpi;
 };
 

@@ -18,11 +18,11 @@ const char *stop_signal_name(void); /* of the first signal, "" if there was none
 void crash_install(const char *dir, int attempt);
 void crash_arm(uint64_t bundle);
 void crash_disarm(void);
-/* Leaves such a note by hand: a card whose kernel failed is as lost as a process. */
+/* Leaves such a note by hand: a GPU whose kernel failed is as lost as a process. */
 void crash_note(const char *text);
 /* How many notes there are about a bundle. */
 int crash_notes(const char *dir, uint64_t bundle);
-/* What one of them says ("signal 11", or what the card reported), owned; "" if there is none. */
+/* What one of them says ("signal 11", or what the GPU reported), owned; "" if there is none. */
 char *crash_why(const char *dir, uint64_t bundle);
 /* Removes all notes and the folder. */
 void crash_clear(const char *dir);

@@ -1,4 +1,4 @@
-/* Tables with 16-bit activations: every entry that reads or writes activations, against the plain loops on
+/* Backends with 16-bit activations: every entry that reads or writes activations, against the plain loops on
  * the same rounded values. Bounds are those of one rounding of the result, or of products with 16-bit
  * factors. */
 #include <math.h>
@@ -276,7 +276,7 @@ static void act_rope(struct ops *o, struct ops *ref, enum dtype t, int32_t n_rot
         buf_free(all[i]);
 }
 
-/* Entries that do several steps in one give the bits of the steps, whatever a table makes of them: rounding
+/* Entries that do several steps in one give the bits of the steps, whatever a backend makes of them: rounding
  * on the way is part of the meaning. */
 static struct weight act_weight(struct ops *o, struct ops *ref, enum dtype t, int64_t N, int64_t K)
 {

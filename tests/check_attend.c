@@ -86,13 +86,13 @@ void test_attend_few(struct ops *o, struct ops *ref)
                              rows[i][1], d, (int)(i % 3), i ? 1 : 3);
         }
     }
-    for (int kind = KIVI2; kind <= KIVI4; kind++) /* many whole groups of keys, seen and hidden */
+    for (int kind = KIVI2; kind <= KIVI4; kind++) /* many whole groups of keys, seen and masked */
         for (int i = 0; i < 12; i++)
             test_attend_case(o, ref, (enum cache)kind, i % 4 == 3 ? 2 : 1, rng_int(300, 700), 2, 1 << i % 4,
                              i % 2 ? 128 : 64, i / 4, 1);
 }
 
-/* A row whose mask hides every key gives zeros, NaN goes through. */
+/* A row whose mask drops every key gives zeros, NaN goes through. */
 void test_attend_edges(struct ops *o)
 {
     for (int64_t T = 1; T <= 33; T += 16) {

@@ -1,6 +1,6 @@
-/* Holds every kernel table against ops_ref: random sizes, guard bytes around every output, error bounds by
+/* Holds every backend against ops_ref: random sizes, guard bytes around every output, error bounds by
  * dtype, quantised codes bit for bit, equal bits for every number of threads. check_ops [--bench | cuda |
- * cuda-wait | cuda-wgmma]: --bench prints GB/s and TFLOP/s; cuda checks the module libkvs_cuda.so on the card
+ * cuda-wait | cuda-wgmma]: --bench prints GB/s and TFLOP/s; cuda checks the module libkvs_cuda.so on the GPU
  * (or the shim) that it finds, -wait after every kernel, -wgmma only what the warpgroup kernels do. */
 #include <math.h>
 #include <stdio.h>
@@ -45,7 +45,7 @@ static void test_memory(struct ops *o)
 
 static void test_half(void)
 {
-    table = "half";
+    backend = "half";
     bool f16 = true, bf16 = true;
     for (uint32_t i = 0; i < 65536; i++) {
         float a = f16_to_f32((uint16_t)i), b = bf16_to_f32((uint16_t)i);
@@ -62,7 +62,7 @@ static void test_half(void)
 /* What the reference itself must get right, by hand. */
 static void test_reference(struct ops *ref)
 {
-    table = "ref";
+    backend = "ref";
     float x[4] = {3, 4, 0, 0}, w[4] = {1, 1, 1, 2}, y[4];
     ref->rmsnorm(ref, (struct tensor){y, DT_F32, {1, 4, 1, 1}}, (struct tensor){x, DT_F32, {1, 4, 1, 1}}, w,
                  0.0f, 0.0f);
@@ -93,7 +93,7 @@ static void test_reference(struct ops *ref)
     check(code[0] == 0xe4 && scale[0] == 0x3c00 && min[0] == 0, "quant", "by hand");
 }
 
-/* ------------------------------------------------------------------ all tables */
+/* ------------------------------------------------------------------ all backends */
 
 static uint64_t test_table(struct ops *o, struct ops *ref)
 {
@@ -126,9 +126,9 @@ static void test_cpu(struct ops *ref, const char *isa)
             return;
         }
         snprintf(name[i], sizeof name[i], "cpu %s, %d threads", o->isa, i + 1);
-        table = name[i];
+        backend = name[i];
         sum[i] = test_table(o, ref);
-        printf("%s: done (%s)\n", table, o->libraries);
+        printf("%s: done (%s)\n", backend, o->libraries);
         ops_close(o);
     }
     check(sum[0] == sum[1], "results depend on the number of threads", "");
@@ -141,7 +141,7 @@ static int test_cuda(struct ops *ref, const char *how)
     const struct ops_options opt = {
         .act = DT_F32, .wait = !strcmp(how, "cuda-wait"), .isa = wgmma ? "wgmma" : "auto"};
     struct ops *o;
-    table = "cuda";
+    backend = "cuda";
     if (ops_open(&o, "cuda", &opt) < 0) {
         printf("%s\n", err_text());
         return 1;
@@ -174,14 +174,14 @@ static void test_quotients(void)
         for (int code = 0; code < 16; code++)
             wrong += f16_from_f32((float)code * over) != f16_from_f32((float)code / scale);
     }
-    table = "f16";
+    backend = "f16";
     check(wrong == 0, "code times reciprocal", "all scales, all codes");
 }
 
 static void test_open(void)
 {
     struct ops *o;
-    table = "open";
+    backend = "open";
     check(ops_open(&o, "cpux", NULL) == ERR_INPUT && strstr(err_text(), "cpu"), "open", "unknown name");
     check(ops_open(&o, "cpu", &(struct ops_options){.isa = "sse9"}) == ERR_INPUT, "open", "unknown isa");
     check(ops_open(&o, "cpu", &(struct ops_options){.threads = -1}) == ERR_INPUT, "open", "threads");
@@ -212,7 +212,7 @@ int main(int argc, char **argv)
     const char *isa[] = {"avx512", "auto", "avx2", "portable"};
     for (size_t i = 0; i < 4; i++)
         test_cpu(ref, isa[i]);
-    table = "ref";
+    backend = "ref";
     for (int k = 0; k < MEM_KIND_N; k++)
         check(ref->used(ref, (enum mem_kind)k, PLACE_DEVICE) == 0, "leak", mem_kind_name((enum mem_kind)k));
     ops_close(ref);

@@ -43,7 +43,7 @@ void test_matmul(struct ops *o, struct ops *ref)
     }
 }
 
-/* Entries that do several steps in one equal those, whatever a table makes of them. Where the steps use
+/* Entries that do several steps in one equal those, whatever a backend makes of them. Where the steps use
  * tiles, the last few rows may be summed in another order. */
 static double fused_tol(int64_t T, enum dtype t)
 {

@@ -7,7 +7,7 @@
 #include "check_rig.h"
 
 int n_passed, n_failed;
-const char *table;
+const char *backend;
 
 void check(bool ok, const char *what, const char *detail)
 {
@@ -16,7 +16,7 @@ void check(bool ok, const char *what, const char *detail)
         return;
     }
     n_failed++;
-    printf("FAILED %s: %s %s\n", table, what, detail);
+    printf("FAILED %s: %s %s\n", backend, what, detail);
 }
 
 uint64_t rng_state;
@@ -127,7 +127,7 @@ void compare(const char *what, const char *detail, enum dtype t, const struct bu
 
 /* ------------------------------------------------------------------ random caches */
 
-/* A run of n tokens, from the reference's own quantiser; the same memory serves both tables. */
+/* A run of n tokens, from the reference's own quantiser; the same memory serves both backends. */
 static void make_run(struct ops *ref, struct kv_run *r, struct owned_run *own, enum quant_layout layout,
                      enum dtype t, int32_t bits, int64_t n, int64_t H, int64_t d, int64_t pos, bool indexed)
 {

@@ -7,9 +7,9 @@
 #include "kernels/ops.h"
 
 extern int n_passed, n_failed;
-extern const char *table;  /* what is being tested */
-extern uint64_t rng_state; /* the seed */
-extern uint64_t digest;    /* over everything a table computed, to compare numbers of threads bit for bit */
+extern const char *backend; /* what is being tested */
+extern uint64_t rng_state;  /* the seed */
+extern uint64_t digest; /* over everything a backend computed, to compare numbers of threads bit for bit */
 
 void check(bool ok, const char *what, const char *detail);
 void digest_add(const void *p, size_t n);
@@ -18,14 +18,14 @@ uint64_t rng(void);
 int64_t rng_int(int64_t lo, int64_t hi); /* both included */
 float rng_float(void);                   /* near a standard normal */
 
-/* A table on a card reads and writes pinned memory of the host, which the reference and the checks see too:
- * then all buffers come from it. NULL: every table has its own. */
+/* A backend on a GPU reads and writes pinned memory of the host, which the reference and the checks see too:
+ * then all buffers come from it. NULL: every backend has its own. */
 extern struct ops *rig_pinned;
 /* Products round f32 activations to the weights' (the cache's) 16-bit dtype. */
 extern bool rig_half;
-void rig_wait(void); /* until that card is done */
+void rig_wait(void); /* until that GPU is done */
 
-/* Memory of a table with bytes before and after that nobody may touch. */
+/* Memory of a backend with bytes before and after that nobody may touch. */
 struct buf {
     struct ops *o;
     unsigned char *base;
@@ -37,7 +37,7 @@ struct buf buf_random(struct ops *o, enum dtype t, int64_t n);
 void buf_free(struct buf *b); /* checks the bytes around it */
 struct tensor view(const struct buf *b, enum dtype t, int64_t n0, int64_t n1, int64_t n2);
 
-/* A matrix [n_out, n_in] as the table keeps it, in t. */
+/* A matrix [n_out, n_in] as the backend keeps it, in t. */
 struct weight rig_pack(struct ops *o, const struct tensor *src, enum dtype t);
 
 /* |got - want| <= tol * (1 + |want|) everywhere. */
@@ -71,7 +71,7 @@ struct owned_set {
 };
 
 /* Queries [T,H,d] and keys at positions 0..n-1: a few dense ones, the body in its layout, a dense window;
- * values are cut elsewhere. The same memory serves both tables. */
+ * values are cut elsewhere. The same memory serves both backends. */
 void make_set(struct ops *ref, struct attend_set *s, struct owned_set *own, enum cache kind, int64_t T,
               int64_t n, int64_t H, int64_t Hk, int64_t d);
 void free_set(struct owned_set *own);

@@ -1,5 +1,5 @@
-/* The kernels that score and choose keys, against their plain loops: keep lists and masses of attention,
- * select, gather, mean, dots, norms. */
+/* The kernels that score and choose keys, against their plain loops: keep lists and attention scores of
+ * attention, select, gather, mean, dots, norms. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,7 +7,7 @@
 
 #include "check_rig.h"
 
-/* ------------------------------------------------------------------ attention with keep lists and masses */
+/* ------------------------------------------------------------------ attention, keep lists and scores */
 
 struct score_case {
     enum cache kind;
@@ -15,13 +15,13 @@ struct score_case {
     int n_set, n_seq;
     int keep;  /* 0: no list; 1: per KV head; 2: per query head */
     int show;  /* of 100 keys; 0: one key per head; -1: none */
-    bool mass; /* of every set; otherwise of the second one only */
-    bool f16_mass;
+    bool attn_scores; /* of every set; otherwise of the second one only */
+    bool f16_attn_scores;
 };
 
-/* What one table works on: a list and masses of its own memory, the same content. */
+/* What one backend works on: a list and attention scores of its own memory, the same content. */
 struct lists {
-    struct buf out, keep[2], mass[2];
+    struct buf out, keep[2], attn_scores[2];
 };
 
 static void make_keep(struct buf *b, const struct score_case *c, int64_t rows, int64_t ld)
@@ -48,34 +48,34 @@ static void make_lists(struct ops *o, struct ops *ref, struct lists l[2], const 
     for (int s = 0; s < c->n_set; s++) {
         for (int i = 0; i < 2; i++) {
             l[i].keep[s] = buf_new(both[i], (size_t)(rows * ld));
-            l[i].mass[s] = buf_new(both[i], (size_t)(H * ld) * 4);
+            l[i].attn_scores[s] = buf_new(both[i], (size_t)(H * ld) * 4);
         }
         make_keep(&l[0].keep[s], c, rows, ld);
         memcpy(buf_data(&l[1].keep[s]), buf_data(&l[0].keep[s]), (size_t)(rows * ld));
         for (int64_t j = 0; j < H * ld; j++) {
-            float x = fabsf(rng_float()), y = c->f16_mass ? f16_round(x) : x;
-            ((float *)buf_data(&l[0].mass[s]))[j] = ((float *)buf_data(&l[1].mass[s]))[j] = y;
+            float x = fabsf(rng_float()), y = c->f16_attn_scores ? f16_round(x) : x;
+            ((float *)buf_data(&l[0].attn_scores[s]))[j] = ((float *)buf_data(&l[1].attn_scores[s]))[j] = y;
         }
         for (int i = 0; i < 2; i++) {
             a[i]->set[s].keep = c->keep ? buf_data(&l[i].keep[s]) : NULL;
             a[i]->set[s].keep_rows = rows;
             a[i]->set[s].keep_ld = ld;
-            a[i]->set[s].mass = c->mass || s == 1 ? buf_data(&l[i].mass[s]) : NULL;
-            a[i]->set[s].mass_ld = ld;
+            a[i]->set[s].attn_scores = c->attn_scores || s == 1 ? buf_data(&l[i].attn_scores[s]) : NULL;
+            a[i]->set[s].attn_scores_ld = ld;
         }
     }
 }
 
-/* Rows of `out` do not depend on whether masses are wanted; those of another number of rows may. */
+/* Rows of `out` do not depend on whether attention scores are wanted; those of another number of rows may. */
 static void check_out_alone(struct ops *o, const struct attend_args *a, const char *text)
 {
     struct attend_args b = *a;
     struct buf out = buf_new(o, tensor_bytes(&a->out));
     b.out.data = buf_data(&out);
-    b.set[0].mass = b.set[1].mass = NULL;
+    b.set[0].attn_scores = b.set[1].attn_scores = NULL;
     o->attend(o, &b, 1);
     rig_wait();
-    check(memcmp(buf_data(&out), a->out.data, out.bytes) == 0, "masses change the output", text);
+    check(memcmp(buf_data(&out), a->out.data, out.bytes) == 0, "attention scores change the output", text);
     buf_free(&out);
 }
 
@@ -89,7 +89,7 @@ static void test_score_case(struct ops *o, struct ops *ref, const struct score_c
         struct attend_args a = {.n_set = c->n_set, .n_kv_head = (int32_t)c->Hk, .q_pos = n - c->T};
         memset(a.set, 0, sizeof a.set);
         a.scale = 2.0f / sqrtf((float)c->d);
-        a.f16_mass = c->f16_mass;
+        a.f16_attn_scores = c->f16_attn_scores;
         for (int s = 0; s < c->n_set; s++) {
             make_set(ref, &a.set[s], &sets[i][s], c->kind, c->T, n, c->Hk * c->g, c->Hk, c->d);
             a.set[s].dist_min = s ? n / 4 + 1 : 0;
@@ -102,22 +102,23 @@ static void test_score_case(struct ops *o, struct ops *ref, const struct score_c
     ref->attend(ref, arg[1], c->n_seq);
     check(o->sync(o) == 0, "attend", "sync");
     char text[160];
-    snprintf(text, sizeof text, "%s T=%lld N=%lld Hk=%lld g=%lld d=%lld sets=%d keep=%d show=%d mass=%d%s",
+    snprintf(text, sizeof text,
+             "%s T=%lld N=%lld Hk=%lld g=%lld d=%lld sets=%d keep=%d show=%d attn_scores=%d%s",
              cache_names[c->kind], (long long)c->T, (long long)c->N, (long long)c->Hk, (long long)c->g,
-             (long long)c->d, c->n_set, c->keep, c->show, c->mass, c->f16_mass ? " f16" : "");
+             (long long)c->d, c->n_set, c->keep, c->show, c->attn_scores, c->f16_attn_scores ? " f16" : "");
     bool half = c->kind != DENSE_F32 && (c->T >= 16 || rig_half); /* bf16 products allowed */
     for (int i = 0; i < c->n_seq; i++) {
         compare("attend", text, DT_F32, &l[i][0].out, &l[i][1].out, half ? 2e-2 : 1e-5);
         for (int s = 0; s < c->n_set; s++)
-            compare("mass", text, DT_F32, &l[i][0].mass[s], &l[i][1].mass[s],
-                    c->f16_mass ? 2e-3
-                    : half      ? 2e-2
-                                : 2e-5);
+            compare("attn_scores", text, DT_F32, &l[i][0].attn_scores[s], &l[i][1].attn_scores[s],
+                    c->f16_attn_scores ? 2e-3
+                    : half             ? 2e-2
+                                       : 2e-5);
         check_out_alone(o, &arg[0][i], text);
         for (int s = 0; s < c->n_set; s++) {
             for (int side = 0; side < 2; side++) {
                 buf_free(&l[i][side].keep[s]);
-                buf_free(&l[i][side].mass[s]);
+                buf_free(&l[i][side].attn_scores[s]);
             }
             free_set(&sets[i][s]);
         }
@@ -126,7 +127,7 @@ static void test_score_case(struct ops *o, struct ops *ref, const struct score_c
     }
 }
 
-static void test_masses(struct ops *o, struct ops *ref)
+static void test_attn_scores(struct ops *o, struct ops *ref)
 {
     static const int64_t heads[][2] = {{1, 1}, {2, 3}, {1, 4}, {3, 1}, {1, 12}};
     static const int shows[] = {-1, 0, 6, 50, 100};
@@ -142,8 +143,8 @@ static void test_masses(struct ops *o, struct ops *ref)
                 c.N = rng_int(c.T, 330);
                 c.n_set = (int)rng_int(1, 2);
                 c.n_seq = i ? 1 : 3;
-                c.mass = rng() % 3 > 0;
-                c.f16_mass = rng() % 4 == 0;
+                c.attn_scores = rng() % 3 > 0;
+                c.f16_attn_scores = rng() % 4 == 0;
                 test_score_case(o, ref, &c);
             }
         }
@@ -352,7 +353,7 @@ static void test_sums_case(struct ops *o, struct ops *ref, enum dtype t, int64_t
 
 void test_score(struct ops *o, struct ops *ref)
 {
-    test_masses(o, ref);
+    test_attn_scores(o, ref);
     test_select(o, ref);
     test_pack_case(o, ref, 9000, 4200, 3, 8); /* more than a block holds */
     test_pack_case(o, ref, 700, 699, 2, 64);

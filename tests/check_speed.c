@@ -1,4 +1,4 @@
-/* check_ops --bench: every kernel of the table for CPUs on its own, in GB/s and TFLOP/s. */
+/* check_ops --bench: every kernel of the backend for CPUs on its own, in GB/s and TFLOP/s. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -124,7 +124,7 @@ static void bench_attend(struct ops *o, struct ops *ref, enum cache kind, int64_
 int rig_bench(struct ops *ref)
 {
     struct ops *o;
-    table = "cpu";
+    backend = "cpu";
     if (ops_open(&o, "cpu", NULL) < 0)
         return 1;
     printf("%s, %s, %s, %d threads\n", o->device, o->isa, o->libraries, o->threads);

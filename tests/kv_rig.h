@@ -1,4 +1,4 @@
-/* A layer to test caches on: random rows of q, k, v for a whole sequence, fed in pieces. */
+/* A layer to test caches on: random rows of q, k, v for a whole sequence, fed in chunks. */
 #ifndef KVS_TESTS_KV_RIG_H
 #define KVS_TESTS_KV_RIG_H
 
@@ -17,8 +17,8 @@
 #include "base/mem.h"
 #include "kv/kv.h"
 
-/* The kernel table under test: the program's first argument, or the reference. */
-static const char *rig_table = "ref";
+/* The backend under test: the program's first argument, or the reference. */
+static const char *rig_backend = "ref";
 
 struct rig {
     struct ops *ops;
@@ -30,7 +30,7 @@ struct rig {
 static inline void rig_init(struct rig *g, int32_t n_head, int32_t n_kv_head, int32_t d, enum dtype dtype)
 {
     memset(g, 0, sizeof *g);
-    assert_int_equal(ops_open(&g->ops, rig_table, &(struct ops_options){0}), 0);
+    assert_int_equal(ops_open(&g->ops, rig_backend, &(struct ops_options){0}), 0);
     for (int i = 0; i < d / 2; i++)
         g->inv_freq[i] = (float)pow(10000.0, -2.0 * i / d);
     g->rope = (struct rope){.n_rot = d, .mscale = 1, .inv_freq = g->inv_freq};
@@ -133,10 +133,10 @@ static inline int rig_step(const struct rig *g, struct kv_cache *c, const struct
 
 /* Feeds up to token `to`, `piece` rows at a time. */
 static inline void rig_feed(const struct rig *g, struct kv_cache *c, const struct feed *f, int64_t to,
-                            int64_t piece)
+                            int64_t chunk)
 {
     while (c->n < to)
-        assert_int_equal(rig_step(g, c, f, to - c->n < piece ? to - c->n : piece), 0);
+        assert_int_equal(rig_step(g, c, f, to - c->n < chunk ? to - c->n : chunk), 0);
 }
 
 static inline bool needs_own_pass(const struct kv_spec *s, int64_t n_prompt, const struct kv_shape *shape)
@@ -146,12 +146,12 @@ static inline bool needs_own_pass(const struct kv_spec *s, int64_t n_prompt, con
 
 /* A cache of `spec` after the prompt, as the engine makes it: its own pass, or a fork of the plain one. */
 static inline int rig_prompt(const struct rig *g, struct kv_cache *c, const struct kv_spec *spec,
-                             const struct feed *f, int64_t n_prompt, int64_t n_max, int64_t piece)
+                             const struct feed *f, int64_t n_prompt, int64_t n_max, int64_t chunk)
 {
     if (needs_own_pass(spec, n_prompt, &g->shape)) {
         TRY(kv_open(c, spec, &g->shape, g->ops, 0, n_prompt, n_max));
         while (c->n < n_prompt) {
-            int rc = rig_step(g, c, f, n_prompt - c->n < piece ? n_prompt - c->n : piece);
+            int rc = rig_step(g, c, f, n_prompt - c->n < chunk ? n_prompt - c->n : chunk);
             if (rc < 0) {
                 kv_close(c);
                 return rc;
@@ -163,10 +163,10 @@ static inline int rig_prompt(const struct rig *g, struct kv_cache *c, const stru
     struct kv_cache prompt;
     assert_int_equal(kv_spec_parse(&full, "full"), 0);
     int rc = kv_open(&prompt, &full, &g->shape, g->ops, 0, n_prompt, n_prompt);
-    if (rc == 0 && kv_wants_mass(spec))
+    if (rc == 0 && kv_wants_attn_scores(spec))
         rc = kv_watch(&prompt);
     if (rc == 0) {
-        rig_feed(g, &prompt, f, n_prompt, piece);
+        rig_feed(g, &prompt, f, n_prompt, chunk);
         struct kv_dense *dense = kv_freeze(&prompt);
         assert_non_null(dense);
         rc = kv_fork(c, spec, &g->shape, g->ops, 0, dense, n_max);

@@ -1,4 +1,4 @@
-/* What the model tests share: kernel tables, opening a fixture, reading expected.bin, comparing. */
+/* What the model tests share: backends, opening a fixture, reading expected.bin, comparing. */
 #ifndef KVS_TESTS_MODEL_COMMON_H
 #define KVS_TESTS_MODEL_COMMON_H
 
@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A model of a fixture on one kernel table. */
+/* A model of a fixture on one backend. */
 struct rig {
     struct ops *ops;
     struct model *m;
@@ -24,11 +24,12 @@ struct rig {
     struct kv_spec full;
 };
 
-static inline void rig_open(struct rig *r, const char *path, const char *table, enum dtype dtype, bool share)
+static inline void rig_open(struct rig *r, const char *path, const char *backend, enum dtype dtype,
+                            bool share)
 {
     const struct ops_options oo = {.threads = 2, .isa = "auto"};
     struct model_file *f;
-    OK(ops_open(&r->ops, table, &oo));
+    OK(ops_open(&r->ops, backend, &oo));
     OK(model_file_open(&f, path));
     const struct model_options mo = {.dtype = dtype, .threads = 2, .share = share};
     OK(model_open(&r->m, r->ops, f, &mo));

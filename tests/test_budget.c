@@ -55,7 +55,7 @@ static void every_method_fits(void **state)
         if (!kv_has_strength(m))
             continue;
         range(m, &shape, 3000, 3100, &least, &most);
-        /* a method that only hides tokens has one size, whatever its strength */
+        /* a method that only masks tokens has one size, whatever its strength */
         if (!(least < most || (least == most && !strcmp(m->name, "h2o-paper"))))
             fail_msg("%s: %llu to %llu", m->name, (unsigned long long)least, (unsigned long long)most);
         for (int k = -1; k <= 8; k++) {

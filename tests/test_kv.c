@@ -1,4 +1,4 @@
-/* Every compressor in every situation: a table of specs × heads × lengths × pieces × batches, the ledger, and
+/* Every compressor in every situation: a table of specs × heads × lengths × chunks × batches, the ledger, and
  * running out of memory. */
 #include "kv_rig.h"
 
@@ -55,14 +55,14 @@ static void every_method_is_in_the_table(void **state)
 
 /* ------------------------------------------------------------------ the matrix */
 
-/* Prompt in pieces, then decode one by one; the outputs stay in f->out. */
+/* Prompt in chunks, then decode one by one; the outputs stay in f->out. */
 static void run_alone(const struct rig *g, const char *text, const struct feed *f, int64_t n_prompt,
-                      int64_t piece)
+                      int64_t chunk)
 {
     struct kv_spec s;
     struct kv_cache c;
     assert_int_equal(kv_spec_parse(&s, text), 0);
-    assert_int_equal(rig_prompt(g, &c, &s, f, n_prompt, f->n, piece), 0);
+    assert_int_equal(rig_prompt(g, &c, &s, f, n_prompt, f->n, chunk), 0);
     rig_feed(g, &c, f, f->n, 1);
     assert_int_equal(c.n, f->n);
     kv_close(&c);
@@ -90,7 +90,7 @@ static void identity(void **state)
 {
     (void)state;
     static const enum dtype dtypes[] = {DT_F32, DT_F16};
-    static const int64_t prompts[] = {5, 136}, pieces[] = {512, 64, 1};
+    static const int64_t prompts[] = {5, 136}, chunks[] = {512, 64, 1};
     for (int h = 0; h < 2; h++)
         for (int t = 0; t < 2; t++)
             for (int l = 0; l < (h == t ? 2 : 1); l++) { /* long prompts: MHA in f32, GQA in f16 */
@@ -104,7 +104,7 @@ static void identity(void **state)
                 for (int k = 0; k < 3 * N_SPECS; k++) {
                     const struct spec_case *s = &specs[k / 3];
                     memset(f.out, 0, n * sizeof(float));
-                    run_alone(&g, s->text, &f, prompts[l], pieces[k % 3]);
+                    run_alone(&g, s->text, &f, prompts[l], chunks[k % 3]);
                     if (s->bound == 0)
                         assert_memory_equal(f.out, want, n * sizeof(float));
                     size_t at = (size_t)prompts[l] * f.q_row; /* a shared prompt pass is exact for everyone */
@@ -123,7 +123,7 @@ static void identity(void **state)
             }
 }
 
-/* More specs, of which only "the same whatever the pieces and the company" is asked. */
+/* More specs, of which only "the same whatever the chunks and the company" is asked. */
 static const char *const mixed[] = {"full",
                                     "kivi:bits=2",
                                     "streaming:ratio=4",
@@ -155,28 +155,28 @@ static const char *const mixed[] = {"full",
                                     "h2o-paper:heavy=0.01,recent=0.125,lag=1"};
 enum { N_MIXED = sizeof mixed / sizeof mixed[0] };
 
-static void pieces_do_not_matter(void **state)
+static void chunks_do_not_matter(void **state)
 {
     (void)state;
-    static const int64_t pieces[] = {128, 64, 1, 13};
+    static const int64_t chunks[] = {128, 64, 1, 13};
     for (int h = 0; h < 2; h++)
         for (int k = 0; k < N_MIXED; k++) {
             struct rig g;
             struct feed f;
-            if (strstr(mixed[k], "infllm")) /* defined by its pieces: test_kv_infllm.c */
+            if (strstr(mixed[k], "infllm")) /* defined by its chunks: test_kv_infllm.c */
                 continue;
             rig_init(&g, heads[h][0], heads[h][1], 16, h ? DT_F16 : DT_F32);
             const bool codes = strstr(mixed[k], "kivi") || strstr(mixed[k], "flexgen");
             if (codes && !strstr(mixed[k], "group=16"))
                 g.shape.head_dim = 32, g.rope.n_rot = 32;
-            const int64_t n_prompt = codes ? 140 : 200; /* more than one window, more than one piece */
+            const int64_t n_prompt = codes ? 140 : 200; /* more than one window, more than one chunk */
             feed_init(&f, &g, n_prompt + 30, 11);
             size_t bytes = (size_t)f.n * f.q_row * sizeof(float);
-            run_alone(&g, mixed[k], &f, n_prompt, pieces[0]);
+            run_alone(&g, mixed[k], &f, n_prompt, chunks[0]);
             float *want = mem_dup(f.out, bytes);
-            for (size_t p = 1; p < sizeof pieces / sizeof pieces[0]; p++) {
+            for (size_t p = 1; p < sizeof chunks / sizeof chunks[0]; p++) {
                 memset(f.out, 0, bytes);
-                run_alone(&g, mixed[k], &f, n_prompt, pieces[p]);
+                run_alone(&g, mixed[k], &f, n_prompt, chunks[p]);
                 assert_memory_equal(f.out, want, bytes);
             }
             free(want);
@@ -339,8 +339,8 @@ static void streaming_bytes_by_hand(void **state)
     g.ops->peak(g.ops, true);
     rig_feed(&g, &c, &f, 600, 200);
     assert_int_equal(rig_used(&g), 64 * 2 * 64 * 2 + 6 * 32 * 4);
-    size_t piece = 200 * (2 * 64 * 2 + 6 * 32 * 4); /* staged k, v; queries for the sinks */
-    assert_int_equal(g.ops->peak(g.ops, true), rig_used(&g) + piece);
+    size_t chunk = 200 * (2 * 64 * 2 + 6 * 32 * 4); /* staged k, v; queries for the sinks */
+    assert_int_equal(g.ops->peak(g.ops, true), rig_used(&g) + chunk);
     rig_feed(&g, &c, &f, 700, 1);
     assert_int_equal(g.ops->peak(g.ops, false), rig_used(&g));
     struct kv_budgets b;
@@ -481,7 +481,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_method_is_in_the_table),
         cmocka_unit_test(identity),
-        cmocka_unit_test(pieces_do_not_matter),
+        cmocka_unit_test(chunks_do_not_matter),
         cmocka_unit_test(batches),
         cmocka_unit_test(ledger_is_the_allocators),
         cmocka_unit_test(kivi_bytes_by_hand),

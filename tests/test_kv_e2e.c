@@ -2,9 +2,9 @@
  * at 100 steps along given tokens, and logits (oracle/e2e_fixtures.py says what the files hold). */
 #include "model_common.h"
 
-static const char *const tables[] = {"ref", "cpu"};
+static const char *const backends[] = {"ref", "cpu"};
 
-static bool have_table(const char *name)
+static bool have_backend(const char *name)
 {
     for (const char *const *p = ops_names(); *p; p++)
         if (!strcmp(*p, name))
@@ -49,7 +49,7 @@ static const float *prompt_pass(struct rig *r, struct seq *s, const struct kv_sp
         step(r, s, e->ids, e->n_prompt - 1, LOGITS_NONE);
         return step(r, s, e->ids + e->n_prompt - 1, 1, LOGITS_LAST);
     }
-    OK(seq_open_prompt(&plain, r->m, &r->shape, &r->full, e->n_prompt, kv_wants_mass(spec)));
+    OK(seq_open_prompt(&plain, r->m, &r->shape, &r->full, e->n_prompt, kv_wants_attn_scores(spec)));
     const float *out = step(r, &plain, e->ids, e->n_prompt, LOGITS_LAST);
     OK(seq_freeze(&plain, &p));
     OK(seq_fork(s, r->m, &r->shape, spec, &p, n_max));
@@ -66,7 +66,7 @@ static int32_t best_of(const float *x, int n)
     return best;
 }
 
-static void check(const char *model, const char *path, const char *table)
+static void check(const char *model, const char *path, const char *backend)
 {
     struct rig r;
     struct e2e e;
@@ -75,13 +75,13 @@ static void check(const char *model, const char *path, const char *table)
     double worst = 0;
     int n_clear = 0, row = 0;
     e2e_read(&e, path);
-    rig_open(&r, model, table, DT_F32, false);
+    rig_open(&r, model, backend, DT_F32, false);
     assert_int_equal(model_config(r.m)->n_vocab, e.n_vocab);
     OK(kv_spec_parse(&spec, e.method));
     const float *out = prompt_pass(&r, &s, &spec, &e);
     for (int i = 0; i < e.n_new; i++) {
         if (e.gap[i] > 1e-3f && best_of(out, e.n_vocab) != e.best[i])
-            fail_msg("%s, %s: %s chooses %d at step %d, the oracle %d", table, path, e.method,
+            fail_msg("%s, %s: %s chooses %d at step %d, the oracle %d", backend, path, e.method,
                      best_of(out, e.n_vocab), i, e.best[i]);
         n_clear += e.gap[i] > 1e-3f;
         if (row < e.n_row && e.row[row] == i)
@@ -89,7 +89,7 @@ static void check(const char *model, const char *path, const char *table)
         if (i + 1 < e.n_new)
             out = step(&r, &s, e.ids + e.n_prompt + i, 1, LOGITS_LAST);
     }
-    print_message("%s %s %s: %d clear choices, max |delta logit| %.2g\n", table, path, e.method, n_clear,
+    print_message("%s %s %s: %d clear choices, max |delta logit| %.2g\n", backend, path, e.method, n_clear,
                   worst);
     assert_int_equal(row, e.n_row);
     assert_true(n_clear >= 95);
@@ -102,10 +102,10 @@ static void check(const char *model, const char *path, const char *table)
 
 static void check_model(const char *model, const char *name)
 {
-    for (size_t t = 0; t < sizeof tables / sizeof *tables; t++)
-        for (int i = 0; i < 3 && have_table(tables[t]); i++) {
+    for (size_t t = 0; t < sizeof backends / sizeof *backends; t++)
+        for (int i = 0; i < 3 && have_backend(backends[t]); i++) {
             char *path = mem_printf("fixtures/e2e/%s-%d.bin", name, i);
-            check(model, path, tables[t]);
+            check(model, path, backends[t]);
             free(path);
         }
 }

@@ -203,8 +203,8 @@ static void oracle(void **state)
     oracle_case("gqa", "sim", "flexgen", DT_F32);
     oracle_case("mha", "sim", "flexgen", DT_F32);
     oracle_case("gqa", "up", "flexgen-upstream", DT_F32);
-    if (strcmp(rig_table, "ref"))
-        return; /* 16-bit caches have 16-bit products in the fast table */
+    if (strcmp(rig_backend, "ref"))
+        return; /* 16-bit caches have 16-bit products in the fast backend */
     oracle_case("gqa", "sim", "flexgen", DT_F16);
     oracle_case("mha", "sim", "flexgen", DT_F16);
     oracle_case("gqa", "up", "flexgen-upstream", DT_F16);
@@ -257,7 +257,7 @@ static void once_is_every_time(void **state)
 {
     (void)state;
     static const int32_t heads[][2] = {{6, 2}, {3, 3}};
-    const int64_t n_prompt = 150, n = 380, piece = 64;
+    const int64_t n_prompt = 150, n = 380, chunk = 64;
     for (int h = 0; h < 2; h++) {
         struct rig g;
         struct feed f;
@@ -280,11 +280,11 @@ static void once_is_every_time(void **state)
         while (a.n < n)
             anew_step(&g, &a, &f,
                       a.n >= n_prompt          ? 1
-                      : a.n + piece < n_prompt ? piece
+                      : a.n + chunk < n_prompt ? chunk
                                                : n_prompt - a.n,
                       want);
         assert_int_equal(kv_spec_parse(&s, "flexgen"), 0);
-        assert_int_equal(rig_prompt(&g, &c, &s, &f, n_prompt, n, piece), 0);
+        assert_int_equal(rig_prompt(&g, &c, &s, &f, n_prompt, n, chunk), 0);
         rig_feed(&g, &c, &f, n, 1);
         assert_memory_equal(f.out, want, (size_t)n * f.q_row * sizeof *want);
         struct kv_dump d[KV_DUMP_MAX];
@@ -354,7 +354,7 @@ static bool reads_codes(const struct when_case *w, int64_t n_prompt, int64_t p, 
     return j < p || !w->upstream;
 }
 
-/* Keys are rotated in float32 by the table under test; the rest is double. */
+/* Keys are rotated in float32 by the backend under test; the rest is double. */
 static void check_when(const struct when_case *w)
 {
     struct rig g;
@@ -485,7 +485,7 @@ static void bytes_by_hand(void **state)
 int main(int argc, char **argv)
 {
     if (argc > 1)
-        rig_table = argv[1];
+        rig_backend = argv[1];
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(quantisers),    cmocka_unit_test(codes_above_the_top),
         cmocka_unit_test(oracle),        cmocka_unit_test(once_is_every_time),

@@ -98,8 +98,9 @@ static void check_case(const struct fix *file, const struct oracle_case *o)
     struct array scores = fix_get(file, KIND_F32, name, o->i);
     snprintf(name, sizeof name, "%s%%d.out", o->group);
     struct array out = fix_get(file, KIND_F32, name, o->i);
-    stream_open(&g, &f, o->stream, o->L + o->S, DT_F32); /* the fast table rounds products of 16-bit caches */
-    g.shape.rope = NULL;                                 /* the streams are read as rotated */
+    stream_open(&g, &f, o->stream, o->L + o->S,
+                DT_F32); /* the fast backend rounds products of 16-bit caches */
+    g.shape.rope = NULL; /* the streams are read as rotated */
     assert_int_equal(kv_spec_parse(&spec, o->spec), 0);
     assert_int_equal(rig_prompt(&g, &c, &spec, &f, o->L, f.n + 1, 64), 0);
     kv_get_budgets(&c, &b);
@@ -258,7 +259,7 @@ static void check_kept(const struct sim *m, const struct sim_head *s, const stru
 static void sim_case(int when, int64_t n_prompt, int64_t n_new, int64_t heavy, int64_t recent, uint64_t seed)
 {
     static const char *const names[] = {"prefill", "after", "decode"};
-    static const int64_t pieces[] = {2048, 512, 100}; /* rows that come at a time do not matter */
+    static const int64_t chunks[] = {2048, 512, 100}; /* rows that come at a time do not matter */
     static struct sim_head head[2];
     struct rig g;
     struct feed f;
@@ -271,7 +272,7 @@ static void sim_case(int when, int64_t n_prompt, int64_t n_new, int64_t heavy, i
     const struct sim m = {&g, &f, heavy, recent, n_prompt, when};
     char *text = mem_printf("h2o:heavy_size=%d,recent_size=%d,when=%s", (int)heavy, (int)recent, names[when]);
     assert_int_equal(kv_spec_parse(&spec, text), 0);
-    assert_int_equal(rig_prompt(&g, &c, &spec, &f, n_prompt, f.n, pieces[seed % 3]), 0);
+    assert_int_equal(rig_prompt(&g, &c, &spec, &f, n_prompt, f.n, chunks[seed % 3]), 0);
     memset(head, 0, sizeof head);
     for (int64_t t = 0; t < f.n; t++) {
         if (t >= n_prompt)
@@ -361,7 +362,7 @@ static void bytes_by_hand(void **state)
     assert_int_equal(rig_used(&g), rows * row);
     g.ops->peak(g.ops, true);
     rig_feed(&g, &c, &f, 1200, 1);
-    if (!strcmp(rig_table, "ref")) /* the fast table counts its scratch */
+    if (!strcmp(rig_backend, "ref")) /* the fast backend counts its scratch */
         assert_int_equal(g.ops->peak(g.ops, false), rows * row);
     kv_get_budgets(&c, &b);
     assert_near(b.value[KV_KEPT_TOKENS], 250, 0);
@@ -431,7 +432,7 @@ static void knorm_rule(void **state)
 int main(int argc, char **argv)
 {
     if (argc > 1)
-        rig_table = argv[1];
+        rig_backend = argv[1];
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(oracle_gqa), cmocka_unit_test(oracle_mha),    cmocka_unit_test(h2o_rule),
         cmocka_unit_test(ties),       cmocka_unit_test(bytes_by_hand), cmocka_unit_test(knorm_rule),

@@ -13,16 +13,16 @@ struct oracle {
     struct fix file;
     int i; /* case */
     int64_t topk, repr;
-    int64_t piece, call; /* pieces and calls so far */
+    int64_t chunk, call; /* chunks and calls so far */
 };
 
-/* Blocks that the newest piece attended to. */
+/* Blocks that the newest chunk attended to. */
 static void check_chosen(struct oracle *o, const struct kv_cache *c, const struct kv_dump *blocks, int64_t at,
                          bool single)
 {
     struct array chosen = fix_get(&o->file, KIND_I32, "c%d.chosen", o->i);
-    const int32_t *want = (const int32_t *)chosen.data + o->piece * (2 + o->topk);
-    assert_true(o->piece < chosen.n[0]);
+    const int32_t *want = (const int32_t *)chosen.data + o->chunk * (2 + o->topk);
+    assert_true(o->chunk < chosen.n[0]);
     if (single)
         assert_int_equal(want[0], c->n);
     int64_t n = 0;
@@ -30,8 +30,8 @@ static void check_chosen(struct oracle *o, const struct kv_cache *c, const struc
         n++;
     qsort(blocks->data, (size_t)blocks->n[0], sizeof(int32_t), rising);
     if (blocks->n[0] != n || memcmp(blocks->data, want + 2, (size_t)n * sizeof(int32_t)) != 0)
-        fail_msg("case %d, piece at %d: other blocks chosen", o->i, (int)at);
-    o->piece++;
+        fail_msg("case %d, chunk at %d: other blocks chosen", o->i, (int)at);
+    o->chunk++;
 }
 
 static void check_counts(struct oracle *o, const struct kv_dump *counts)
@@ -39,7 +39,7 @@ static void check_counts(struct oracle *o, const struct kv_dump *counts)
     struct array all = fix_get(&o->file, KIND_I32, "c%d.counts", o->i);
     const int32_t *want = (const int32_t *)all.data + 4 * o->call, *got = counts->data;
     assert_true(o->call < all.n[0]);
-    if (got[0] < want[0]) /* the oracle's call is longer than a piece */
+    if (got[0] < want[0]) /* the oracle's call is longer than a chunk */
         return;
     for (int k = 0; k < 4; k++)
         assert_int_equal(got[k], want[k]);
@@ -94,7 +94,7 @@ static void oracle_case(struct oracle *o, const char *name)
     struct kv_cache c;
     o->topk = z[2];
     o->repr = z[5];
-    o->piece = o->call = 0;
+    o->chunk = o->call = 0;
     stream_open(&g, &f, name, n, DT_F32);
     const double base = *(const double *)fix_get(&o->file, KIND_F64, "rope_base", 0).data;
     for (int k = 0; k < g.shape.head_dim / 2; k++)
@@ -173,8 +173,8 @@ static void run(const struct rig *g, const char *text, const struct feed *f, int
     kv_spec_free(&s);
 }
 
-/* Any multiple of the piece gives the same pieces; rows behind the prompt come one by one or together; a
- * smaller piece that cuts elsewhere gives something else. */
+/* Any multiple of the chunk gives the same chunks; rows behind the prompt come one by one or together; a
+ * smaller chunk that cuts elsewhere gives something else. */
 static void chunks_do_not_matter(void **state)
 {
     (void)state;
@@ -236,7 +236,7 @@ static void check_row(const struct rig *g, const struct feed *f, int64_t p, int6
 }
 
 /* With as many slots as blocks every token is attended to: near ones at their distance, all others at
- * n_local - 1, and in a prompt piece those that are both twice. */
+ * n_local - 1, and in a prefill chunk those that are both twice. */
 static void all_blocks_attend_to_all_tokens(void **state)
 {
     (void)state;
@@ -278,7 +278,7 @@ static void no_blocks(void **state)
 }
 
 /* The reference's sizes: sequences that fit the window are `full`, up to the order of sums (the last prompt
- * token is a piece of its own here). */
+ * token is a chunk of its own here). */
 static void short_prompts_are_full(void **state)
 {
     (void)state;
@@ -322,7 +322,7 @@ static void bytes_by_hand(void **state)
     size_t decode = g.ops->peak(g.ops, false), device = 0;
     for (int k = 0; k < MEM_KIND_N; k++)
         device += g.ops->used(g.ops, (enum mem_kind)k, PLACE_DEVICE);
-    if (!strcmp(g.ops->name, "ref")) /* other tables have scratch of their own */
+    if (!strcmp(g.ops->name, "ref")) /* other backends have scratch of their own */
         assert_int_equal(decode, device);
     assert_int_equal(rig_used(&g), used);
     kv_bytes(&c, &l);
@@ -359,7 +359,7 @@ static void oracle_dumped(void **state)
 int main(int argc, char **argv)
 {
     if (argc > 1)
-        rig_table = argv[1];
+        rig_backend = argv[1];
     if (argc > 3) {
         const struct CMUnitTest one[] = {cmocka_unit_test(oracle_dumped)};
         fix_dir = argv[2];

@@ -257,7 +257,7 @@ static void budgets(void **state)
 int main(int argc, char **argv)
 {
     if (argc > 1)
-        rig_table = argv[1];
+        rig_backend = argv[1];
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kivi_gqa),      cmocka_unit_test(kivi_mha),      cmocka_unit_test(kivi_edge),
         cmocka_unit_test(streaming_gqa), cmocka_unit_test(streaming_mha), cmocka_unit_test(budgets),

@@ -297,7 +297,7 @@ static void kivi_only_while_decoding(void **state)
 /* ------------------------------------------------------------------ streaming */
 
 struct stream_case {
-    int64_t n_prompt, n, n_init, n_local, piece;
+    int64_t n_prompt, n, n_init, n_local, chunk;
     bool after; /* plain prompt pass */
 };
 
@@ -349,15 +349,15 @@ static void check_stream(const struct stream_case *s, uint64_t seed)
     char *text = mem_printf("streaming:init=%d,local=%d%s", (int)s->n_init, (int)s->n_local,
                             s->after ? ",when=after" : "");
     assert_int_equal(kv_spec_parse(&spec, text), 0);
-    assert_int_equal(rig_prompt(&g, &c, &spec, &f, s->n_prompt, s->n, s->piece), 0);
+    assert_int_equal(rig_prompt(&g, &c, &spec, &f, s->n_prompt, s->n, s->chunk), 0);
     rig_feed(&g, &c, &f, s->n, seed % 3 ? 1 : 5);
     for (int64_t p = 0; p < s->n; p++)
         for (int64_t h = 0; h < 2; h++) {
             closed_form(&g, &f, s, p, h, want);
             for (int64_t i = 0; i < 8; i++)
                 if (fabs((double)f.out[(p * 2 + h) * 8 + i] - want[i]) > 5e-5)
-                    fail_msg("prompt %d of %d, init %d, local %d, piece %d: position %d", (int)s->n_prompt,
-                             (int)s->n, (int)s->n_init, (int)s->n_local, (int)s->piece, (int)p);
+                    fail_msg("prompt %d of %d, init %d, local %d, chunk %d: position %d", (int)s->n_prompt,
+                             (int)s->n, (int)s->n_init, (int)s->n_local, (int)s->chunk, (int)p);
         }
     kv_close(&c);
     kv_spec_free(&spec);
@@ -386,7 +386,7 @@ static void streaming_closed_form(void **state)
         s.n_prompt = 1 + rig_random(&seed) % (s.n - 1);
         s.n_init = rig_random(&seed) % (i % 4 ? 9 : s.n + 20);
         s.n_local = 1 + rig_random(&seed) % (i % 2 ? 12 : s.n + 20);
-        s.piece = 1 + rig_random(&seed) % 40;
+        s.chunk = 1 + rig_random(&seed) % 40;
         s.after = i % 3 == 0;
         check_stream(&s, (uint64_t)i);
     }
@@ -450,7 +450,7 @@ static void streaming_keys(void **state)
 int main(int argc, char **argv)
 {
     if (argc > 1)
-        rig_table = argv[1];
+        rig_backend = argv[1];
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kivi_2_bit),
         cmocka_unit_test(kivi_4_bit),

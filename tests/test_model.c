@@ -1,12 +1,12 @@
-/* Forward passes against transformers (float32), and against themselves: batches, pieces, forks. */
+/* Forward passes against transformers (float32), and against themselves: batches, chunks, forks. */
 #include "model_common.h"
 
-static const char *const tables[] = {"ref", "cpu"};
+static const char *const backends[] = {"ref", "cpu"};
 static const char *const fixtures[] = {"fixtures/model/gqa",     "fixtures/model/linear",
                                        "fixtures/model/llama3",  "fixtures/model/qwen2",
                                        "fixtures/model/mistral", "fixtures/model/sharded"};
 
-static bool have_table(const char *name)
+static bool have_backend(const char *name)
 {
     for (const char *const *p = ops_names(); *p; p++)
         if (!strcmp(*p, name))
@@ -15,24 +15,24 @@ static bool have_table(const char *name)
 }
 
 /* Between passes of other shapes: the plain loops compute every row alike, libraries need not. */
-static double tolerance(const char *table)
+static double tolerance(const char *backend)
 {
-    return strcmp(table, "ref") == 0 ? 1e-6 : 1e-4;
+    return strcmp(backend, "ref") == 0 ? 1e-6 : 1e-4;
 }
 
 /* Logits of all prompt positions, then greedy decoding. */
-static void check_oracle(const char *path, const char *dir, const char *table)
+static void check_oracle(const char *path, const char *dir, const char *backend)
 {
     struct rig r;
     struct expected e;
     struct seq s;
     expected_read(&e, dir);
-    rig_open(&r, path, table, DT_F32, false);
+    rig_open(&r, path, backend, DT_F32, false);
     assert_int_equal(model_config(r.m)->n_vocab, e.n_vocab);
     OK(seq_open(&s, r.m, &r.shape, &r.full, e.n_prompt, e.n_prompt + e.n_greedy));
     const float *out = step(&r, &s, e.ids, e.n_prompt, LOGITS_ALL);
     double d = max_diff(out, e.logits, (int64_t)e.n_prompt * e.n_vocab);
-    print_message("%s %s: max |delta logit| %.2g\n", table, path, d);
+    print_message("%s %s: max |delta logit| %.2g\n", backend, path, d);
     assert_true(d <= 1e-4);
     out += (int64_t)(e.n_prompt - 1) * e.n_vocab;
     for (int i = 0; i < e.n_greedy; i++) {
@@ -50,11 +50,11 @@ static void check_oracle(const char *path, const char *dir, const char *table)
 static void test_oracle(void **state)
 {
     (void)state;
-    for (size_t t = 0; t < sizeof tables / sizeof *tables; t++) {
-        for (size_t i = 0; i < sizeof fixtures / sizeof *fixtures && have_table(tables[t]); i++)
-            check_oracle(fixtures[i], fixtures[i], tables[t]);
-        if (have_table(tables[t]))
-            check_oracle("fixtures/model/gguf/model.gguf", "fixtures/model/gguf", tables[t]);
+    for (size_t t = 0; t < sizeof backends / sizeof *backends; t++) {
+        for (size_t i = 0; i < sizeof fixtures / sizeof *fixtures && have_backend(backends[t]); i++)
+            check_oracle(fixtures[i], fixtures[i], backends[t]);
+        if (have_backend(backends[t]))
+            check_oracle("fixtures/model/gguf/model.gguf", "fixtures/model/gguf", backends[t]);
     }
 }
 
@@ -68,16 +68,16 @@ static void test_16_bit(void **state)
     expected_read(&e, fixtures[0]);
     for (int k = 0; k < 4; k++) {
         enum dtype dtype = k & 1 ? DT_F16 : DT_BF16;
-        if (!have_table(tables[k / 2]))
+        if (!have_backend(backends[k / 2]))
             continue;
-        rig_open(&r, fixtures[0], tables[k / 2], dtype, false);
+        rig_open(&r, fixtures[0], backends[k / 2], dtype, false);
         OK(seq_open(&s, r.m, &r.shape, &r.full, e.n_prompt, e.n_prompt));
         const float *out = step(&r, &s, e.ids, e.n_prompt, LOGITS_ALL);
         double sum = 0;
         for (int i = 0; i < e.n_prompt * e.n_vocab; i++)
             sum += fabs((double)out[i] - (double)e.logits[i]);
         sum /= e.n_prompt * e.n_vocab;
-        print_message("%s %s weights: mean |delta logit| %.2g\n", tables[k / 2], dtype_name(dtype), sum);
+        print_message("%s %s weights: mean |delta logit| %.2g\n", backends[k / 2], dtype_name(dtype), sum);
         assert_true(sum < (dtype == DT_F16 ? 0.01 : 0.1));
         seq_close(&s);
         rig_close(&r);
@@ -91,16 +91,16 @@ static void test_batch(void **state)
 {
     (void)state;
     static const int64_t first[3] = {9, 1, 17}, second[3] = {1, 8, 1};
-    for (size_t t = 0; t < sizeof tables / sizeof *tables; t++) {
+    for (size_t t = 0; t < sizeof backends / sizeof *backends; t++) {
         struct rig r;
         struct expected e;
         struct seq s[3], alone;
         struct batch_item it[3];
         struct tensor logits;
-        if (!have_table(tables[t]))
+        if (!have_backend(backends[t]))
             continue;
         expected_read(&e, fixtures[0]);
-        rig_open(&r, fixtures[0], tables[t], DT_F32, false);
+        rig_open(&r, fixtures[0], backends[t], DT_F32, false);
         int64_t V = e.n_vocab;
         float *got = mem_alloc((size_t)(37 * V), sizeof *got), *g = got;
         for (int i = 0; i < 3; i++) {
@@ -119,10 +119,10 @@ static void test_batch(void **state)
         for (int i = 0; i < 3; i++) {
             OK(seq_open(&alone, r.m, &r.shape, &r.full, first[i], 40));
             const float *one = step(&r, &alone, e.ids + i, first[i], LOGITS_ALL);
-            assert_true(max_diff(one, g, first[i] * V) <= tolerance(tables[t]));
+            assert_true(max_diff(one, g, first[i] * V) <= tolerance(backends[t]));
             g += first[i] * V;
             one = step(&r, &alone, e.ids + i + first[i], second[i], LOGITS_LAST);
-            assert_true(max_diff(one, got + (27 + i) * V, V) <= tolerance(tables[t]));
+            assert_true(max_diff(one, got + (27 + i) * V, V) <= tolerance(backends[t]));
             assert_int_equal(alone.pos, s[i].pos);
             seq_close(&alone);
             seq_close(&s[i]);
@@ -133,17 +133,17 @@ static void test_batch(void **state)
     }
 }
 
-static void test_pieces(void **state)
+static void test_chunks(void **state)
 {
     (void)state;
-    for (size_t t = 0; t < sizeof tables / sizeof *tables; t++) {
+    for (size_t t = 0; t < sizeof backends / sizeof *backends; t++) {
         struct rig r;
         struct expected e;
         struct seq s;
-        if (!have_table(tables[t]))
+        if (!have_backend(backends[t]))
             continue;
         expected_read(&e, fixtures[4]);
-        rig_open(&r, fixtures[4], tables[t], DT_F32, false);
+        rig_open(&r, fixtures[4], backends[t], DT_F32, false);
         int64_t V = e.n_vocab;
         float *whole = mem_alloc((size_t)(40 * V), sizeof *whole);
         OK(seq_open(&s, r.m, &r.shape, &r.full, 40, 40));
@@ -152,9 +152,9 @@ static void test_pieces(void **state)
         OK(seq_open(&s, r.m, &r.shape, &r.full, 40, 40));
         step(&r, &s, e.ids, 16, LOGITS_NONE);
         const float *out = step(&r, &s, e.ids + 16, 16, LOGITS_LAST);
-        assert_true(max_diff(out, whole + 31 * V, V) <= tolerance(tables[t]));
+        assert_true(max_diff(out, whole + 31 * V, V) <= tolerance(backends[t]));
         out = step(&r, &s, e.ids + 32, 8, LOGITS_ALL);
-        assert_true(max_diff(out, whole + 32 * V, 8 * V) <= tolerance(tables[t]));
+        assert_true(max_diff(out, whole + 32 * V, 8 * V) <= tolerance(backends[t]));
         seq_close(&s);
         free(whole);
         rig_close(&r);
@@ -289,7 +289,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_oracle),   cmocka_unit_test(test_16_bit),
-        cmocka_unit_test(test_batch),    cmocka_unit_test(test_pieces),
+        cmocka_unit_test(test_batch),    cmocka_unit_test(test_chunks),
         cmocka_unit_test(test_fork),     cmocka_unit_test(test_reserve_and_tap),
         cmocka_unit_test(test_refusals), cmocka_unit_test(test_theta_factor),
     };

@@ -39,12 +39,12 @@ struct rig {
     struct encoder *e;
 };
 
-static void rig_open(struct rig *r, const char *table)
+static void rig_open(struct rig *r, const char *backend)
 {
     const struct ops_options o = {.threads = 2, .isa = "auto", .act = DT_F32};
     struct model_file *f;
     char *path = file_join(dir, "encoder");
-    OK(ops_open(&r->ops, table, &o));
+    OK(ops_open(&r->ops, backend, &o));
     OK(encoder_file_open(&f, path));
     const struct model_options m = {.dtype = DT_F32, .threads = 2};
     OK(encoder_open(&r->e, r->ops, f, &m));
@@ -96,7 +96,7 @@ static double worst_logit(const json_t *rows, const struct encoder_text *t, int 
 }
 
 /* Logits of transformers, texts of 1 to 512 tokens together in one call without padding. */
-static void check_logits(const char *table)
+static void check_logits(const char *backend)
 {
     struct rig r;
     int n;
@@ -104,10 +104,10 @@ static void check_logits(const char *table)
     json_t *rows = load("logits.json");
     struct encoder_text *t = read_texts(rows, &n, &total);
     float *all = mem_alloc((size_t)total * 2, sizeof *all), *one = mem_alloc((size_t)total * 2, sizeof *one);
-    rig_open(&r, table);
+    rig_open(&r, backend);
     OK(encoder_run(r.e, t, n, all));
     double worst = worst_logit(rows, t, n, all);
-    printf("logits on %s: worst difference %.2g\n", table, worst);
+    printf("logits on %s: worst difference %.2g\n", backend, worst);
     assert_true(worst <= 1e-4);
     int64_t at = 0;
     for (int i = 0; i < n; i++) { /* alone: the same but for the shapes of products */

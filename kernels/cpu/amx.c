@@ -258,27 +258,27 @@ void cpu_scores_amx(float *S, const uint16_t *q, const uint16_t *K, int64_t dp, 
 
 /* 32 query rows: maxima of their scores, sums of their weights. */
 struct lanes {
-    __m512 max[2], sum[2];
+    __m512 m[2], l[2];
 };
 
-static inline void max_keys(struct lanes *l, const float *S, int64_t n)
+static inline void max_keys(struct lanes *x, const float *S, int64_t n)
 {
     for (int64_t j = 0; j < n; j++)
         for (int v = 0; v < 2; v++)
-            l->max[v] = vf_max(l->max[v], vf_load(S + j * 32 + 16 * v));
+            x->m[v] = vf_max(x->m[v], vf_load(S + j * 32 + 16 * v));
 }
 
 /* Scores [PART_KEYS,32] of 32 query rows of dimension 64 and their maxima: those of 16 keys while tiles work
  * on the next. */
-static void scores64_max(float *S, const uint16_t *K, const uint16_t *q, struct lanes *l)
+static void scores64_max(float *S, const uint16_t *K, const uint16_t *q, struct lanes *x)
 {
     load_queries64(q);
     for (int64_t i = 0; i < PART_KEYS; i += 16, K += 16 * 64, S += 16 * 32) {
         scores64_step(S, K);
         if (i > 0)
-            max_keys(l, S - 16 * 32, 16);
+            max_keys(x, S - 16 * 32, 16);
     }
-    max_keys(l, S - 16 * 32, 16);
+    max_keys(x, S - 16 * 32, 16);
 }
 
 /* Values that wait for their product: O [64,32] += V [64,PART_KEYS] P [PART_KEYS,32], in eight slots that
@@ -337,7 +337,7 @@ static void values64(struct waiting *w)
 }
 
 /* Weights of PART_KEYS keys as bf16 pairs, while tiles work on what waits. */
-static void part_weights(struct lanes *l, const float *S, uint16_t *P, struct waiting *w)
+static void part_weights(struct lanes *x, const float *S, uint16_t *P, struct waiting *w)
 {
     __asm__ volatile("" ::: "memory");
     for (int slot = 0; slot < 8; slot++) {
@@ -345,9 +345,9 @@ static void part_weights(struct lanes *l, const float *S, uint16_t *P, struct wa
         for (int64_t j = slot * PART_KEYS / 8; j < (slot + 1) * PART_KEYS / 8; j += 2) {
 #pragma GCC unroll 2
             for (int v = 0; v < 2; v++) {
-                __m512 p0 = exp2_fast(vf_sub(vf_load(S + j * 32 + 16 * v), l->max[v]));
-                __m512 p1 = exp2_fast(vf_sub(vf_load(S + (j + 1) * 32 + 16 * v), l->max[v]));
-                l->sum[v] = vf_add(l->sum[v], vf_add(p0, p1));
+                __m512 p0 = exp2_fast(vf_sub(vf_load(S + j * 32 + 16 * v), x->m[v]));
+                __m512 p1 = exp2_fast(vf_sub(vf_load(S + (j + 1) * 32 + 16 * v), x->m[v]));
+                x->l[v] = vf_add(x->l[v], vf_add(p0, p1));
                 _mm512_storeu_si512(P + (j / 2 * 32 + 16 * v) * 2, weight_bits(p0, p1));
             }
         }
@@ -357,17 +357,17 @@ static void part_weights(struct lanes *l, const float *S, uint16_t *P, struct wa
 }
 
 /* New maxima of rows r.., and what was summed before under them. */
-static void raise_rows(struct attend_block *b, int64_t r, struct lanes *l)
+static void raise_rows(struct attend_block *b, int64_t r, struct lanes *x)
 {
     for (int64_t v = 0; v < 2; v++) {
-        __m512 old = vf_load(b->max + r + 16 * v);
-        l->sum[v] = vf_load(b->sum + r + 16 * v);
-        if (!raise_max(old, &l->max[v]))
+        __m512 old = vf_load(b->m + r + 16 * v);
+        x->l[v] = vf_load(b->l + r + 16 * v);
+        if (!raise_max(old, &x->m[v]))
             continue;
-        __m512 f = exp2_fast(vf_sub(old, l->max[v]));
-        l->sum[v] = vf_mul(l->sum[v], f);
-        vf_store(b->max + r + 16 * v, l->max[v]);
-        float *O = b->O + r * b->dp + 16 * v;
+        __m512 f = exp2_fast(vf_sub(old, x->m[v]));
+        x->l[v] = vf_mul(x->l[v], f);
+        vf_store(b->m + r + 16 * v, x->m[v]);
+        float *O = b->o + r * b->dp + 16 * v;
         for (int64_t c = 0; c < b->d; c++)
             vf_store(O + c * 32, vf_mul(f, vf_load(O + c * 32)));
     }
@@ -376,23 +376,23 @@ static void raise_rows(struct attend_block *b, int64_t r, struct lanes *l)
 /* Scores and weights of 32 rows that see all PART_KEYS keys; their values wait at the end. */
 static void whole_part(struct attend_block *b, int64_t r, struct waiting *w)
 {
-    struct lanes l = {.max = {vf_load(b->max + r), vf_load(b->max + r + 16)}};
+    struct lanes x = {.m = {vf_load(b->m + r), vf_load(b->m + r + 16)}};
     const uint16_t *q = b->q16 + r * b->dp;
     uint16_t *P = b->P16 + r / 32 % 2 * PART_KEYS * 32; /* the other half is still to be read */
     if (b->dp == 64) {
-        scores64_max(b->S, b->K16, q, &l);
+        scores64_max(b->S, b->K16, q, &x);
     } else {
         mm(b->S, 32, b->K16, b->dp, q, 32, PART_KEYS, b->dp, 32, false);
-        max_keys(&l, b->S, PART_KEYS);
+        max_keys(&x, b->S, PART_KEYS);
     }
-    raise_rows(b, r, &l);
-    part_weights(&l, b->S, P, w);
-    vf_store(b->sum + r, l.sum[0]);
-    vf_store(b->sum + r + 16, l.sum[1]);
+    raise_rows(b, r, &x);
+    part_weights(&x, b->S, P, w);
+    vf_store(b->l + r, x.l[0]);
+    vf_store(b->l + r + 16, x.l[1]);
     if (b->dp == 64)
-        *w = (struct waiting){b->O + r * 64, b->V16, P};
+        *w = (struct waiting){b->o + r * 64, b->V16, P};
     else
-        mm(b->O + r * b->dp, 32, b->V16, BLOCK_KEYS, P, 32, round_up(b->d, 16), PART_KEYS, 32, true);
+        mm(b->o + r * b->dp, 32, b->V16, BLOCK_KEYS, P, 32, round_up(b->d, 16), PART_KEYS, 32, true);
 }
 
 /* Rows r.. of which some do not see all n keys, or fewer than 32. */
@@ -405,7 +405,7 @@ static void mixed_part(struct attend_block *b, int64_t r, int64_t n)
     else
         mm(b->S, 32, b->K16, b->dp, q, 32, round_up(n, 16), b->dp, rows, false);
     cpu_softmax16(b, n, r, rows, b->S, b->P16, 32);
-    mm(b->O + r * b->dp, 32, b->V16, BLOCK_KEYS, b->P16, 32, round_up(b->d, 16), round_up(n, 32), rows, true);
+    mm(b->o + r * b->dp, 32, b->V16, BLOCK_KEYS, b->P16, 32, round_up(b->d, 16), round_up(n, 32), rows, true);
 }
 
 /* 32 query rows at a time. */

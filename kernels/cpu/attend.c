@@ -77,9 +77,9 @@ static size_t span_lay(struct span *p, char *base, int64_t R, int64_t d)
     LAY(p->hi, BLOCK_KEYS, int32_t);
     for (int32_t i = 0; i < p->n; i++) {
         LAY(b.q, dp * R, float);
-        LAY(b.O, dp * round_up(R, 32), float);
-        LAY(b.max, R, float);
-        LAY(b.sum, R, float);
+        LAY(b.o, dp * round_up(R, 32), float);
+        LAY(b.m, R, float);
+        LAY(b.l, R, float);
         LAY(b.q16, dp * round_up(R, 32), uint16_t);
         LAY(p->row_t[i], R, int32_t);
         b.row_t = p->row_t[i];
@@ -137,7 +137,7 @@ static int visible(const struct chunk *k, const struct attend_set *s, const stru
     return !any ? 0 : all ? 2 : 1;
 }
 
-/* The keep lists of the item's heads at key `at` of the set; false if they hide all n keys. */
+/* The keep lists of the item's heads at key `at` of the set; false if they mask all n keys. */
 static bool keep_block(const struct chunk *k, const struct attend_set *s, struct attend_block *b,
                        int64_t head0, int64_t at, int64_t n)
 {
@@ -226,12 +226,12 @@ static void span_set(const struct chunk *k, const struct attend_set *s, struct s
     }
 }
 
-/* What masses need of the item's rows; base-2 logarithms where scores are in units of log2. */
+/* What attention scores need of the item's rows; base-2 logarithms where scores are in units of log2. */
 static void keep_lse(const struct chunk *k, const struct attend_block *b, int64_t head0, int64_t t0)
 {
     for (int64_t r = 0; k->lse && r < b->R; r++) {
         int64_t t = t0 + r % k->Tq;
-        float sum = b->sum[r], lse = b->max[r] + (k->half ? log2f(sum) : logf(sum));
+        float sum = b->l[r], lse = b->m[r] + (k->half ? log2f(sum) : logf(sum));
         if (t < k->T && sum != 0.0f)
             k->lse[(head0 + r / k->Tq) * k->Tp + t] = lse;
     }
@@ -242,11 +242,11 @@ static void start_block(const struct chunk *k, struct span *p, int32_t i, int64_
     struct attend_block *b = &p->b[i];
     b->Tq = k->Tq;
     p->t0[i] = t0;
-    memset(b->O, 0, (size_t)(b->dp * round_up(b->R, 32)) * sizeof *b->O);
+    memset(b->o, 0, (size_t)(b->dp * round_up(b->R, 32)) * sizeof *b->o);
     for (int64_t r = 0; r < b->R; r++) {
         p->row_t[i][r] = (int32_t)(t0 + r % k->Tq);
-        b->max[r] = CPU_HIDDEN / 10.0f; /* a row that sees nothing: all weights 0 */
-        b->sum[r] = 0.0f;
+        b->m[r] = CPU_HIDDEN / 10.0f; /* a row that sees nothing: all weights 0 */
+        b->l[r] = 0.0f;
     }
 }
 
@@ -255,10 +255,10 @@ static void finish_block(const struct chunk *k, const struct attend_block *b, in
     keep_lse(k, b, head0, t0);
     for (int64_t r = 0; r < b->R; r += 16) { /* 16 tokens of one head */
         int64_t t = t0 + r % k->Tq, head = head0 + r / k->Tq;
-        const float *O = k->half ? b->O + r / 32 * 32 * b->dp + r % 32 : b->O + r;
+        const float *O = k->half ? b->o + r / 32 * 32 * b->dp + r % 32 : b->o + r;
         if (t < k->T)
             k->c->isa->block_out((float *)k->a->out.data + (t * k->H + head) * k->d, k->H * k->d, O,
-                                 k->half ? 32 : b->R, min_i64(16, k->T - t), k->d, b->sum + r);
+                                 k->half ? 32 : b->R, min_i64(16, k->T - t), k->d, b->l + r);
     }
 }
 
@@ -279,11 +279,11 @@ static void chunk_item(const struct chunk *k, char *scratch, int32_t h, int64_t 
         finish_block(k, &p.b[i], p.head0, p.t0[i]);
 }
 
-/* Scratch of the masses' rows; false (latched) if there is none. */
+/* Scratch of the attention scores' rows; false (latched) if there is none. */
 static bool lse_room(struct chunk *k)
 {
-    k->Tp = round_up(k->T, MASS_ROWS); /* padding is zero and gets nothing */
-    if (!wants_mass(k->a) || k->a->f16_mass)
+    k->Tp = round_up(k->T, SCORE_ROWS); /* padding is zero and gets nothing */
+    if (!wants_attn_scores(k->a) || k->a->f16_attn_scores)
         return true;
     size_t n = (size_t)(k->H * k->Tp);
     if (!host_grow(&k->c->host, &k->c->lse, n * sizeof(float)))
@@ -336,9 +336,9 @@ static void attend_chunk(struct cpu *c, const struct attend_args *a)
             cpu_amx_stop();
     }
     if (k.lse)
-        attend_mass(&k);
-    else if (wants_mass(a))
-        score_mass(a);
+        attend_attn_scores(&k);
+    else if (wants_attn_scores(a))
+        score_attention(a);
 }
 
 void cpu_attend(struct ops *o, const struct attend_args *a, int n)

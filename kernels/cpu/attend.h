@@ -1,4 +1,4 @@
-/* Inside of attention: attend.c (chunks of rows), rows.c (single rows), mass.c (what keys were given). */
+/* Inside of attention: attend.c (chunks of rows), rows.c (single rows), attn_scores.c (sums per key). */
 #ifndef KVS_KERNELS_CPU_ATTEND_H
 #define KVS_KERNELS_CPU_ATTEND_H
 
@@ -16,9 +16,9 @@ struct chunk {
     int64_t Tq, blocks;     /* tokens of one query block; number of query blocks */
     int64_t span;           /* query blocks of one item */
     bool half;              /* bf16 products; logarithms to base 2 */
-    int64_t Tp;             /* T rounded up to MASS_ROWS */
+    int64_t Tp;             /* T rounded up to SCORE_ROWS */
     float *lse;             /* [H,Tp] log of the sum of exp of a row's scores, -CPU_HIDDEN where none is
-                               visible; NULL: no masses wanted */
+                               visible; NULL: no attention scores wanted */
 };
 
 static inline int64_t row_pos(const struct kv_run *run, int64_t r)
@@ -32,11 +32,11 @@ static inline const uint8_t *keep_row(const struct attend_set *s, int64_t head)
     return s->keep ? s->keep + head / (s->q.n[1] / s->keep_rows) * s->keep_ld : NULL;
 }
 
-static inline bool wants_mass(const struct attend_args *a)
+static inline bool wants_attn_scores(const struct attend_args *a)
 {
     bool wanted = false;
     for (int s = 0; s < a->n_set; s++)
-        wanted = wanted || a->set[s].mass;
+        wanted = wanted || a->set[s].attn_scores;
     return wanted;
 }
 
@@ -45,7 +45,7 @@ const void *attend_bf16_rows(const struct kv_run *run, int64_t r, int64_t n, con
                              int32_t h);
 
 void attend_rows(struct cpu *c, const struct attend_args *a, int n); /* those with fewer than DECODE_ROWS */
-/* Adds to the masses of one chunk, whose lse is complete. */
-void attend_mass(const struct chunk *k);
+/* Adds to the attention scores of one chunk, whose lse is complete. */
+void attend_attn_scores(const struct chunk *k);
 
 #endif

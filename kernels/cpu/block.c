@@ -53,7 +53,7 @@ INLINE void mm(float *C, const float *a, int64_t ars, int64_t acs, const float *
 /* Softmax of VL query rows over n keys; S becomes weights. Returns the factor for what was summed before. */
 static vf softmax_lanes(struct attend_block *b, int64_t n, int64_t r)
 {
-    vf old = vf_load(b->max + r), m = old;
+    vf old = vf_load(b->m + r), m = old;
     const uint8_t *keep = b->keep[r / b->Tq];
     for (int64_t j = 0; j < n; j++) {
         float *s = b->S + j * b->R + r;
@@ -66,7 +66,7 @@ static vf softmax_lanes(struct attend_block *b, int64_t n, int64_t r)
         }
         m = vf_max(m, v);
     }
-    vf_store(b->max + r, m);
+    vf_store(b->m + r, m);
     vf sum = vf_set(0.0f);
     for (int64_t j = 0; j < n; j++) {
         float *s = b->S + j * b->R + r;
@@ -75,7 +75,7 @@ static vf softmax_lanes(struct attend_block *b, int64_t n, int64_t r)
         sum = vf_add(sum, p);
     }
     vf f = vf_exp(vf_sub(old, m));
-    vf_store(b->sum + r, vf_fma(vf_load(b->sum + r), f, sum));
+    vf_store(b->l + r, vf_fma(vf_load(b->l + r), f, sum));
     return f;
 }
 
@@ -87,9 +87,9 @@ void ISA(attend_block)(struct attend_block *b, int64_t n)
         if (vf_all_equal(f, 1.0f))
             continue;
         for (int64_t c = 0; c < b->d; c++)
-            vf_store(b->O + c * b->R + r, vf_mul(f, vf_load(b->O + c * b->R + r)));
+            vf_store(b->o + c * b->R + r, vf_mul(f, vf_load(b->o + c * b->R + r)));
     }
-    mm(b->O, b->V, 1, b->d, b->S, b->d, n, b->R, true);
+    mm(b->o, b->V, 1, b->d, b->S, b->d, n, b->R, true);
 }
 
 void ISA(block_out)(float *out, int64_t ld, const float *O, int64_t R, int64_t rows, int64_t d,
@@ -114,9 +114,9 @@ void ISA(block_out)(float *out, int64_t ld, const float *O, int64_t R, int64_t r
             out[t * ld + i] = O[i * R + t] * inv[t];
 }
 
-void ISA(mass_rows)(const struct mass_block *b)
+void ISA(attn_scores_rows)(const struct attn_scores_block *b)
 {
-    for (int64_t t0 = 0; t0 < MASS_ROWS; t0 += MM_ROWS) {
+    for (int64_t t0 = 0; t0 < SCORE_ROWS; t0 += MM_ROWS) {
         mm(b->S, (const float *)b->q + t0 * b->d, b->d, 1, b->K, MM_ROWS, b->d, BLOCK_KEYS, false);
         for (int64_t i = 0; i < MM_ROWS; i++) {
             float *s = b->S + i * BLOCK_KEYS;

@@ -1,4 +1,4 @@
-/* The fast CPU table: opening, row kernels spread over threads, embedding, rotary table, quantiser, pick. */
+/* The fast CPU backend: open, row kernels spread over threads, embedding, rotary table, quantiser, pick. */
 #include <assert.h>
 #include <math.h>
 #include <omp.h>
@@ -101,7 +101,7 @@ static void cpu_quant(struct ops *o, const struct quant_args *a, int n)
 
 /* ------------------------------------------------------------------ rotary positions */
 
-/* The cache for this table: 4096 positions, found by pos % 4096. Angles are the same in every layer. */
+/* The cache for this backend: 4096 positions, found by pos % 4096. Angles are the same in every layer. */
 static struct rope_cache *rope_table(struct cpu *c, const struct rope *r)
 {
     size_t half = (size_t)(r->n_rot / 2);
@@ -227,7 +227,7 @@ static void cpu_trim(struct ops *o)
     host_drop(&c->host, &c->items);
     host_drop(&c->host, &c->partial);
     host_drop(&c->host, &c->lse);
-    host_drop(&c->host, &c->mass_q);
+    host_drop(&c->host, &c->attn_scores_q);
 }
 
 static void cpu_close(struct ops *o)
@@ -300,13 +300,13 @@ int ops_open_cpu(struct ops **o, const struct ops_options *opt)
         .layernorm = cpu_layernorm,
         .gelu = cpu_gelu,
     };
-    host_table(&c->ops);
+    host_backend(&c->ops);
     int rc = choose_isa(c, opt->isa);
     if (rc < 0) {
         cpu_close(&c->ops);
         return rc;
     }
-    /* oneDNN chooses its own instruction set: the portable table goes without it. */
+    /* oneDNN chooses its own instruction set: the portable backend goes without it. */
     if (c->isa != &isa_portable)
         c->dn = dn_open(c->amx ? "auto" : c->isa->name, c->ops.threads, c->ops.libraries,
                         sizeof c->ops.libraries);

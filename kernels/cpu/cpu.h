@@ -1,4 +1,4 @@
-/* Inside of the fast CPU table. cpu.c and its neighbours cut work into items and spread them over threads;
+/* Inside of the fast CPU backend. cpu.c and its neighbours cut work into items and spread them over threads;
  * the loops themselves exist once per instruction set (struct cpu_isa). Items depend on shapes only, never on
  * the number of threads. */
 #ifndef KVS_KERNELS_CPU_CPU_H
@@ -13,7 +13,7 @@
 #define SPLIT_KEYS   1024 /* keys of one decode item */
 #define DECODE_ROWS  8    /* below so many rows, attention reads the cache once per row */
 #define ATTEND_HEADS 8    /* most query heads of one block */
-#define MASS_ROWS    64   /* query rows of one step of the masses */
+#define SCORE_ROWS   64   /* query rows of one step of the attention scores */
 
 /* Rows of x times one panel of packed weights (layout: matmul.c). */
 struct panel_args {
@@ -29,8 +29,8 @@ struct panel_args {
 /* One query block against one kv head; rows are lanes: row r is token row_t[r] of the chunk. */
 struct attend_block {
     int64_t R, d;         /* lanes, a multiple of 16; head dimension */
-    float *q, *S, *O;     /* [d,R] scaled; scores, then weights [BLOCK_KEYS,R]; output [d,R] */
-    float *max, *sum;     /* [R] */
+    float *q, *S, *o;     /* [d,R] scaled; scores, then weights [BLOCK_KEYS,R]; output [d,R] */
+    float *m, *l;         /* [R] running maximum, sum */
     const int32_t *row_t; /* [R] */
     float *K, *V;         /* keys and values of one block [BLOCK_KEYS,d] */
     uint16_t *q16, *P16;  /* bf16 pairs: [d/2,R,2], [BLOCK_KEYS/2,R,2] */
@@ -38,16 +38,16 @@ struct attend_block {
     int64_t dp;
     const int32_t *lo, *hi;            /* [keys] row_t that see the key: lo <= t < hi; NULL: all do */
     int64_t Tq;                        /* lanes of one head */
-    const uint8_t *keep[ATTEND_HEADS]; /* per head [keys]: 0 hides the key; NULL: all are shown */
+    const uint8_t *keep[ATTEND_HEADS]; /* per head [keys]: 0 masks the key; NULL: all are shown */
 };
 
-/* MASS_ROWS query rows t0.. of one head against a block of BLOCK_KEYS keys: adds each key's share. */
-struct mass_block {
+/* SCORE_ROWS query rows t0.. of one head against a block of BLOCK_KEYS keys: adds each key's share. */
+struct attn_scores_block {
     int64_t d, t0;
-    const void *q;          /* f32 [MASS_ROWS,d]; bf16 [MASS_ROWS,dp], scaled */
+    const void *q;          /* f32 [SCORE_ROWS,d]; bf16 [SCORE_ROWS,dp], scaled */
     const void *K;          /* f32 [d,BLOCK_KEYS]; bf16 pairs [BLOCK_KEYS/32,dp/2,32,2], dp: d up to 32 */
-    const float *lse;       /* [MASS_ROWS] */
-    float *S;               /* [MASS_ROWS,BLOCK_KEYS]; bf16 [MASS_ROWS,32] */
+    const float *lse;       /* [SCORE_ROWS] */
+    float *S;               /* [SCORE_ROWS,BLOCK_KEYS]; bf16 [SCORE_ROWS,32] */
     const int32_t *lo, *hi; /* [BLOCK_KEYS] rows that see the key: lo <= t < hi; NULL: all do */
     float *sum;             /* [BLOCK_KEYS], added to */
 };
@@ -94,8 +94,8 @@ struct cpu_isa {
     void (*scores)(const struct decode_args *a);
     void (*values)(const struct decode_args *a);
     float (*softmax)(float *s, int64_t n, float *sum); /* in place; returns the maximum */
-    void (*mass_rows)(const struct mass_block *b);
-    void (*mass_add)(float *mass, const float *w, float f, int64_t n, bool f16);
+    void (*attn_scores_rows)(const struct attn_scores_block *b);
+    void (*attn_scores_add)(float *attn_scores, const float *w, float f, int64_t n, bool f16);
     float (*dot)(const void *x, enum dtype t, const float *y, int64_t n);
     void (*sum_rows)(float *sum, const void *x, enum dtype t, int64_t n); /* sum += x */
 };
@@ -108,8 +108,8 @@ void cpu_block_amx(struct attend_block *b, int64_t n);  /* AMX; between cpu_amx_
 bool cpu_amx_ok(void);                                  /* asks the kernel for the tile registers */
 void cpu_amx_start(void);                               /* per thread */
 void cpu_amx_stop(void);
-void cpu_mass16(const struct mass_block *b,
-                void (*scores)(float *S, const uint16_t *q, const uint16_t *K, int64_t dp, int64_t m));
+void cpu_attn_scores16(const struct attn_scores_block *b,
+                       void (*scores)(float *S, const uint16_t *q, const uint16_t *K, int64_t dp, int64_t m));
 /* S [m,32] of m rows (whole 16) [m,dp] over 32 keys [dp/2,32,2] */
 void cpu_scores_bf16(float *S, const uint16_t *q, const uint16_t *K, int64_t dp, int64_t m);
 void cpu_scores_amx(float *S, const uint16_t *q, const uint16_t *K, int64_t dp, int64_t m);
@@ -160,7 +160,7 @@ struct cpu {
     struct host_buf x;       /* activations of one product in the dtype of the weights */
     struct host_buf scratch; /* per thread, equal parts */
     struct host_buf items, partial;
-    struct host_buf lse, mass_q; /* of masses: rows' sums, queries */
+    struct host_buf lse, attn_scores_q; /* of attention scores: rows' sums, queries */
     struct rope_cache rope[ROPE_CACHES];
     int rope_next;
 };

@@ -139,7 +139,7 @@ INLINE vf load_kv(struct row *r, int64_t c, const struct kv_run *run, const bool
 
 #define STEP_ROWS 4
 
-/* Rows of one head lie n_head * d apart, which the processor's own prefetching follows badly. */
+/* Rows of one head lie n_head * d apart, which the CPU's own prefetching follows badly. */
 INLINE void fetch_ahead(const struct decode_args *a, const struct row *row, int64_t r, const enum kind kind)
 {
     const int64_t size = kind == K_F32 ? 4 : 2;

@@ -125,7 +125,7 @@ void cpu_pack_v16(uint16_t *dst, int64_t dp, const void *src, int64_t ld, int64_
 }
 
 /* Scores of keys that the lanes' head does not see. */
-INLINE void hide_keys(const uint8_t *keep, int64_t n, float *S, int64_t ld)
+INLINE void mask_keys(const uint8_t *keep, int64_t n, float *S, int64_t ld)
 {
     for (int64_t j = 0; keep && j < n; j++) {
         __mmask16 shown = keep[j] ? 0xffffU : 0;
@@ -141,8 +141,8 @@ INLINE void softmax_rows(struct attend_block *b, int64_t n, int64_t r, float *S,
     __m512 old[2], m[2], sum[2];
 #pragma GCC unroll 2
     for (int v = 0; v < vecs; v++) {
-        hide_keys(b->keep[(r + 16 * v) / b->Tq], n, S + 16 * v, ld);
-        m[v] = old[v] = vf_load(b->max + r + 16 * v);
+        mask_keys(b->keep[(r + 16 * v) / b->Tq], n, S + 16 * v, ld);
+        m[v] = old[v] = vf_load(b->m + r + 16 * v);
         sum[v] = vf_set(0.0f);
     }
     for (int64_t j = 0; j < n; j++) {
@@ -176,16 +176,16 @@ INLINE void softmax_rows(struct attend_block *b, int64_t n, int64_t r, float *S,
     }
 #pragma GCC unroll 2
     for (int v = 0; v < vecs; v++) {
-        float *total = b->sum + r + 16 * v;
+        float *total = b->l + r + 16 * v;
         if (vf_all_equal(vf_sub(old[v], m[v]), 0.0f)) { /* most blocks: no new maximum */
             vf_store(total, vf_add(vf_load(total), sum[v]));
             continue;
         }
         __m512 f = exp2_fast(vf_sub(old[v], m[v]));
-        vf_store(b->max + r + 16 * v, m[v]);
+        vf_store(b->m + r + 16 * v, m[v]);
         vf_store(total, vf_fma(vf_load(total), f, sum[v]));
         for (int64_t c = 0; c < b->d; c++) {
-            float *o = b->O + r * b->dp + c * 32 + 16 * v;
+            float *o = b->o + r * b->dp + c * 32 + 16 * v;
             vf_store(o, vf_mul(f, vf_load(o)));
         }
     }
@@ -252,7 +252,7 @@ void cpu_block_bf16(struct attend_block *b, int64_t n)
         int64_t rows = min_i64(32, b->R - r);
         mm(b->S, 32, b->K16, b->dp, b->q16 + r * b->dp, 32, n, (b->d + 1) / 2, rows, false);
         cpu_softmax16(b, n, r, rows, b->S, b->P16, 32);
-        mm(b->O + r * b->dp, 32, b->V16, BLOCK_KEYS, b->P16, 32, b->d, (n + 1) / 2, rows, true);
+        mm(b->o + r * b->dp, 32, b->V16, BLOCK_KEYS, b->P16, 32, b->d, (n + 1) / 2, rows, true);
     }
 }
 
@@ -261,8 +261,8 @@ void cpu_scores_bf16(float *S, const uint16_t *q, const uint16_t *K, int64_t dp,
     mm(S, 32, q, dp, K, 32, m, dp / 2, 32, false);
 }
 
-/* sum += what each of 32 keys gets from MASS_ROWS rows. */
-INLINE void mass_keys(const struct mass_block *b, int64_t j, const bool masked)
+/* sum += what each of 32 keys gets from SCORE_ROWS rows. */
+INLINE void attn_scores_keys(const struct attn_scores_block *b, int64_t j, const bool masked)
 {
     vf sum[2] = {vf_load(b->sum + j), vf_load(b->sum + j + 16)};
     __m512i lo[2], hi[2];
@@ -271,7 +271,7 @@ INLINE void mass_keys(const struct mass_block *b, int64_t j, const bool masked)
         lo[v] = _mm512_loadu_si512(b->lo + j + 16 * v);
         hi[v] = _mm512_loadu_si512(b->hi + j + 16 * v);
     }
-    for (int64_t i = 0; i < MASS_ROWS; i++) {
+    for (int64_t i = 0; i < SCORE_ROWS; i++) {
         vf lse = vf_set(b->lse[i]);
         __m512i t = _mm512_set1_epi32((int32_t)(b->t0 + i));
 #pragma GCC unroll 2
@@ -287,15 +287,15 @@ INLINE void mass_keys(const struct mass_block *b, int64_t j, const bool masked)
     vf_store(b->sum + j + 16, sum[1]);
 }
 
-void cpu_mass16(const struct mass_block *b,
-                void (*scores)(float *S, const uint16_t *q, const uint16_t *K, int64_t dp, int64_t m))
+void cpu_attn_scores16(const struct attn_scores_block *b,
+                       void (*scores)(float *S, const uint16_t *q, const uint16_t *K, int64_t dp, int64_t m))
 {
     int64_t dp = round_up(b->d, 32);
     for (int64_t j = 0; j < BLOCK_KEYS; j += 32) {
-        scores(b->S, b->q, (const uint16_t *)b->K + j * dp, dp, MASS_ROWS);
+        scores(b->S, b->q, (const uint16_t *)b->K + j * dp, dp, SCORE_ROWS);
         if (b->lo)
-            mass_keys(b, j, true);
+            attn_scores_keys(b, j, true);
         else
-            mass_keys(b, j, false);
+            attn_scores_keys(b, j, false);
     }
 }

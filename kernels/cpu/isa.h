@@ -18,8 +18,8 @@ void ISA(block_out)(float *out, int64_t ld, const float *O, int64_t R, int64_t r
 void ISA(decode_scores)(const struct decode_args *a);
 void ISA(decode_values)(const struct decode_args *a);
 float ISA(decode_softmax)(float *s, int64_t n, float *sum);
-void ISA(mass_rows)(const struct mass_block *b);
-void ISA(mass_add)(float *mass, const float *w, float f, int64_t n, bool f16);
+void ISA(attn_scores_rows)(const struct attn_scores_block *b);
+void ISA(attn_scores_add)(float *attn_scores, const float *w, float f, int64_t n, bool f16);
 float ISA(dot)(const void *x, enum dtype t, const float *y, int64_t n);
 void ISA(sum_rows)(float *sum, const void *x, enum dtype t, int64_t n);
 

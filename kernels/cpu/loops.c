@@ -1,4 +1,4 @@
-/* Row loops of the fast table; compiled once per instruction set. */
+/* Row loops of the fast backend; compiled once per instruction set. */
 #include <assert.h>
 #include <math.h>
 
@@ -318,8 +318,8 @@ const struct cpu_isa ISA(isa) = {
     .scores = ISA(decode_scores),
     .values = ISA(decode_values),
     .softmax = ISA(decode_softmax),
-    .mass_rows = ISA(mass_rows),
-    .mass_add = ISA(mass_add),
+    .attn_scores_rows = ISA(attn_scores_rows),
+    .attn_scores_add = ISA(attn_scores_add),
     .dot = ISA(dot),
     .sum_rows = ISA(sum_rows),
 };

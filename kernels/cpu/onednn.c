@@ -63,7 +63,7 @@ struct dn *dn_open(const char *isa, int threads, char *version, size_t size)
     const dnnl_version_t *v = dnnl_version();
     if (v->major != DNNL_VERSION_MAJOR)
         return NULL; /* another library than the one this was compiled for */
-    /* Narrowing is only possible before the library is first used; afterwards this table does without it. */
+    /* Narrowing is only possible before the library is first used; later this backend does without it. */
     if (strcmp(isa, "auto") != 0) {
         dnnl_cpu_isa_t most = strcmp(isa, "avx2") == 0 ? dnnl_cpu_isa_avx2 : dnnl_cpu_isa_avx512_core_bf16;
         if (dnnl_set_max_cpu_isa(most) != dnnl_success && dnnl_get_effective_cpu_isa() > most)

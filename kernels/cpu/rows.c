@@ -1,5 +1,5 @@
 /* Attention of single rows of many sequences: items of (sequence, row, kv head, 1024 keys of a set), whose
- * parts are put together in order. Keys that a keep list hides from all heads of an item are left out: the
+ * parts are put together in order. Keys that a keep list masks for all heads of an item are left out: the
  * item reads only the others. */
 #include <assert.h>
 #include <math.h>
@@ -13,9 +13,9 @@ struct item {
     const struct attend_args *a;
     int64_t start, n;
     int32_t set, t, h;
-    int32_t at, count; /* its place among the items of its row and kv head, and how many those are */
-    float *part;       /* [g,d] sums, [g] maxima, [g] sums of weights */
-    float *mass;       /* [g] maxima, [g] sums, [g,n] weights for masses; NULL: none */
+    int32_t at, count;  /* its place among the items of its row and kv head, and how many those are */
+    float *part;        /* [g,d] sums, [g] maxima, [g] sums of weights */
+    float *attn_scores; /* [g] maxima, [g] sums, [g,n] weights for attention scores; NULL: none */
 };
 
 /* Working memory of a thread for one item. */
@@ -42,7 +42,7 @@ static int64_t heads_of(const struct attend_args *a)
     return a->out.n[1] / a->n_kv_head;
 }
 
-/* ------------------------------------------------------------------ hidden keys */
+/* ------------------------------------------------------------------ masked keys */
 
 static bool has_channels(const struct attend_set *s)
 {
@@ -87,8 +87,8 @@ static inline float shown(float x, uint8_t keep)
     return f32_from_bits((f32_bits(x) & mask) | (0xff800000U & ~mask));
 }
 
-/* Scores of keys that are hidden from one of the heads become -inf. */
-static void hide_keys(const struct item *it, struct room *w)
+/* Scores of keys that are masked for one of the heads become -inf. */
+static void mask_keys(const struct item *it, struct room *w)
 {
     const struct attend_set *s = &it->a->set[it->set];
     if (!s->keep || (w->listed && s->keep_rows == it->a->n_kv_head))
@@ -133,7 +133,7 @@ static bool piece_of(const struct item *it, const struct room *w, const struct k
 
 /* ------------------------------------------------------------------ one item */
 
-/* Scores of rows r0..r1 of one run, -inf where the mask hides the key. s: [g,SPLIT_KEYS] at this run's place.
+/* Scores of rows r0..r1 of one run, -inf where the mask drops the key. s: [g,SPLIT_KEYS] at this run's place.
  */
 static void run_scores(const struct cpu *c, struct decode_args *d, const struct attend_set *s, int64_t pos,
                        int64_t r0, int64_t r1)
@@ -176,7 +176,7 @@ static void item_scores(const struct cpu *c, const struct item *it, struct room 
         w->d.s = w->s + p.at;
         run_scores(c, &w->d, s, it->a->q_pos + it->t, p.r0, p.r1);
     }
-    hide_keys(it, w);
+    mask_keys(it, w);
 }
 
 static void item_values(const struct cpu *c, const struct item *it, struct room *w)
@@ -195,8 +195,8 @@ static void item_values(const struct cpu *c, const struct item *it, struct room 
     }
 }
 
-/* Row h of the item's scores or weights as one value per key of the item, `hidden` where it was left out. */
-static void spread(const struct item *it, const struct room *w, int64_t h, float hidden, float *out)
+/* Row h of the item's scores or weights as one value per key of the item, `masked` where it was left out. */
+static void spread(const struct item *it, const struct room *w, int64_t h, float masked, float *out)
 {
     const float *x = w->s + h * w->d.lds;
     if (!w->listed) {
@@ -204,17 +204,17 @@ static void spread(const struct item *it, const struct room *w, int64_t h, float
         return;
     }
     for (int64_t j = 0; j < it->n; j++)
-        out[j] = hidden;
+        out[j] = masked;
     for (int64_t j = 0; j < w->n; j++)
         out[w->list[j]] = x[j];
 }
 
 /* fp16 logits from scaled scores, and their weights: as struct attend_args has them. */
-static void mass16(const struct cpu *c, const struct item *it, const struct room *w)
+static void attn_scores16(const struct cpu *c, const struct item *it, const struct room *w)
 {
     int64_t g = w->d.g;
     for (int64_t h = 0; h < g; h++) {
-        float *x = it->mass + 2 * g + h * it->n;
+        float *x = it->attn_scores + 2 * g + h * it->n;
         spread(it, w, h, -INFINITY, x);
         c->isa->scale(x, 1.0f / it->a->scale, it->n);
         c->isa->from_f32(w->half, DT_F16, x, it->n);
@@ -222,7 +222,7 @@ static void mass16(const struct cpu *c, const struct item *it, const struct room
         c->isa->scale(x, it->a->scale, it->n);
         c->isa->from_f32(w->half, DT_F16, x, it->n);
         c->isa->to_f32(x, w->half, DT_F16, it->n);
-        it->mass[h] = c->isa->softmax(x, it->n, &it->mass[g + h]);
+        it->attn_scores[h] = c->isa->softmax(x, it->n, &it->attn_scores[g + h]);
     }
 }
 
@@ -260,16 +260,16 @@ static void run_item(const struct cpu *c, const struct item *it, char *scratch)
     c->isa->scale(w.q, a->scale, g * dim);
     list_keys(it, &w);
     item_scores(c, it, &w);
-    if (it->mass && a->f16_mass)
-        mass16(c, it, &w);
+    if (it->attn_scores && a->f16_attn_scores)
+        attn_scores16(c, it, &w);
     bool any = false;
     for (int64_t h = 0; h < g; h++) {
         max[h] = c->isa->softmax(w.s + h * w.d.lds, w.n, &sum[h]);
         any = any || max[h] != -INFINITY;
-        if (it->mass && !a->f16_mass) {
-            it->mass[h] = max[h];
-            it->mass[g + h] = sum[h];
-            spread(it, &w, h, 0.0f, it->mass + 2 * g + h * it->n);
+        if (it->attn_scores && !a->f16_attn_scores) {
+            it->attn_scores[h] = max[h];
+            it->attn_scores[g + h] = sum[h];
+            spread(it, &w, h, 0.0f, it->attn_scores + 2 * g + h * it->n);
         }
     }
     memset(it->part, 0, (size_t)(g * dim) * sizeof(float));
@@ -301,31 +301,32 @@ static void join(const struct item *it, int64_t n, int64_t h, float *out)
 }
 
 /* What turns the weights of an item into probabilities of query head h; 0 if no key is visible. */
-static float mass_factor(const struct item *it, int64_t h)
+static float attn_scores_factor(const struct item *it, int64_t h)
 {
     const struct item *first = it - it->at;
     int64_t g = heads_of(it->a);
     float m = -INFINITY, total = 0.0f;
     for (int32_t i = 0; i < it->count; i++)
-        m = first[i].mass[h] > m ? first[i].mass[h] : m;
+        m = first[i].attn_scores[h] > m ? first[i].attn_scores[h] : m;
     for (int32_t i = 0; i < it->count; i++)
-        if (first[i].mass[h] != -INFINITY || first[i].mass[g + h] != 0.0f)
-            total += expf(first[i].mass[h] - m) * first[i].mass[g + h];
-    return total == 0.0f ? 0.0f : expf(it->mass[h] - m) / total;
+        if (first[i].attn_scores[h] != -INFINITY || first[i].attn_scores[g + h] != 0.0f)
+            total += expf(first[i].attn_scores[h] - m) * first[i].attn_scores[g + h];
+    return total == 0.0f ? 0.0f : expf(it->attn_scores[h] - m) / total;
 }
 
-/* Masses of the keys of one item, from all rows in order: `it` is that of row 0. */
-static void add_mass(const struct cpu *c, const struct item *it)
+/* Attention scores of the keys of one item, from all rows in order: `it` is that of row 0. */
+static void add_attn_scores(const struct cpu *c, const struct item *it)
 {
     const struct attend_set *s = &it->a->set[it->set];
     int64_t g = heads_of(it->a), stride = it->count * it->a->n_kv_head;
     for (int64_t h = 0; h < g; h++) {
-        float *mass = s->mass + (it->h * g + h) * s->mass_ld + it->start;
+        float *attn_scores = s->attn_scores + (it->h * g + h) * s->attn_scores_ld + it->start;
         for (int64_t t = 0; t < it->a->out.n[0]; t++) {
             const struct item *row = it + t * stride;
-            float f = mass_factor(row, h);
+            float f = attn_scores_factor(row, h);
             if (f != 0.0f)
-                c->isa->mass_add(mass, row->mass + 2 * g + h * it->n, f, it->n, it->a->f16_mass);
+                c->isa->attn_scores_add(attn_scores, row->attn_scores + 2 * g + h * it->n, f, it->n,
+                                        it->a->f16_attn_scores);
         }
     }
 }
@@ -337,7 +338,7 @@ static void add_mass(const struct cpu *c, const struct item *it)
 static int64_t list_items(struct item *it, float *part, const struct attend_args *a, int64_t *floats)
 {
     int64_t g = heads_of(a), n = 0, at = 0, count = 0, size = round_up(g * (a->out.n[2] + 2), 16);
-    bool mass = wants_mass(a);
+    bool attn_scores = wants_attn_scores(a);
     for (int32_t s = 0; s < a->n_set; s++)
         count += max_i64((set_keys(&a->set[s]) + SPLIT_KEYS - 1) / SPLIT_KEYS, 1);
     for (int64_t i = 0; i < a->out.n[0] * a->n_kv_head; i++) {
@@ -345,7 +346,8 @@ static int64_t list_items(struct item *it, float *part, const struct attend_args
         for (int32_t s = 0; s < a->n_set; s++) {
             int64_t keys = set_keys(&a->set[s]);
             for (int64_t k = 0; k < max_i64(keys, 1); k += SPLIT_KEYS, n++) {
-                int64_t own = min_i64(SPLIT_KEYS, keys - k), more = mass ? round_up(g * (own + 2), 16) : 0;
+                int64_t own = min_i64(SPLIT_KEYS, keys - k),
+                        more = attn_scores ? round_up(g * (own + 2), 16) : 0;
                 if (it)
                     it[n] = (struct item){.a = a,
                                           .start = k,
@@ -356,7 +358,7 @@ static int64_t list_items(struct item *it, float *part, const struct attend_args
                                           .at = place++,
                                           .count = (int32_t)count,
                                           .part = part + at,
-                                          .mass = mass ? part + at + size : NULL};
+                                          .attn_scores = attn_scores ? part + at + size : NULL};
                 at += size + more;
             }
         }
@@ -370,8 +372,8 @@ static void finish_item(const struct cpu *c, const struct item *it)
     int64_t H = it->a->out.n[1], d = it->a->out.n[2], g = heads_of(it->a);
     for (int64_t h = 0; h < g && it->at == 0; h++)
         join(it, it->count, h, (float *)it->a->out.data + (it->t * H + it->h * g + h) * d);
-    if (it->t == 0 && it->a->set[it->set].mass)
-        add_mass(c, it);
+    if (it->t == 0 && it->a->set[it->set].attn_scores)
+        add_attn_scores(c, it);
 }
 
 static void run_items(struct cpu *c, const struct item *it, int64_t n, char *scratch, size_t bytes)

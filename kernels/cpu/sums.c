@@ -56,15 +56,15 @@ INLINE vf round16(vf v)
     return vf_load_f16(t);
 }
 
-void ISA(mass_add)(float *mass, const float *w, float f, int64_t n, bool f16)
+void ISA(attn_scores_add)(float *attn_scores, const float *w, float f, int64_t n, bool f16)
 {
     int64_t i = 0;
     for (; i + VL <= n; i += VL) {
-        vf p = vf_mul(vf_load(w + i), vf_set(f)), m = vf_load(mass + i);
-        vf_store(mass + i, f16 ? round16(vf_add(m, round16(p))) : vf_add(m, p));
+        vf p = vf_mul(vf_load(w + i), vf_set(f)), m = vf_load(attn_scores + i);
+        vf_store(attn_scores + i, f16 ? round16(vf_add(m, round16(p))) : vf_add(m, p));
     }
     for (; i < n; i++) {
         float p = w[i] * f;
-        mass[i] = f16 ? f16_round(mass[i] + f16_round(p)) : mass[i] + p;
+        attn_scores[i] = f16 ? f16_round(attn_scores[i] + f16_round(p)) : attn_scores[i] + p;
     }
 }

@@ -45,7 +45,7 @@ template <int LEFT> DEVICE void async_wait(void)
 
 #else
 
-/* Cards take no notice of this alignment: dynamic memory begins where the kernel's shared variables end, and
+/* GPUs take no notice of this alignment: dynamic memory begins where the kernel's shared variables end, and
  * without any at a multiple of 1024. So kernels with tiles have no __shared__ variables. */
 #define TILE_SHARED(name) extern __shared__ __align__(1024) char name[]
 

@@ -6,16 +6,16 @@
 // Shared memory of the plain kernel: q and the sums [d] each, weights of a chunk of keys [THREADS].
 struct plain {
     const struct attend_args *a;
-    float *q, *sum, *p, *part;
+    float *q, *o, *p, *part;
     int64_t t, head, h, d;
-    float max, total;
+    float m, l;
 };
 
 // One chunk of keys start.. of one set: a thread per key for the logits, a thread per channel for the values.
 DEVICE void plain_chunk(struct plain *w, const struct attend_set *s, int64_t start, int64_t n)
 {
     int64_t j = start + threadIdx.x, row;
-    float x = -INFINITY; // hidden
+    float x = -INFINITY; // masked
     if ((int64_t)threadIdx.x < n) {
         const struct kv_run *k = run_of(s->k, j, &row);
         if (attend_visible(s, k, row, j, w->head, w->a->q_pos + w->t)) {
@@ -28,19 +28,19 @@ DEVICE void plain_chunk(struct plain *w, const struct attend_set *s, int64_t sta
     float top = block_max(x == x ? x : INFINITY, w->part); // NaN must not be lost
     if (top == -INFINITY)
         return;
-    float max = fmaxf(top, w->max), shrink = expf(w->max - max), p = expf(x - max);
+    float max = fmaxf(top, w->m), shrink = expf(w->m - max), p = expf(x - max);
     w->p[threadIdx.x] = p;
-    w->total = w->total * shrink + block_sum(p, w->part);
-    w->max = max;
+    w->l = w->l * shrink + block_sum(p, w->part);
+    w->m = max;
     for (int64_t c = threadIdx.x; c < w->d; c += blockDim.x) {
-        float sum = w->sum[c] * shrink;
+        float sum = w->o[c] * shrink;
         for (int64_t i = 0; i < n; i++) {
             if (w->p[i] == 0.0f)
                 continue;
             const struct kv_run *v = run_of(s->v, start + i, &row);
             sum = fmaf(w->p[i], run_value(v, row, w->h, c, w->a->n_kv_head, w->d), sum);
         }
-        w->sum[c] = sum;
+        w->o[c] = sum;
     }
     __syncthreads();
 }
@@ -58,7 +58,7 @@ KERNEL plain_kernel(const struct attend_args *args)
     struct plain w = {a, shared, shared + d, p, part, blockIdx.x / H, blockIdx.x % H, 0, d, -INFINITY, 0.0f};
     w.h = w.head / (H / a->n_kv_head);
     for (int64_t c = threadIdx.x; c < d; c += blockDim.x)
-        w.sum[c] = 0.0f;
+        w.o[c] = 0.0f;
     for (int i = 0; i < a->n_set; i++) {
         const struct attend_set *s = &a->set[i];
         int64_t n = attend_keys(s);
@@ -70,7 +70,7 @@ KERNEL plain_kernel(const struct attend_args *args)
             plain_chunk(&w, s, start, n - start < THREADS ? n - start : THREADS);
     }
     for (int64_t c = threadIdx.x; c < d; c += blockDim.x)
-        store(a->out.data, a->out.dtype, blockIdx.x * d + c, w.total != 0.0f ? w.sum[c] / w.total : 0.0f);
+        store(a->out.data, a->out.dtype, blockIdx.x * d + c, w.l != 0.0f ? w.o[c] / w.l : 0.0f);
 }
 
 static void plain_attend(struct cuda *c, const struct attend_args *a, int n)
@@ -113,5 +113,5 @@ void attend_run(struct ops *o, const struct attend_args *a, int n)
         else
             tile_attend(c, form, a + from, to - from);
     }
-    mass_run(c, a, n);
+    attn_scores_run(c, a, n);
 }

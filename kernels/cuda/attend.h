@@ -1,4 +1,4 @@
-/* Attention in parts: the plain kernel (every feature), masses, and the kernels on matrix units. */
+/* Attention in parts: the plain kernel (every feature), attention scores, and the kernels on matrix units. */
 #ifndef KVS_KERNELS_CUDA_ATTEND_H
 #define KVS_KERNELS_CUDA_ATTEND_H
 
@@ -16,8 +16,8 @@ void tile_attend(struct cuda *c, enum tile_form form, const struct attend_args *
 /* decode.cu, for few rows: `a` is one that the tiled kernel can do. */
 bool decode_fits(const struct attend_args *a, enum tile_form form);
 void decode_attend(struct cuda *c, enum tile_form form, const struct attend_args *a, int n);
-/* The masses of n sequences (those that want some). */
-void mass_run(struct cuda *c, const struct attend_args *a, int n);
+/* The attention scores of n sequences (those that want some). */
+void attn_scores_run(struct cuda *c, const struct attend_args *a, int n);
 
 BOTH int64_t attend_keys(const struct attend_set *s)
 {
@@ -77,7 +77,7 @@ DEVICE float attend_logit(const struct attend_args *a, const struct kv_run *k, i
     float x = 0.0f;
     for (int64_t c = 0; c < d; c++)
         x = fmaf(q[c], run_value(k, r, h, c, a->n_kv_head, d), x);
-    return a->f16_mass ? half_round(half_round(x) * a->scale) : x * a->scale;
+    return a->f16_attn_scores ? half_round(half_round(x) * a->scale) : x * a->scale;
 }
 
 #endif

@@ -1,4 +1,4 @@
-/* Inside of the CUDA table: the device handle, launching, and small device functions that several kernels
+/* Inside of the CUDA backend: the device handle, launching, and small device functions that several kernels
  * share. The same files compile without nvcc as plain C++ against tests/shim (KVS_SHIM), where the threads of
  * a block are fibers: so kernels use the words of this header (KERNEL, LAUNCH, BLOCK_SHARED) and sum in a
  * fixed order.
@@ -31,8 +31,16 @@ extern "C" {
 struct pool;  /* pool.cu */
 struct queue; /* queue.cu */
 
-/* The table's own memory for one purpose; it grows, old content is lost. */
-enum scratch { SCRATCH_X, SCRATCH_OUT, SCRATCH_SPLIT, SCRATCH_MASS, SCRATCH_SELECT, SCRATCH_PICK, SCRATCH_N };
+/* The backend's own memory for one purpose; it grows, old content is lost. */
+enum scratch {
+    SCRATCH_X,
+    SCRATCH_OUT,
+    SCRATCH_SPLIT,
+    SCRATCH_SCORES,
+    SCRATCH_SELECT,
+    SCRATCH_PICK,
+    SCRATCH_N
+};
 
 struct cuda {
     struct host host; /* first: ops.c looks there (fail_at) */
@@ -51,7 +59,7 @@ struct cuda {
     struct queue *queue;
     struct product *product; /* products.cu */
     int ordinal, n_sm;
-    bool wgmma;         /* prompts by hopper.cu (asked for, and the card has these instructions) */
+    bool wgmma;         /* prompts by hopper.cu (asked for, and the GPU has these instructions) */
     bool early;         /* kernels of a graph may begin before the one ahead has ended (grid_begin) */
     bool wait;          /* after every launch: a fault then names its kernel */
     const char *kernel; /* the latest launched */
@@ -68,7 +76,7 @@ void cuda_fail(struct cuda *c, int code, const char *fmt, ...) __attribute__((fo
 bool cuda_ok(struct cuda *c, cudaError_t rc, const char *what);
 /* After every launch: latches what went wrong with it (rc: what launching said). */
 void cuda_launched(struct cuda *c, const char *kernel, cudaError_t rc);
-/* The table's own memory, at least `bytes`; NULL and a latched ERR_NOMEM if there is none. */
+/* The backend's own memory, at least `bytes`; NULL and a latched ERR_NOMEM if there is none. */
 void *cuda_scratch(struct cuda *c, enum scratch which, size_t bytes);
 /* Copies `bytes` of arguments (at most 1 MiB) to the device; valid for the next launch. */
 const void *cuda_args(struct cuda *c, const void *args, size_t bytes);
@@ -84,7 +92,7 @@ void queue_add(struct cuda *c, const char *name, const void *kernel, dim3 grid, 
 void queue_arg(struct cuda *c, const void *arg, size_t bytes);
 void queue_done(struct cuda *c);
 
-/* pool.cu: memory from the driver in big pieces, given out and taken back without it. All work of the table
+/* pool.cu: memory from the driver in big pieces, given out and taken back without it. All work of the backend
  * runs on one stream, so a block may be given out again at once. */
 struct pool *pool_open(enum mem_place place, struct cuda *c);
 void pool_close(struct pool *p);
@@ -112,7 +120,7 @@ void product_version(char *text, size_t size);
 /* Values of any float dtype -> values of another one. */
 void rows_convert(struct cuda *c, void *dst, enum dtype to, const void *src, enum dtype from, int64_t n);
 
-/* Members of the table, by file. */
+/* Members of the backend, by file. */
 void rows_embed(struct ops *o, struct tensor out, const struct tensor *table, const int32_t *ids,
                 float scale);
 void rows_rmsnorm(struct ops *o, struct tensor out, struct tensor x, const float *w, float eps, float w_add);

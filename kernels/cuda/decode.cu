@@ -102,7 +102,7 @@ DEVICE bool block_shut(const struct decode_view *v, const struct decode_block *b
 // Scores of keys that a row does not see become -infinity. s[n][2 i + e]: place lane / 4 + 8 i, row 8 n + 2
 // (lane % 4) + e.
 template <int D, int NT>
-DEVICE void decode_hide(float s[NT][4], const struct decode_rows<D, NT> *w, const struct decode_block *b,
+DEVICE void decode_mask(float s[NT][4], const struct decode_rows<D, NT> *w, const struct decode_block *b,
                         const struct decode_view *v, int32_t h)
 {
 #pragma unroll
@@ -155,7 +155,7 @@ DEVICE void decode_softmax(struct decode_rows<D, NT> *w, float s[NB][NT][4], flo
             struct flash_row *r = &w->row[i / 4][i % 2];
             float *x = &s[b][i / 4][i % 4];
             *x = unit_exp2(fmaf(*x, slope, -flash_base(r, slope)));
-            r->sum += *x;
+            r->l += *x;
         }
 }
 
@@ -189,7 +189,7 @@ DEVICE void decode_keys(struct decode_rows<D, NT> *w, const uint4 q[D / 32][NT],
     else
         score_any<BF16, D, NT>(s, q, b, x);
     if (!block_open(view, b, b->p->pos + b->at))
-        decode_hide<D, NT>(s, w, b, view, x->h);
+        decode_mask<D, NT>(s, w, b, view, x->h);
     decode_softmax<D, NT, 1>(w, all, slope);
     if (two || four)
         decode_powers<false, NT>(p, s);
@@ -228,7 +228,7 @@ DEVICE void decode_group(struct decode_rows<D, NT> *w, const uint4 q[D / 32][NT]
     for (int i = 0; i < 2; i++) {
         struct decode_block b = {piece, at + i * DECODE_KEYS, 0, DECODE_KEYS};
         if (!block_open(view, &b, piece->pos + b.at))
-            decode_hide<D, NT>(s[i], w, &b, view, x->h);
+            decode_mask<D, NT>(s[i], w, &b, view, x->h);
     }
     decode_softmax<D, NT, 2>(w, s, slope);
 #pragma unroll
@@ -287,7 +287,7 @@ DEVICE void decode_put(const struct decode_job *job, const struct decode_rows<D,
     for (int n = 0; n < NT; n++)
 #pragma unroll
         for (int e = 0; e < 2; e++) {
-            float *mine = all + ((warp * NT + n) * 8 + q * 2 + e) * (D + 2), sum = w->row[n][e].sum;
+            float *mine = all + ((warp * NT + n) * 8 + q * 2 + e) * (D + 2), sum = w->row[n][e].l;
 #pragma unroll
             for (int c = 0; c < D / 16; c++) {
                 mine[c / 4 * 64 + g * 8 + c % 4 * 2] = w->o[c][n][e];
@@ -297,7 +297,7 @@ DEVICE void decode_put(const struct decode_job *job, const struct decode_rows<D,
             sum += __shfl_xor_sync(FULL, sum, 8);
             sum += __shfl_xor_sync(FULL, sum, 16);
             if (g == 0) {
-                mine[D] = w->row[n][e].max;
+                mine[D] = w->row[n][e].m;
                 mine[D + 1] = sum;
             }
         }

@@ -34,7 +34,7 @@ bool decode_fits(const struct attend_args *a, enum tile_form form)
     return true;
 }
 
-// Keys of a block: enough blocks to fill a card, few enough that putting them together costs little.
+// Keys of a block: enough blocks to fill a GPU, few enough that putting them together costs little.
 static int32_t split_of(int64_t keys)
 {
     return keys <= 16384 ? 256 : keys <= 65536 ? 512 : 1024;

@@ -1,5 +1,5 @@
 /* What decode.cu works on: a sequence's keys and values as pieces, from one end of a run of keys or values to
- * the next. Made on the host, read on the card. */
+ * the next. Made on the host, read on the GPU. */
 #ifndef KVS_KERNELS_CUDA_DECODE_JOB_H
 #define KVS_KERNELS_CUDA_DECODE_JOB_H
 

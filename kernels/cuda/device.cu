@@ -1,4 +1,4 @@
-// The CUDA table: opening a card, counted memory, copies in order with kernels, latched errors.
+// The CUDA backend: opening a GPU, counted memory, copies in order with kernels, latched errors.
 #include "kernels/comm_nccl.h"
 
 #include <new>
@@ -9,7 +9,7 @@
 namespace
 {
 const size_t ARG_BYTES = (size_t)16 << 20, ARG_MOST = (size_t)1 << 20;
-const size_t RESERVE = (size_t)512 << 20; // of the card, for the libraries' own memory
+const size_t RESERVE = (size_t)512 << 20; // of the GPU, for the libraries' own memory
 } // namespace
 
 // The module carries its own: it links nothing of the program.
@@ -56,7 +56,7 @@ void cuda_launched(struct cuda *c, const char *kernel, cudaError_t rc)
 
 /* ------------------------------------------------------------------ memory */
 
-static void *table_alloc(struct ops *o, size_t bytes, enum mem_kind kind, enum mem_place place)
+static void *backend_alloc(struct ops *o, size_t bytes, enum mem_kind kind, enum mem_place place)
 {
     struct cuda *c = cuda_of(o);
     struct host *h = &c->host;
@@ -81,7 +81,7 @@ static void *table_alloc(struct ops *o, size_t bytes, enum mem_kind kind, enum m
     return p;
 }
 
-static void table_free(struct ops *o, void *p)
+static void backend_free(struct ops *o, void *p)
 {
     struct cuda *c = cuda_of(o);
     for (int place = 0; p && place < PLACE_N; place++) {
@@ -94,12 +94,12 @@ static void table_free(struct ops *o, void *p)
     }
 }
 
-static size_t table_used(const struct ops *o, enum mem_kind kind, enum mem_place place)
+static size_t backend_used(const struct ops *o, enum mem_kind kind, enum mem_place place)
 {
     return cuda_of(o)->host.used[kind][place];
 }
 
-static size_t table_peak(struct ops *o, bool reset)
+static size_t backend_peak(struct ops *o, bool reset)
 {
     struct host *h = &cuda_of(o)->host;
     size_t p = h->peak;
@@ -110,7 +110,7 @@ static size_t table_peak(struct ops *o, bool reset)
     return p;
 }
 
-static size_t table_limit(const struct ops *o)
+static size_t backend_limit(const struct ops *o)
 {
     return cuda_of(o)->host.limit;
 }
@@ -125,7 +125,7 @@ static void drop_scratch(struct cuda *c, int which)
     c->scratch[which].bytes = 0;
 }
 
-static void table_trim(struct ops *o)
+static void backend_trim(struct ops *o)
 {
     for (int i = 0; i < SCRATCH_N; i++)
         drop_scratch(cuda_of(o), i);
@@ -204,7 +204,7 @@ static bool on_host(struct cuda *c, const void *dst, const void *src)
     return true;
 }
 
-static void table_copy(struct ops *o, void *dst, const void *src, size_t bytes)
+static void backend_copy(struct ops *o, void *dst, const void *src, size_t bytes)
 {
     struct cuda *c = cuda_of(o);
     cuda_flush(c);
@@ -216,8 +216,8 @@ static void table_copy(struct ops *o, void *dst, const void *src, size_t bytes)
         end_copy(c, dst, src, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, c->stream));
 }
 
-static void table_copy_rows(struct ops *o, void *dst, size_t dst_pitch, const void *src, size_t src_pitch,
-                            size_t width, int64_t rows)
+static void backend_copy_rows(struct ops *o, void *dst, size_t dst_pitch, const void *src, size_t src_pitch,
+                              size_t width, int64_t rows)
 {
     struct cuda *c = cuda_of(o);
     cuda_flush(c);
@@ -233,14 +233,14 @@ static void table_copy_rows(struct ops *o, void *dst, size_t dst_pitch, const vo
         memmove((char *)dst + i * dst_pitch, (const char *)src + i * src_pitch, width);
 }
 
-static int table_sync(struct ops *o)
+static int backend_sync(struct ops *o)
 {
     struct cuda *c = cuda_of(o);
     cuda_flush(c);
     cudaError_t rc = cudaStreamSynchronize(c->stream);
     c->arg_at = c->arg_sent = 0; // all have been read: the next step's lie where this step's lay
     char text[sizeof c->host.error_text + 16];
-    cuda_ok(c, rc, c->kernel ? "" : "waiting for the card");
+    cuda_ok(c, rc, c->kernel ? "" : "waiting for the GPU");
     if (!c->host.error)
         return 0;
     int code = c->host.error;
@@ -251,7 +251,7 @@ static int table_sync(struct ops *o)
 
 /* ------------------------------------------------------------------ opening */
 
-static void table_close(struct ops *o)
+static void backend_close(struct ops *o)
 {
     struct cuda *c = cuda_of(o);
     cuda_flush(c);
@@ -270,18 +270,18 @@ static void table_close(struct ops *o)
     delete c;
 }
 
-static void fill_table(struct ops *o)
+static void fill_backend(struct ops *o)
 {
-    o->close = table_close;
-    o->alloc = table_alloc;
-    o->free = table_free;
-    o->used = table_used;
-    o->peak = table_peak;
-    o->limit = table_limit;
-    o->trim = table_trim;
-    o->copy = table_copy;
-    o->copy_rows = table_copy_rows;
-    o->sync = table_sync;
+    o->close = backend_close;
+    o->alloc = backend_alloc;
+    o->free = backend_free;
+    o->used = backend_used;
+    o->peak = backend_peak;
+    o->limit = backend_limit;
+    o->trim = backend_trim;
+    o->copy = backend_copy;
+    o->copy_rows = backend_copy_rows;
+    o->sync = backend_sync;
     o->pack_bytes = matmul_pack_bytes;
     o->pack = matmul_pack;
     o->matmul = matmul_run;
@@ -314,7 +314,7 @@ KERNEL probe_kernel(int *out)
     *out = 1;
 }
 
-/* Does the card run this module's code? */
+/* Does the GPU run this module's code? */
 static cudaError_t probe(struct cuda *c)
 {
     int *p = (int *)c->arg_dev;
@@ -327,8 +327,8 @@ static cudaError_t probe(struct cuda *c)
     return rc == cudaSuccess ? cudaStreamSynchronize(c->stream) : rc;
 }
 
-/* May kernels begin before the one ahead has ended? Only if the code that this card runs has grid_begin's
- * wait: a card that the module holds no own code for takes that for 8.0, which has none. */
+/* May kernels begin before the one ahead has ended? Only if the code that this GPU runs has grid_begin's
+ * wait: a GPU that the module holds no own code for takes that for 8.0, which has none. */
 static bool may_begin_early(void)
 {
     struct cudaFuncAttributes code;
@@ -338,7 +338,7 @@ static bool may_begin_early(void)
     return rc == cudaSuccess && code.ptxVersion >= 90;
 }
 
-static cudaError_t open_card(struct cuda *c, struct cudaDeviceProp *prop)
+static cudaError_t open_gpu(struct cuda *c, struct cudaDeviceProp *prop)
 {
     size_t free_bytes = 0, total = 0;
     cudaError_t rc = cudaSetDevice(c->ordinal);
@@ -359,7 +359,7 @@ static cudaError_t open_card(struct cuda *c, struct cudaDeviceProp *prop)
 }
 
 /* As nvidia-smi writes it. */
-static void name_card(char text[48], const char id[16])
+static void name_gpu(char text[48], const char id[16])
 {
     size_t at = (size_t)snprintf(text, 48, "GPU");
     for (int i = 0; i < 16; i++)
@@ -380,12 +380,12 @@ static void describe(struct cuda *c, const struct cudaDeviceProp *prop)
     o->name = "cuda";
     snprintf(o->device, sizeof o->device, "%.95s", prop->name);
     snprintf(o->isa, sizeof o->isa, "sm_%d%d", prop->major, prop->minor);
-    name_card(o->card, prop->uuid.bytes);
+    name_gpu(o->gpu, prop->uuid.bytes);
     snprintf(o->libraries, sizeof o->libraries, "CUDA %d.%d, driver %d.%d, %s", runtime / 1000,
              runtime % 1000 / 10, driver / 1000, driver % 1000 / 10, product);
 }
 
-/* Prompts by hopper.cu, if the card can. */
+/* Prompts by hopper.cu, if the GPU can. */
 static bool take_wgmma(struct cuda *c, const struct cudaDeviceProp *prop)
 {
 #ifdef KVS_SHIM
@@ -399,7 +399,7 @@ static bool take_wgmma(struct cuda *c, const struct cudaDeviceProp *prop)
     return c->wgmma = true;
 }
 
-/* One line for people: what is wrong with the driver or the card. ERR_INPUT: there is none. */
+/* One line for people: what is wrong with the driver or the GPU. ERR_INPUT: there is none. */
 static int refuse(struct cuda *c, int (*error)(int, const char *), cudaError_t rc)
 {
     char text[256], name[32], why[128];
@@ -416,10 +416,10 @@ static int refuse(struct cuda *c, int (*error)(int, const char *), cudaError_t r
     else if (rc == cudaErrorInsufficientDriver)
         snprintf(why, sizeof why, "no NVIDIA driver on this host");
     else if (rc == cudaErrorNoKernelImageForDevice || rc == cudaErrorUnsupportedPtxVersion)
-        snprintf(why, sizeof why, "device %d: this module holds no code for this card's architecture",
+        snprintf(why, sizeof why, "device %d: this module holds no code for this GPU's architecture",
                  c->ordinal);
     snprintf(text, sizeof text, "cuda: %s (%s)", why, name);
-    table_close(&c->ops);
+    backend_close(&c->ops);
     return error(rc == cudaErrorNoDevice || (rc == cudaErrorInsufficientDriver && !old) ? ERR_INPUT
                                                                                         : ERR_DEVICE,
                  text);
@@ -441,7 +441,7 @@ extern "C" __attribute__((visibility("default"))) int kvs_cuda_open(struct ops *
     c->ops.act = opt->act;
     c->ops.threads = 1;
     c->ops.plain_weights = true;
-    c->ops.piece =
+    c->ops.chunk =
         2048; // four rounds of blocks for attention with 8 key heads; 0.3 GB of workspace (8B models)
     for (int i = 0; i < PLACE_N; i++)
         c->pool[i] = pool_open((enum mem_place)i, c);
@@ -453,24 +453,24 @@ extern "C" __attribute__((visibility("default"))) int kvs_cuda_open(struct ops *
         rc = cudaErrorNoDevice;
     if (rc == cudaSuccess)
         c->ordinal %=
-            n; // ranks of a node count through its cards; where each sees its own, all take the first
+            n; // ranks of a node count through its GPUs; where each sees its own, all take the first
     if (rc == cudaSuccess)
-        rc = open_card(c, &prop);
+        rc = open_gpu(c, &prop);
     if (rc != cudaSuccess)
         return refuse(c, error, rc);
     c->product = product_open(c);
     if (!c->product) {
-        int code = table_sync(&c->ops);
-        table_close(&c->ops);
+        int code = backend_sync(&c->ops);
+        backend_close(&c->ops);
         return code;
     }
     describe(c, &prop);
     c->early = may_begin_early() && !(opt->isa && strstr(opt->isa, "serial"));
     if (opt->isa && strstr(opt->isa, "wgmma") && !take_wgmma(c, &prop)) {
-        table_close(&c->ops);
-        return error(ERR_DEVICE, "cuda: wgmma needs a card of compute capability 9.0");
+        backend_close(&c->ops);
+        return error(ERR_DEVICE, "cuda: wgmma needs a GPU of compute capability 9.0");
     }
-    fill_table(&c->ops);
+    fill_backend(&c->ops);
     *out = &c->ops;
     return 0;
 }

@@ -148,7 +148,7 @@ DEVICE void flash_softmax(float s[2][KEYS / 8][4], float o[2][D / 8][4], struct 
             for (int e = 0; e < 2; e++) {
                 float *x = &s[r / 2][i][r % 2 * 2 + e];
                 *x = unit_exp2(fmaf(*x, slope, -base));
-                row[r / 2][r % 2].sum += *x;
+                row[r / 2][r % 2].l += *x;
             }
     }
 }
@@ -172,8 +172,8 @@ static __global__ void __launch_bounds__(THREADS, 2) flash_kernel(const struct f
     float o[2][D / 8][4], slope = job->slope;
 #pragma unroll
     for (int r = 0; r < 4; r++) {
-        row[r / 2][r % 2].max = -INFINITY;
-        row[r / 2][r % 2].sum = 0.0f;
+        row[r / 2][r % 2].m = -INFINITY;
+        row[r / 2][r % 2].l = 0.0f;
     }
 #pragma unroll
     for (int c = 0; c < D / 8; c++)
@@ -213,7 +213,7 @@ static __global__ void __launch_bounds__(THREADS, 2) flash_kernel(const struct f
     }
 #pragma unroll
     for (int r = 0; r < 4; r++) {
-        float sum = row[r / 2][r % 2].sum;
+        float sum = row[r / 2][r % 2].l;
         sum += __shfl_xor_sync(FULL, sum, 1);
         sum += __shfl_xor_sync(FULL, sum, 2);
         float over = sum != 0.0f ? 1.0f / sum : 0.0f; // a row that saw no key is zero

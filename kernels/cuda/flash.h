@@ -154,7 +154,7 @@ DEVICE void flash_store(const struct flash_job *job, int64_t at, float x, float 
 /* One row's reference (the largest score when it was set) and the sum of its powers over this thread's keys.
  */
 struct flash_row {
-    float max, sum;
+    float m, l;
 };
 
 /* A tile's largest score of the row, of all threads that share it -> the factor for what was summed so far, 1
@@ -162,17 +162,17 @@ struct flash_row {
 DEVICE float flash_grow(struct flash_row *r, float top, float slope)
 {
     float factor = 1.0f;
-    if ((top - r->max) * slope > FLASH_LAZY) { // false for two infinities
-        factor = unit_exp2((r->max - top) * slope);
-        r->max = top;
-        r->sum *= factor;
+    if ((top - r->m) * slope > FLASH_LAZY) { // false for two infinities
+        factor = unit_exp2((r->m - top) * slope);
+        r->m = top;
+        r->l *= factor;
     }
     return factor;
 }
 /* What is taken from a scaled score of the row: nothing as long as it has seen no key. */
 DEVICE float flash_base(const struct flash_row *r, float slope)
 {
-    return r->max == -INFINITY ? 0.0f : r->max * slope;
+    return r->m == -INFINITY ? 0.0f : r->m * slope;
 }
 
 #endif

@@ -13,7 +13,7 @@
 // of the former and one of the latter: about 1300 of 2048 issue slots, 1024 cycles of MUFU. So the unit could
 // be kept busy; flash attention 3 reaches 0.65 to 0.75 of it with the same cut (and copies by TMA, and turns
 // taken by barriers, which are left out here): 550 TFLOP/s are to be hoped for, 500 to be expected. Not run
-// on a card yet: taken only where it is asked for. Registers 168 at launch, then 40 (37 used) and 232 (229),
+// on a GPU yet: taken only where it is asked for. Registers 168 at launch, then 40 (37 used) and 232 (229),
 // nothing spilled; shared memory 160 KiB.
 #include "kernels/cuda/flash.h"
 #include "kernels/cuda/hopper.h"
@@ -178,7 +178,7 @@ DEVICE bool hopper_softmax(struct hopper_rows<D> *w, float factor[2], const stru
         for (int i = 0; i < KEYS / 4; i++) {
             float *x = &w->s[i / 2 * 4 + r * 2 + i % 2];
             *x = unit_exp2(fmaf(*x, slope, -base));
-            w->row[r].sum += *x;
+            w->row[r].l += *x;
         }
     }
     return __ballot_sync(FULL, factor[0] != 1.0f || factor[1] != 1.0f) != 0;
@@ -264,8 +264,8 @@ DEVICE void hopper_rows_of(char *queries, const struct flash_job *job, const str
     int32_t first = b->row0 + ((int32_t)threadIdx.x - FETCHERS) / WARP * 16 + (int32_t)threadIdx.x % WARP / 4;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        w.row[i].max = -INFINITY;
-        w.row[i].sum = 0.0f;
+        w.row[i].m = -INFINITY;
+        w.row[i].l = 0.0f;
         w.pos[i] = job->q_pos + (first + i * 8) / b->g;
     }
 #pragma unroll
@@ -279,7 +279,7 @@ DEVICE void hopper_rows_of(char *queries, const struct flash_job *job, const str
         it = hopper_set<BF16, D>(&w, queries, job, &job->set[i], b, r, it);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        float sum = w.row[i].sum;
+        float sum = w.row[i].l;
         sum += __shfl_xor_sync(FULL, sum, 1);
         sum += __shfl_xor_sync(FULL, sum, 2);
         float over = sum != 0.0f ? 1.0f / sum : 0.0f; // a row that saw no key is zero
@@ -320,7 +320,7 @@ static __global__ void __launch_bounds__(THREADS, 1) hopper_kernel(const struct 
         hopper_rows_of<BF16, D>(hopper_shared, job, &b, &r);
     }
 #else
-    (void)jobs; // the card of another architecture: never launched there
+    (void)jobs; // the GPU of another architecture: never launched there
 #endif
 }
 

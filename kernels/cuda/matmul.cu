@@ -127,7 +127,7 @@ static bool fused(const struct skinny *p, struct tensor x, const struct weight *
     return x.dtype == w->dtype && p->out_dtype == x.dtype && skinny_fits(p, w->dtype);
 }
 
-#define SPLIT_ROWS 2048 // from here on every output has products enough to fill a card
+#define SPLIT_ROWS 2048 // from here on every output has products enough to fill a GPU
 #define ADD_ROWS   256
 
 // Many rows, 16-bit: each output by a product of its own rows of the weights, not one product and copies

@@ -110,7 +110,7 @@ template <bool TURNED> DEVICE void unit_load(uint32_t v[4], const void *row)
         uint16_t high = TURNED ? all[m * 8 + 2 * t + 1][g] : all[m * 8 + g][2 * t + 1];
         v[m] = (uint32_t)low | (uint32_t)high << 16;
     }
-    shim_warp_barrier(); // on a card nobody runs ahead before all have read
+    shim_warp_barrier(); // on a GPU nobody runs ahead before all have read
 }
 
 /* An 8x8 matrix of 16-bit values, columns 2t and 2t + 1 of row g in lane 4g + t, turned around. */

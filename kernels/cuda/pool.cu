@@ -114,7 +114,7 @@ void pool_trim(struct pool *p)
     }
 }
 
-// Slabs stay within the table's limit: the rest of the card is the libraries'.
+// Slabs stay within the backend's limit: the rest of the GPU is the libraries'.
 static bool within(const pool *p, size_t want)
 {
     size_t most = p->place == PLACE_DEVICE ? p->c->host.limit + SPARE : SIZE_MAX;

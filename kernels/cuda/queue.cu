@@ -8,7 +8,7 @@
 // Inside a graph every kernel may begin when all blocks of the one ahead of it run (programmatic dependent
 // launch, compute capability 9.0); grid_begin in the kernel waits for its end. A kernel without it would
 // break the chain: the one behind it could then overtake the one ahead. So may_begin_early (device.cu) asks
-// which code the card runs.
+// which code the GPU runs.
 #include "kernels/cuda/cuda.h"
 
 #if defined CUDART_VERSION && CUDART_VERSION < 13000 // the same function by its older name

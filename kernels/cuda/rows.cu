@@ -62,7 +62,7 @@ static bool eight(int64_t n, const void *a, const void *b, const void *c)
             LAUNCH(c, kernel<1>, grid, THREADS, shared, __VA_ARGS__);                                        \
     } while (0)
 
-// Enough blocks to fill any card; the rest is a loop.
+// Enough blocks to fill any GPU; the rest is a loop.
 static unsigned grid_of(int64_t n)
 {
     unsigned b = blocks_of(n, THREADS);

@@ -81,7 +81,7 @@ DEVICE void tile_load(uint16_t *tile, const struct kv_run *run, int64_t row0, in
 struct two_rows {
     int32_t t[2];    // token of the call; -1: no such row
     int32_t head[2]; // query head
-    float max[2], sum[2];
+    float m[2], l[2];
 };
 
 // A set's mask in 32 bits: distances beyond any position are cut.
@@ -133,7 +133,7 @@ DEVICE void tile_rows(float o[D / 8][4], struct two_rows *r, const uint32_t q[D 
             unit_mma<BF16>(x[i + 1], q[k], b + 2);
         }
     }
-    float top[2] = {r->max[0], r->max[1]};
+    float top[2] = {r->m[0], r->m[1]};
 #pragma unroll
     for (int i = 0; i < NT; i++) {
 #pragma unroll
@@ -150,9 +150,9 @@ DEVICE void tile_rows(float o[D / 8][4], struct two_rows *r, const uint32_t q[D 
     for (int row = 0; row < 2; row++) {
         top[row] = fmaxf(top[row], __shfl_xor_sync(FULL, top[row], 1));
         top[row] = fmaxf(top[row], __shfl_xor_sync(FULL, top[row], 2));
-        float shrink = top[row] == -INFINITY ? 1.0f : expf(r->max[row] - top[row]);
-        r->max[row] = top[row];
-        r->sum[row] *= shrink;
+        float shrink = top[row] == -INFINITY ? 1.0f : expf(r->m[row] - top[row]);
+        r->m[row] = top[row];
+        r->l[row] *= shrink;
         top[row] = top[row] == -INFINITY ? 0.0f : top[row];
 #pragma unroll
         for (int c = 0; c < D / 8; c++) {
@@ -165,7 +165,7 @@ DEVICE void tile_rows(float o[D / 8][4], struct two_rows *r, const uint32_t q[D 
 #pragma unroll
         for (int e = 0; e < 4; e++) {
             x[i][e] = expf(x[i][e] - top[e / 2]);
-            r->sum[e / 2] += x[i][e]; // of this thread's keys; put together at the end
+            r->l[e / 2] += x[i][e]; // of this thread's keys; put together at the end
         }
     }
 #pragma unroll
@@ -205,8 +205,8 @@ static __global__ void __launch_bounds__(THREADS) tile_kernel(const struct atten
         int64_t row = row0 + warp * 16 + lane / 4 + i * 8;
         r.t[i] = row < rows ? (int32_t)(row / g) : -1;
         r.head[i] = (int32_t)(h * g + row % g);
-        r.max[i] = -INFINITY;
-        r.sum[i] = 0.0f;
+        r.m[i] = -INFINITY;
+        r.l[i] = 0.0f;
     }
     int64_t last_row = row0 + ROWS - 1 < rows ? row0 + ROWS - 1 : rows - 1;
     int64_t first_pos = a->q_pos + row0 / g, last_pos = a->q_pos + last_row / g;
@@ -248,8 +248,8 @@ static __global__ void __launch_bounds__(THREADS) tile_kernel(const struct atten
         }
     }
     for (int i = 0; i < 2; i++) {
-        r.sum[i] += __shfl_xor_sync(FULL, r.sum[i], 1);
-        r.sum[i] += __shfl_xor_sync(FULL, r.sum[i], 2);
+        r.l[i] += __shfl_xor_sync(FULL, r.l[i], 1);
+        r.l[i] += __shfl_xor_sync(FULL, r.l[i], 2);
     }
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -261,7 +261,7 @@ static __global__ void __launch_bounds__(THREADS) tile_kernel(const struct atten
                 int32_t channel = c * 8 + lane % 4 * 2 + e;
                 if (r.t[i] >= 0 && channel < d)
                     store(a->out.data, a->out.dtype, at + channel,
-                          r.sum[i] != 0.0f ? o[c][i * 2 + e] / r.sum[i] : 0.0f);
+                          r.l[i] != 0.0f ? o[c][i * 2 + e] / r.l[i] : 0.0f);
             }
     }
 }

@@ -1,5 +1,5 @@
 /* Typed option tables: one table gives parsing, help, canonical text and range checks for a method, task or
- * back end. Spec syntax: "name" or "name:key=value,key=value". */
+ * backend. Spec syntax: "name" or "name:key=value,key=value". */
 #ifndef KVS_BASE_PARAM_H
 #define KVS_BASE_PARAM_H
 

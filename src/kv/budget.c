@@ -6,7 +6,7 @@
 
 #include <math.h>
 
-/* A table that owns nothing: caches opened on it allocate, so that their ledger can be read, and are never
+/* A backend that owns nothing: caches opened on it allocate, so that their ledger can be read, and are never
  * stepped. */
 static void *dry_alloc(struct ops *o, size_t bytes, enum mem_kind kind, enum mem_place place)
 {

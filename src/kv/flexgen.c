@@ -203,7 +203,7 @@ static int flex_from_dense(struct kv_cache *c, struct kv_dense *dense)
 
 /* Rows of one cache in one step, as the cache dtype holds them: [T,Hk,d]. */
 struct flex_job {
-    struct kv_mem mem[2]; /* pieces only; a single row has its place in the cache */
+    struct kv_mem mem[2]; /* chunks only; a single row has its place in the cache */
     struct tensor own[2];
 };
 
@@ -221,7 +221,7 @@ static int flex_plan(const struct kv_cache *c, const struct kv_rows *r, struct f
 }
 
 /* Exact prompt, codes. A row of flexgen-upstream reads itself from `own`: a single row in place of its codes,
- * rows of a piece through a set of their own. */
+ * rows of a chunk through a set of their own. */
 static void flex_attend(const struct kv_cache *c, const struct kv_rows *r, const struct flex_job *j,
                         struct attend_args *a)
 {
@@ -276,7 +276,7 @@ static void flex_run_all(struct kv_cache *const *c, const struct kv_rows *rows, 
     ops->attend(ops, b->attend, n);
 }
 
-/* Gives the workspace of pieces back, once nothing on the device uses it any more. */
+/* Gives the workspace of chunks back, once nothing on the device uses it any more. */
 static int flex_release(struct kv_cache *const *c, struct flex_job *j, int n)
 {
     bool any = false;

@@ -7,7 +7,7 @@
  * Heads: the score of a KV head is the mean over its query heads (upstream has one each). Ties go to the
  * older key. Scores are float32.
  *
- * Dropped keys are hidden at once and their rows freed in bulk: the cache has some rows more than it keeps,
+ * Dropped keys are masked at once and their rows freed in bulk: the cache has some rows more than it keeps,
  * and is packed when they are used up. */
 #include "base/err.h"
 #include "base/mem.h"
@@ -32,14 +32,14 @@ static const struct param h2o_table[] = {
      "recent as a fixed number of tokens, instead of fractions (0: use fractions)"},
     {"when", PARAM_CHOICE, offsetof(struct h2o_params, when), KV_WHEN_AFTER, 0, 2, "prefill|after|decode",
      NULL,
-     "when to begin to drop: prefill: after each piece of the prompt; after: at its end, scored by all of "
+     "when to begin to drop: prefill: after each chunk of the prompt; after: at its end, scored by all of "
      "it; "
      "decode: after the first decode step, scored by decode steps alone"},
     {0},
 };
 
-/* Rows beyond the budget before the cache is packed: one piece of a prompt, or some decode steps. */
-enum { PIECE = 512, SLACK = 64 };
+/* Rows beyond the budget before the cache is packed: one prefill chunk, or some decode steps. */
+enum { CHUNK = 512, SLACK = 64 };
 
 enum { SCORE, KEEP, FIRST, N_MEM };
 
@@ -49,7 +49,7 @@ struct h2o {
                                  of the first step f32 [H,n_prompt+1] */
     struct kv_dense *prompt;  /* with when=decode, up to the first step */
     int64_t heavy, recent;    /* budgets in tokens */
-    bool hides;               /* keep counts; otherwise all rows are seen */
+    bool masks;               /* keep counts; otherwise all rows are seen */
 };
 
 static int h2o_from_ratio(void *params, double ratio)
@@ -99,7 +99,7 @@ static uint64_t h2o_prefill_key(const void *params, int64_t n_prompt, const stru
     return p->when == KV_WHEN_PREFILL ? kv_key("h2o", size, 2) : 0;
 }
 
-static bool h2o_wants_mass(const void *params)
+static bool h2o_wants_attn_scores(const void *params)
 {
     return ((const struct h2o_params *)params)->when == KV_WHEN_AFTER;
 }
@@ -112,7 +112,7 @@ static int h2o_open(struct kv_cache *c)
     h2o_sizes(p, c->n_prompt, size);
     s->heavy = size[0];
     s->recent = size[1];
-    const int64_t room = p->when == KV_WHEN_PREFILL ? PIECE : SLACK;
+    const int64_t room = p->when == KV_WHEN_PREFILL ? CHUNK : SLACK;
     const int64_t capacity = min64(s->heavy + s->recent + room, c->n_max);
     TRY(kept_open(c, &s->rows, capacity));
     const size_t row = (size_t)capacity;
@@ -162,10 +162,10 @@ static int h2o_from_dense(struct kv_cache *c, struct kv_dense *dense)
         return kv_mem_open(c, &s->mem[FIRST],
                            (size_t)c->shape->n_head * (size_t)(dense->n + 1) * sizeof(float), MEM_INDEX);
     }
-    if (!dense->mass)
+    if (!dense->attn_scores)
         return err_set(ERR_INTERNAL, "method h2o: nobody watched the prompt of layer %d", (int)c->layer);
     if (dense->n)
-        take(c, dense, dense->mass, dense->k.n[0], dense->n);
+        take(c, dense, dense->attn_scores, dense->k.n[0], dense->n);
     return 0;
 }
 
@@ -180,7 +180,7 @@ static int pack(struct kv_cache *c)
     const struct select_args none = {
         .score = score + m, .score_ld = cap, .rows = H, .group = 1, .n = n - m, .zero_rest = true};
     c->ops->select(c->ops, &none, 1);
-    s->hides = false;
+    s->masks = false;
     return kept_compact(c, &s->rows, m);
 }
 
@@ -197,10 +197,10 @@ static bool in_prompt(const struct kv_cache *c)
     return c->n < c->n_prompt;
 }
 
-/* Rows that come before the next choice: pieces end at multiples of PIECE and with the prompt. */
+/* Rows that come before the next choice: chunks end at multiples of CHUNK and with the prompt. */
 static int64_t part(const struct kv_cache *c, int64_t left)
 {
-    return in_prompt(c) ? min64(left, min64(PIECE - c->n % PIECE, c->n_prompt - c->n)) : 1;
+    return in_prompt(c) ? min64(left, min64(CHUNK - c->n % CHUNK, c->n_prompt - c->n)) : 1;
 }
 
 /* The first step of when=decode: over the prompt by reference and the own row, which already lies where it
@@ -221,12 +221,12 @@ static void first_row(struct kv_cache *c, const struct kv_rows *r, struct rope_a
     set->k[n] = kv_run_of(&k, 0, 1, T);
     set->v[n++] = kv_run_of(&v, 0, 1, T);
     set->n_k = set->n_v = n;
-    set->mass = s->mem[FIRST].data;
-    set->mass_ld = T + 1;
+    set->attn_scores = s->mem[FIRST].data;
+    set->attn_scores_ld = T + 1;
 }
 
-/* Hides what loses now, from all rows to come. The row behind the last one, the next one's, is seen. */
-static struct select_args hide(const struct kv_cache *c)
+/* Masks what loses now, from all rows to come. The row behind the last one, the next one's, is seen. */
+static struct select_args mask(const struct kv_cache *c)
 {
     struct h2o *s = c->state;
     const int64_t n = s->rows.n, next = n < s->rows.capacity;
@@ -236,7 +236,7 @@ static struct select_args hide(const struct kv_cache *c)
     a.keep = s->mem[KEEP].data;
     a.keep_ld = s->rows.capacity;
     a.bar_rest = true;
-    s->hides = true;
+    s->masks = true;
     return a;
 }
 
@@ -255,19 +255,19 @@ static int h2o_rows(struct kv_cache *c, const struct kv_rows *r, struct rope_arg
     if (s->rows.n + T > s->rows.capacity)
         TRY(pack(c));
     kept_append(c, &s->rows, r, rope + 1, set);
-    set->mass = s->mem[SCORE].data;
-    set->mass_ld = s->rows.capacity;
-    if (s->hides) {
+    set->attn_scores = s->mem[SCORE].data;
+    set->attn_scores_ld = s->rows.capacity;
+    if (s->masks) {
         set->keep = s->mem[KEEP].data;
         set->keep_rows = c->shape->n_kv_head;
         set->keep_ld = s->rows.capacity;
     }
     if (!in_prompt(c) && s->rows.n > s->heavy + s->recent)
-        b->select[b->n_select++] = hide(c);
+        b->select[b->n_select++] = mask(c);
     return 0;
 }
 
-/* After attending, what is not part of a launch: the prompt is let go, or a piece of it has ended. */
+/* After attending, what is not part of a launch: the prompt is let go, or a chunk of it has ended. */
 static int settle(struct kv_cache *c, int64_t T)
 {
     struct h2o *s = c->state;
@@ -280,7 +280,7 @@ static int settle(struct kv_cache *c, int64_t T)
         kv_dense_unref(s->prompt, c->ops);
         s->prompt = NULL;
     }
-    const bool ends = c->n % PIECE == 0 || c->n == c->n_prompt;
+    const bool ends = c->n % CHUNK == 0 || c->n == c->n_prompt;
     return prompt && ends && s->rows.n > s->heavy + s->recent ? pack(c) : 0;
 }
 
@@ -355,7 +355,7 @@ static void h2o_budgets(const struct kv_cache *c, struct kv_budgets *b)
 static int h2o_dump(const struct kv_cache *c, struct kv_dump out[KV_DUMP_MAX], int *n)
 {
     const struct h2o *s = c->state;
-    return kept_dump(c, &s->rows, s->hides ? s->mem[KEEP].data : NULL, s->mem[SCORE].data, c->shape->n_head,
+    return kept_dump(c, &s->rows, s->masks ? s->mem[KEEP].data : NULL, s->mem[SCORE].data, c->shape->n_head,
                      out, n);
 }
 
@@ -369,7 +369,7 @@ const struct kv_method kv_method_h2o = {
     .check = h2o_check,
     .nominal_ratio = h2o_nominal,
     .prefill_key = h2o_prefill_key,
-    .wants_mass = h2o_wants_mass,
+    .wants_attn_scores = h2o_wants_attn_scores,
     .open = h2o_open,
     .from_dense = h2o_from_dense,
     .step = h2o_step,

@@ -6,7 +6,7 @@
  * method saves no memory: it says so in its ledger (the keys of the prompt are shared by reference, masks and
  * scores come on top).
  *
- * Only scores are fp16 (they decide what is kept); outputs are those of the kernel table over the keys that
+ * Only scores are fp16 (they decide what is kept); outputs are those of the backend over the keys that
  * are seen. */
 #include "base/err.h"
 #include "base/mem.h"
@@ -25,7 +25,7 @@ static const struct param paper_table[] = {
     {"heavy", PARAM_REAL, offsetof(struct paper_params, heavy), 0.25, 0, 1, NULL, NULL,
      "fraction of the keys that is seen for its scores"},
     {"recent", PARAM_REAL, offsetof(struct paper_params, recent), 0.25, 0, 1, NULL, NULL,
-     "fraction of the keys that is seen for its age (0 tokens: nothing is ever hidden, as in the reference)"},
+     "fraction of the keys that is seen for its age (0 tokens: nothing is ever masked, as in the reference)"},
     {"lag", PARAM_INT, offsetof(struct paper_params, lag), 0, 0, 1, "0|1", NULL,
      "1: layer 0 begins a step late, as the reference's Mistral does"},
     {0},
@@ -125,9 +125,9 @@ static bool paper_row(struct kv_cache *c, const struct kv_rows *r, struct rope_a
     set->n_v = ++set->n_k;
     if (K < s->first)
         return false;
-    a->f16_mass = true;
-    set->mass = s->mem[SCORE].data;
-    set->mass_ld = c->n_max;
+    a->f16_attn_scores = true;
+    set->attn_scores = s->mem[SCORE].data;
+    set->attn_scores_ld = c->n_max;
     if (K > s->first) {
         set->keep = s->mem[KEEP].data;
         set->keep_rows = c->shape->n_head;

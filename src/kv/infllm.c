@@ -1,16 +1,16 @@
 /* InfLLM (arXiv 2402.04617) as the benchmark of arXiv 2407.01527 runs it (pipeline/inf_stream_llm,
- * context_manager.py). All keys and values are stored raw (before RoPE) on the host; a piece of rows attends,
+ * context_manager.py). All keys and values are stored raw (before RoPE) on the host; a chunk of rows attends,
  * under one softmax, to
  *   near: the last n_local tokens at their true distance, and
  *   far: the first n_init tokens, the topk most relevant blocks, and the tokens [rem0, end - n_local) that
- * are no longer near and in no block yet: raw keys, all rows of the piece at position n_local - 1, unmasked.
- * A far set belongs to a whole piece, so in a prompt piece its early rows count tokens that are also near a
- * second time (as upstream does; rows of one, decoding, have nothing twice). Pieces end at multiples of
- * `piece`; the last prompt token and every later one is a piece of its own.
+ * are no longer near and in no block yet: raw keys, all rows of the chunk at position n_local - 1, unmasked.
+ * A far set belongs to a whole chunk, so in a prefill chunk its early rows count tokens that are also near a
+ * second time (as upstream does; rows of one, decoding, have nothing twice). Chunks end at multiples of
+ * `piece`; the last prompt token and every later one is a chunk of its own.
  *
- * After a piece the tokens that left the window first fill the init tokens, then form blocks. A query head's
+ * After a chunk the tokens that left the window first fill the init tokens, then form blocks. A query head's
  * representative of a block is the mean of those `repr` raw keys to which the near parts gave it most
- * probability; blocks are chosen by their inner products with the piece's mean query (at n_local - 1), summed
+ * probability; blocks are chosen by their inner products with the chunk's mean query (at n_local - 1), summed
  * over the heads.
  *
  * Upstream keeps scores, means and products in fp16 and so may choose differently between close candidates;
@@ -40,7 +40,7 @@ static const struct param infllm_table[] = {
     {"repr", PARAM_INT, AT(repr), 4, 1, 4096, NULL, NULL,
      "keys of a block whose mean represents it (at most block)"},
     {"piece", PARAM_INT, AT(piece), 512, 16, 512, "16|32|64|128|256|512", NULL,
-     "rows of a prompt piece that share a choice of blocks"},
+     "rows of a prefill chunk that share a choice of blocks"},
     {"min_local", PARAM_INT, AT(min_local), 512, 1, 1e15, NULL, NULL,
      "smallest window that keep may lead to (at least piece)"},
     {"cap", PARAM_INT, AT(cap), 0, 0, 1e15, NULL, NULL,
@@ -61,7 +61,7 @@ static int infllm_from_ratio(void *params, double ratio)
     return 0;
 }
 
-/* The far set of a piece may hold no token of the piece itself: no window is shorter than a piece. */
+/* The far set of a chunk may hold no token of the chunk itself: no window is shorter than a chunk. */
 static int infllm_check(const void *params, const struct kv_shape *shape)
 {
     const struct infllm_params *p = params;
@@ -145,9 +145,9 @@ static int open_scores(struct kv_cache *c, int64_t n_block)
     const size_t word = sizeof(float), blocks = (size_t)n_block;
     TRY(open_tensor(c, M_REPR, &s->repr_key, n_block, H, c->shape->dtype, MEM_INDEX));
     TRY(kv_mem_open(c, &s->mem[M_REPR_ID], blocks * (size_t)(H * s->repr) * word, MEM_INDEX));
-    /* The window, an unfinished block and a new piece fit; the rest of the budget is room to move less often,
+    /* The window, an unfinished block and a new chunk fit; the rest of the budget is room to move less often,
      * and keeps the size a function of the budget alone. */
-    s->score_ld = min64(c->n_max, s->n_init + s->n_local + s->topk * s->block + s->block + s->piece);
+    s->score_ld = min64(c->n_max, s->n_init + s->n_local + s->topk * s->block + s->block + s->chunk);
     TRY(kv_mem_open(c, &s->mem[M_SCORE], (size_t)(H * s->score_ld) * word, MEM_INDEX));
     TRY(kv_mem_open(c, &s->mem[M_PICK], (size_t)n_slot * word, MEM_INDEX));
     TRY(kv_mem_open(c, &s->mem[M_PICKED], blocks * word, MEM_WORKSPACE));
@@ -169,7 +169,7 @@ static int infllm_open(struct kv_cache *c)
     s->n_local = z.n_local;
     s->topk = z.topk;
     s->block = p->block;
-    s->piece = p->piece;
+    s->chunk = p->piece;
     s->repr = p->repr;
     s->far = s->n_local < c->n_max;
     TRY(open_pair(c, M_RING, s->ring, min64(s->n_local, c->n_max), false));
@@ -205,7 +205,7 @@ static void infllm_close(struct kv_cache *c)
 /* Arrays for n caches in one step. */
 struct round {
     struct kv_cache **c; /* those that have rows left */
-    struct infllm_piece *piece;
+    struct infllm_chunk *chunk;
     struct rope_args *rope;     /* 3 each */
     struct select_args *select; /* one each */
     struct attend_args *attend;
@@ -219,14 +219,14 @@ static int round_choose(const struct round *r)
     struct ops *ops = r->c[0]->ops;
     int n = 0;
     for (int i = 0; i < r->n; i++)
-        if (infllm_chooses(r->c[i], &r->piece[i]))
-            infllm_rate(r->c[i], &r->piece[i], &r->select[n++]);
+        if (infllm_chooses(r->c[i], &r->chunk[i]))
+            infllm_rate(r->c[i], &r->chunk[i], &r->select[n++]);
     if (!n)
         return 0;
     ops->select(ops, r->select, n);
     for (int i = 0; i < r->n; i++) {
         const struct infllm *s = r->c[i]->state;
-        if (infllm_chooses(r->c[i], &r->piece[i]))
+        if (infllm_chooses(r->c[i], &r->chunk[i]))
             ops->copy(ops, s->want, s->pick, (size_t)s->topk * sizeof *s->want);
     }
     return ops->sync(ops);
@@ -237,47 +237,47 @@ static int round_run(const struct round *r)
     struct ops *ops = r->c[0]->ops;
     int n_far = 0, n_near = 0;
     for (int i = 0; i < r->n; i++)
-        n_far += infllm_far(r->c[i], &r->piece[i], r->rope + n_far);
+        n_far += infllm_far(r->c[i], &r->chunk[i], r->rope + n_far);
     if (n_far)
         ops->rope(ops, r->rope, n_far);
     TRY(round_choose(r));
     for (int i = 0; i < r->n; i++)
-        n_near += infllm_near(r->c[i], &r->piece[i], r->rope + n_near);
+        n_near += infllm_near(r->c[i], &r->chunk[i], r->rope + n_near);
     ops->rope(ops, r->rope, n_near);
     for (int i = 0; i < r->n; i++) {
-        infllm_load(r->c[i], &r->piece[i]);
-        infllm_attend(r->c[i], &r->piece[i], &r->attend[i]);
+        infllm_load(r->c[i], &r->chunk[i]);
+        infllm_attend(r->c[i], &r->chunk[i], &r->attend[i]);
     }
     ops->attend(ops, r->attend, r->n);
     for (int i = 0; i < r->n; i++)
-        infllm_commit(r->c[i], &r->piece[i]);
+        infllm_commit(r->c[i], &r->chunk[i]);
     return 0;
 }
 
-/* Gives the memory of the pieces back, once nothing on the device uses it any more. */
+/* Gives the memory of the chunks back, once nothing on the device uses it any more. */
 static int round_release(const struct round *r)
 {
     bool any = false;
     for (int i = 0; i < r->n; i++)
         for (int k = 0; k < 6; k++)
-            any = any || r->piece[i].mem[k].data;
+            any = any || r->chunk[i].mem[k].data;
     int rc = any ? r->c[0]->ops->sync(r->c[0]->ops) : 0;
     for (int i = 0; i < r->n; i++)
         for (int k = 0; k < 6; k++)
-            kv_mem_close(r->c[i], &r->piece[i].mem[k]);
+            kv_mem_close(r->c[i], &r->chunk[i].mem[k]);
     return rc;
 }
 
-/* Where the piece that begins at c->n ends. */
-static int64_t piece_end(const struct kv_cache *c, int64_t end)
+/* Where the chunk that begins at c->n ends. */
+static int64_t chunk_end(const struct kv_cache *c, int64_t end)
 {
     const struct infllm *s = c->state;
     if (c->n >= c->n_prompt - 1)
         return c->n + 1;
-    return min64(end, min64((c->n / s->piece + 1) * s->piece, c->n_prompt - 1));
+    return min64(end, min64((c->n / s->chunk + 1) * s->chunk, c->n_prompt - 1));
 }
 
-/* The next piece of every cache that has rows left; r->n is 0 when none has. */
+/* The next chunk of every cache that has rows left; r->n is 0 when none has. */
 static int round_plan(struct round *r, struct kv_cache *const *c, const struct kv_rows *rows, int n)
 {
     r->n = 0;
@@ -285,11 +285,11 @@ static int round_plan(struct round *r, struct kv_cache *const *c, const struct k
         const int64_t end = rows[i].pos + rows[i].q.n[0];
         if (c[i]->n == end)
             continue;
-        const int64_t T = piece_end(c[i], end) - c[i]->n;
+        const int64_t T = chunk_end(c[i], end) - c[i]->n;
         struct kv_rows part = kv_rows_part(&rows[i], c[i]->n - rows[i].pos, T);
         infllm_make_room(c[i], T);
         r->c[r->n++] = c[i];
-        TRY(infllm_plan(c[i], &part, &r->piece[r->n - 1]));
+        TRY(infllm_plan(c[i], &part, &r->chunk[r->n - 1]));
     }
     return 0;
 }
@@ -298,7 +298,7 @@ static int infllm_step(struct kv_cache *const *c, struct kv_rows *rows, int n)
 {
     const size_t m = (size_t)n;
     struct round r = {.c = mem_alloc(m, sizeof *r.c),
-                      .piece = mem_alloc(m, sizeof *r.piece),
+                      .chunk = mem_alloc(m, sizeof *r.chunk),
                       .rope = mem_alloc(3 * m, sizeof *r.rope),
                       .select = mem_alloc(m, sizeof *r.select),
                       .attend = mem_alloc(m, sizeof *r.attend)};
@@ -311,7 +311,7 @@ static int infllm_step(struct kv_cache *const *c, struct kv_rows *rows, int n)
         rc = rc < 0 ? rc : released;
     } while (rc == 0 && r.n);
     free(r.c);
-    free(r.piece);
+    free(r.chunk);
     free(r.rope);
     free(r.select);
     free(r.attend);
@@ -334,7 +334,7 @@ static void infllm_budgets(const struct kv_cache *c, struct kv_budgets *b)
     b->value[KV_KEPT_TOKENS] = (double)s->attended;
 }
 
-/* counts: tokens, init tokens, blocks, rem0. blocks: those attended to in the newest piece, in no order.
+/* counts: tokens, init tokens, blocks, rem0. blocks: those attended to in the newest chunk, in no order.
  * repr_ids: token numbers. */
 static int infllm_dump(const struct kv_cache *c, struct kv_dump out[KV_DUMP_MAX], int *n)
 {

@@ -1,4 +1,4 @@
-/* Inside of infllm: the state of a cache, and the life of one piece of rows (infllm_piece.c). */
+/* Inside of infllm: the state of a cache, and the life of one chunk of rows (infllm_chunk.c). */
 #ifndef KVS_KV_INFLLM_H
 #define KVS_KV_INFLLM_H
 
@@ -19,7 +19,7 @@ enum {
     M_PICKED, /* workspace: inner products with the representatives */
     M_MEAN,   /* workspace: mean query or key */
     M_CHOSEN, /* workspace: keys behind a representative */
-    M_QUERY,  /* workspace: query of a piece of one row as the far set sees it */
+    M_QUERY,  /* workspace: query of a chunk of one row as the far set sees it */
     M_KEY,    /* workspace: its raw key in the cache dtype */
     M_N
 };
@@ -27,7 +27,7 @@ enum {
 struct infllm {
     struct kv_mem mem[M_N];
     int64_t n_init, n_local, topk;
-    int64_t block, piece, repr;
+    int64_t block, chunk, repr;
     bool far;                                                   /* some token will leave the window */
     bool scored;                                                /* blocks may be chosen between */
     struct tensor init[2], ring[2], rest[2], slot[2], store[2]; /* k, v: [n,Hk,d] */
@@ -46,12 +46,12 @@ struct infllm {
     int64_t attended;               /* keys the newest row attended to */
 };
 
-/* New rows go to the ring straight away where that costs no row of the piece a key it still sees, else by way
- * of a stage. Pieces of one row use memory of the cache, longer ones (prompt only) memory that lives for the
- * piece. */
-struct infllm_piece {
+/* New rows go to the ring straight away where that costs no row of the chunk a key it still sees, else by way
+ * of a stage. Chunks of one row use memory of the cache, longer ones (prompt only) memory that lives for the
+ * chunk. */
+struct infllm_chunk {
     struct kv_rows r;
-    int64_t n_old;   /* ring tokens before the piece */
+    int64_t n_old;   /* ring tokens before the chunk */
     int64_t n_extra; /* tokens [rem0, end - n_local) */
     bool staged;
     struct kv_mem mem[6];  /* stage k, v; rest k, v; query; key */
@@ -63,19 +63,19 @@ struct infllm_piece {
 
 /* Room for the scores of n_new rows. */
 void infllm_make_room(const struct kv_cache *c, int64_t n_new);
-/* Memory of a piece. ERR_NOMEM; what was taken is in p->mem. */
-int infllm_plan(const struct kv_cache *c, const struct kv_rows *r, struct infllm_piece *p);
+/* Memory of a chunk. ERR_NOMEM; what was taken is in p->mem. */
+int infllm_plan(const struct kv_cache *c, const struct kv_rows *r, struct infllm_chunk *p);
 /* Rotations from the raw rows, which those of infllm_near overwrite. Both return how many. */
-int infllm_far(const struct kv_cache *c, const struct infllm_piece *p, struct rope_args out[2]);
-int infllm_near(const struct kv_cache *c, const struct infllm_piece *p, struct rope_args out[3]);
+int infllm_far(const struct kv_cache *c, const struct infllm_chunk *p, struct rope_args out[2]);
+int infllm_near(const struct kv_cache *c, const struct infllm_chunk *p, struct rope_args out[3]);
 /* Whether there are more blocks than slots. If so, infllm_rate makes *out choose by inner products of the
- * representatives with the mean query of the piece, and the caller copies state->pick to state->want. */
-bool infllm_chooses(const struct kv_cache *c, const struct infllm_piece *p);
-void infllm_rate(const struct kv_cache *c, const struct infllm_piece *p, struct select_args *out);
+ * representatives with the mean query of the chunk, and the caller copies state->pick to state->want. */
+bool infllm_chooses(const struct kv_cache *c, const struct infllm_chunk *p);
+void infllm_rate(const struct kv_cache *c, const struct infllm_chunk *p, struct select_args *out);
 /* Stores the raw rows and fetches what the far set needs; state->want is complete if there was a choice. */
-void infllm_load(const struct kv_cache *c, const struct infllm_piece *p);
-void infllm_attend(const struct kv_cache *c, const struct infllm_piece *p, struct attend_args *a);
+void infllm_load(const struct kv_cache *c, const struct infllm_chunk *p);
+void infllm_attend(const struct kv_cache *c, const struct infllm_chunk *p, struct attend_args *a);
 /* Rows that left the window become first tokens until there are enough, then whole blocks. */
-void infllm_commit(struct kv_cache *c, const struct infllm_piece *p);
+void infllm_commit(struct kv_cache *c, const struct infllm_chunk *p);
 
 #endif

@@ -258,7 +258,7 @@ static bool kivi_one(struct kv_cache *const *c, const struct kv_rows *rows, int 
 /* Rows [at, at+m) of r, which share one key window (at most `residual` rows), in one launch. A row sees
  * values as codes from distance residual + 1 on, so that values which become codes on the way are in two
  * sets: as codes (far) and exact (near). `stage`: the new values [m,Hk,d]. */
-static void kivi_piece(struct kv_cache *c, const struct kv_rows *r, struct tensor stage)
+static void kivi_chunk(struct kv_cache *c, const struct kv_rows *r, struct tensor stage)
 {
     const struct kivi_params *p = c->params;
     struct kivi *s = c->state;
@@ -323,7 +323,7 @@ static int kivi_many(struct kv_cache *c, const struct kv_rows *r)
     for (int64_t at = 0, m; at < T; at += m) {
         m = min64(T - at, p->residual - (c->n - s->n_kq));
         struct kv_rows part = kv_rows_part(r, at, m);
-        kivi_piece(c, &part, kv_tensor(c, mem.data, m));
+        kivi_chunk(c, &part, kv_tensor(c, mem.data, m));
     }
     int rc = c->ops->sync(c->ops);
     kv_mem_close(c, &mem);

@@ -12,9 +12,9 @@
 /* Rotated keys and values in the cache dtype: a frozen prompt that others may share, then own rows. */
 struct kv_plain {
     struct kv_dense *prefix; /* NULL: none */
-    struct kv_mem mem[3]; /* of k, v (empty if the own rows lie behind the prefix in its memory) and mass */
-    struct tensor k, v;   /* own rows [capacity,Hk,d] */
-    int64_t n;            /* own rows in use */
+    struct kv_mem mem[3];    /* of k, v (empty if the own rows lie behind the prefix in its memory), scores */
+    struct tensor k, v;      /* own rows [capacity,Hk,d] */
+    int64_t n;               /* own rows in use */
 };
 
 const struct kv_method kv_method_full = {
@@ -92,8 +92,8 @@ static void plain_prepare(struct kv_cache *c, const struct kv_rows *r, struct ro
     s->k[s->n_k] = kv_run_of(&p->k, 0, p->n, before);
     s->v[s->n_k] = kv_run_of(&p->v, 0, p->n, before);
     s->n_v = ++s->n_k;
-    s->mass = p->mem[2].data;
-    s->mass_ld = c->n_max;
+    s->attn_scores = p->mem[2].data;
+    s->attn_scores_ld = c->n_max;
     c->n += T;
 }
 
@@ -129,7 +129,7 @@ struct kv_dense *kv_freeze(struct kv_cache *c)
     if (p->prefix)
         return kv_dense_ref(p->prefix);
     struct kv_dense *d = mem_alloc(1, sizeof *d);
-    *d = (struct kv_dense){.k = p->k, .v = p->v, .mass = p->mem[2].data, .n = p->n, .refs = 1};
+    *d = (struct kv_dense){.k = p->k, .v = p->v, .attn_scores = p->mem[2].data, .n = p->n, .refs = 1};
     /* The cache may go on behind the frozen rows: nobody else reads there. */
     memset(p->mem, 0, sizeof p->mem);
     p->k = tensor_rows(&p->k, p->n, p->k.n[0] - p->n);
@@ -159,9 +159,9 @@ void kv_dense_unref(struct kv_dense *d, struct ops *ops)
 
 void kv_dense_settle(struct kv_dense *d, struct ops *ops)
 {
-    if (d->mass)
-        ops->free(ops, d->mass);
-    d->mass = NULL;
+    if (d->attn_scores)
+        ops->free(ops, d->attn_scores);
+    d->attn_scores = NULL;
 }
 
 uint64_t kv_prefill_key(const struct kv_spec *spec, int64_t n_prompt, const struct kv_shape *shape)
@@ -169,9 +169,9 @@ uint64_t kv_prefill_key(const struct kv_spec *spec, int64_t n_prompt, const stru
     return spec->method->prefill_key ? spec->method->prefill_key(spec->params, n_prompt, shape) : 0;
 }
 
-bool kv_wants_mass(const struct kv_spec *spec)
+bool kv_wants_attn_scores(const struct kv_spec *spec)
 {
-    return spec->method->wants_mass && spec->method->wants_mass(spec->params);
+    return spec->method->wants_attn_scores && spec->method->wants_attn_scores(spec->params);
 }
 
 static int prepare(struct kv_cache *c, const struct kv_spec *spec, const struct kv_shape *shape,

@@ -1,4 +1,4 @@
-/* KV caches and compressors. A method sees the rows of new tokens and the kernel table, never a model.
+/* KV caches and compressors. A method sees the rows of new tokens and the backend, never a model.
  * A missing (NULL) hook means the plain behaviour, so `full` is a method without hooks. */
 #ifndef KVS_KV_KV_H
 #define KVS_KV_KV_H
@@ -40,8 +40,8 @@ struct kv_budgets {
  * layer. */
 struct kv_dense {
     struct tensor k, v; /* [capacity,Hk,d] */
-    float *mass;        /* [H,capacity]: probability that the prompt's rows gave each key, summed; NULL unless
-                           kv_watch asked for it, and from kv_dense_settle on */
+    float *attn_scores; /* [H,capacity]: probability that the prompt's rows gave each key, summed; NULL unless
+                    kv_watch asked for it, and from kv_dense_settle on */
     int64_t n;
     int refs;
 };
@@ -88,19 +88,19 @@ struct kv_method {
     /* 0: the plain prompt pass, which settings may share. Otherwise caches with equal keys would be equal
      * after the prompt. NULL: 0. */
     uint64_t (*prefill_key)(const void *params, int64_t n_prompt, const struct kv_shape *shape);
-    /* Whether from_dense wants the masses of the shared pass. NULL: no. */
-    bool (*wants_mass)(const void *params);
+    /* Whether from_dense wants the attention scores of the shared pass. NULL: no. */
+    bool (*wants_attn_scores)(const void *params);
     /* Whether it holds on to the shared prompt cache: its bytes are the sequence's too. NULL: no. */
     bool (*keeps_prompt)(const void *params);
     /* Takes everything that the sequence will hold, through c->ops->alloc, copy and sync alone: what a cache
-     * will take is learned by opening it on a table that owns nothing (kv_predict). */
+     * will take is learned by opening it on a backend that owns nothing (kv_predict). */
     int (*open)(struct kv_cache *c);
     /* Builds the cache from the shared prompt cache (read-only; take a reference with kv_dense_ref to keep
      * it). Needed when prefill_key can be 0. */
     int (*from_dense)(struct kv_cache *c, struct kv_dense *dense);
-    /* Attend, append, commit, for n caches of this method in one layer; prompt pieces and decode steps alike.
-     * The order of these three is the method's. Prompt pieces come cut at multiples of the table's piece
-     * (512 positions or a multiple of them), the last prompt token by itself when the key is not 0. */
+    /* Attend, append, commit, for n caches of this method in one layer; prefill chunks and decode steps
+     * alike. The order of these three is the method's. Prefill chunks come cut at multiples of the backend's
+     * chunk (512 positions or a multiple of them), the last prompt token by itself when the key is not 0. */
     int (*step)(struct kv_cache *const *c, struct kv_rows *rows, int n);
     void (*bytes)(const struct kv_cache *c, struct kv_ledger *l);    /* adds this layer's */
     void (*budgets)(const struct kv_cache *c, struct kv_budgets *b); /* fills what applies */
@@ -153,9 +153,9 @@ void kv_get_budgets(const struct kv_cache *c, struct kv_budgets *b);
 
 /* 0: the sequence can start from the plain prompt pass; otherwise see the hook. */
 uint64_t kv_prefill_key(const struct kv_spec *spec, int64_t n_prompt, const struct kv_shape *shape);
-bool kv_wants_mass(const struct kv_spec *spec); /* of a plain pass that it starts from */
-/* Makes a plain cache, before its first row, sum the masses of its keys (workspace). Outputs do not change.
- * ERR_NOMEM. */
+bool kv_wants_attn_scores(const struct kv_spec *spec); /* of a plain pass that it starts from */
+/* Makes a plain cache, before its first row, sum the attention scores of its keys (workspace). Outputs do not
+ * change. ERR_NOMEM. */
 int kv_watch(struct kv_cache *c);
 /* Prompt cache of a plain cache that has seen its whole prompt: freezes it and returns a new reference. */
 struct kv_dense *kv_freeze(struct kv_cache *c);

@@ -131,7 +131,7 @@ static int stream_from_dense(struct kv_cache *c, struct kv_dense *dense)
 }
 
 /* One cache in one step. New rows [0, n_first) are sinks, the others go to the ring: straight away where
- * that costs no row of this piece a key it still sees, else by way of `stage`, which lives for one step. */
+ * that costs no row of this chunk a key it still sees, else by way of `stage`, which lives for one step. */
 struct stream_job {
     struct kv_rows r;
     int64_t n_first;      /* rows that are sinks */

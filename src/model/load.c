@@ -320,10 +320,10 @@ static uint64_t group_key(const struct load *l, const struct model_file *f, cons
                           enum dtype dtype)
 {
     struct str s = {0};
-    bool card = ops->plain_weights; /* whatever the card */
+    bool gpu = ops->plain_weights; /* whatever the GPU */
     str_printf(&s, "layout 1 %016lx %016lx %s %s %s %s %zu", (unsigned long)f->hash[0],
-               (unsigned long)f->hash[1], dtype_name(dtype), ops->name, card ? "" : ops->isa,
-               card ? "" : ops->libraries, l->bytes);
+               (unsigned long)f->hash[1], dtype_name(dtype), ops->name, gpu ? "" : ops->isa,
+               gpu ? "" : ops->libraries, l->bytes);
     uint64_t key = share_key(s.data, s.n);
     str_free(&s);
     return key;

@@ -65,7 +65,7 @@ struct model;
 struct comm;
 struct model_options {
     enum dtype dtype;  /* weights' dtype on the device */
-    bool share;        /* keep packed weights once per node in shared memory (CPU tables) */
+    bool share;        /* keep packed weights once per node in shared memory (CPU backends) */
     int threads;       /* for reading and packing */
     size_t stage;      /* most host memory for rows on their way to a device (two rows at least); 0: 64 MiB */
     struct comm *comm; /* ranks that open this model together: its rank 0 reads the weights, the others get
@@ -107,7 +107,8 @@ struct seq_prompt {
 };
 int seq_open(struct seq *s, struct model *m, const struct kv_shape *shape, const struct kv_spec *spec,
              int64_t n_prompt, int64_t n_max);
-/* A plain pass of n tokens to freeze and fork from; `watched`: it sums the masses of its keys (kv_watch). */
+/* A plain pass of n tokens to freeze and fork from; `watched`: it sums the attention scores of its keys
+ * (kv_watch). */
 int seq_open_prompt(struct seq *s, struct model *m, const struct kv_shape *shape, const struct kv_spec *full,
                     int64_t n, bool watched);
 void seq_close(struct seq *s);                       /* accepts a zeroed one */
@@ -122,7 +123,7 @@ enum logits_want { LOGITS_NONE, LOGITS_LAST, LOGITS_ALL };
 struct batch_item {
     struct seq *seq;
     const int32_t *ids; /* host */
-    int64_t n;          /* new tokens; several for a prompt piece, 1 in decode */
+    int64_t n;          /* new tokens; several for a prefill chunk, 1 in decode */
 };
 /* Runs new tokens of n sequences (of this model) through all layers. *logits: f32 [rows, n_vocab] in the
  * model's workspace until the next call: one row per sequence (LAST) or per token (ALL); untouched for NONE.

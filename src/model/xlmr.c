@@ -113,7 +113,7 @@ int encoder_open(struct encoder **out, struct ops *ops, struct model_file *f, co
     o.dtype = DT_F32;
     int rc = ops->act == DT_F32
                  ? bind(e, f)
-                 : err_set(ERR_INTERNAL, "%s: encoders run on tables with f32 activations", f->path);
+                 : err_set(ERR_INTERNAL, "%s: encoders run on backends with f32 activations", f->path);
     if (rc == 0)
         rc = load_run(&e->load, f, ops, &o);
     if (rc < 0) {

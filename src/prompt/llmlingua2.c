@@ -127,7 +127,7 @@ static int open_all(struct prompt_compressor **out, const struct prompt_files *p
 {
     struct prompt_compressor *c = mem_alloc(1, sizeof *c);
     const struct ops_options o = {
-        .threads = opt->threads, .isa = opt->isa ? opt->isa : "auto", .device = opt->card, .act = DT_F32};
+        .threads = opt->threads, .isa = opt->isa ? opt->isa : "auto", .device = opt->gpu, .act = DT_F32};
     int rc = tok_open_dir(&c->tok, paths->encoder);
     if (rc == 0)
         rc = add_marks(c->tok);

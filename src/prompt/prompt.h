@@ -23,7 +23,7 @@ struct prompt_options {
     const char *device, *isa; /* as struct ops_options; NULL: auto */
     int threads;              /* 0: all */
     bool share;               /* weights once per node */
-    int card;                 /* CUDA: as struct ops_options' device */
+    int gpu;                  /* CUDA: as struct ops_options' device */
 };
 
 struct prompt_compressor;

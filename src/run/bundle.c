@@ -70,7 +70,7 @@ struct play {
     int *who; /* [n]: their places in the cast */
     struct run_unit *unit;
     struct job *job;
-    struct lane *lane;
+    struct slot *slot;
     int n;
 };
 
@@ -81,7 +81,7 @@ static void play_open(struct play *p, struct cast *c, const int *who, int n)
                        mem_dup(who, room * sizeof *who),
                        mem_alloc(room, sizeof *p->unit),
                        mem_alloc(room, sizeof *p->job),
-                       mem_alloc(room, sizeof *p->lane),
+                       mem_alloc(room, sizeof *p->slot),
                        n};
     for (int i = 0; i < n; i++)
         p->unit[i] = c->unit[who[i]];
@@ -89,16 +89,16 @@ static void play_open(struct play *p, struct cast *c, const int *who, int n)
 
 static void play_close(struct play *p)
 {
-    job_free(p->job, p->lane, p->n);
+    job_free(p->job, p->slot, p->n);
     free(p->unit);
     free(p->who);
 }
 
 static int decode(struct runner *r, struct play *p)
 {
-    int rc = job_verdict(r, engine_decode(&r->engine, p->lane, p->n));
+    int rc = job_verdict(r, engine_decode(&r->engine, p->slot, p->n));
     for (int i = 0; i < p->n && rc < 0; i++)
-        p->job[i].blamed = p->lane[i].open && !p->lane[i].done;
+        p->job[i].blamed = p->slot[i].open && !p->slot[i].done;
     return rc;
 }
 
@@ -107,7 +107,7 @@ static int play_run(struct runner *r, struct play *p, int rc)
 {
     double t0 = clock_now();
     if (rc == 0)
-        rc = job_passes(r, p->job, p->lane, p->n);
+        rc = job_passes(r, p->job, p->slot, p->n);
     double t1 = clock_now();
     r->s_passes += t1 - t0;
     if (rc == 0)
@@ -116,24 +116,24 @@ static int play_run(struct runner *r, struct play *p, int rc)
     if (rc != ERR_NOMEM)
         return rc < 0 ? job_name(r, rc, p->job, p->n) : 0;
     for (int i = 0; i < p->n; i++)
-        if (!p->lane[i].done)
-            job_fail(&p->job[i], &p->lane[i], rc);
+        if (!p->slot[i].done)
+            job_fail(&p->job[i], &p->slot[i], rc);
     return 0;
 }
 
 /* Marks those that got no memory beside others, which says nothing of themselves. */
 static bool crowded_out(struct play *p, int i)
 {
-    if (p->n > 1 && p->lane[i].status == ST_OOM)
+    if (p->n > 1 && p->slot[i].status == ST_OOM)
         p->cast->alone[p->who[i]] = true;
     return p->cast->alone[p->who[i]] && p->n > 1;
 }
 
 static void keep_reference(struct play *p, int i)
 {
-    struct fidelity_reference *ref = p->lane[i].user;
-    if (ref && !ref->token && p->lane[i].n_new == ref->n && p->lane[i].status == ST_OK)
-        ref->token = mem_dup(p->lane[i].token, (size_t)ref->n * sizeof *ref->token);
+    struct fidelity_reference *ref = p->slot[i].user;
+    if (ref && !ref->token && p->slot[i].n_new == ref->n && p->slot[i].status == ST_OK)
+        ref->token = mem_dup(p->slot[i].token, (size_t)ref->n * sizeof *ref->token);
 }
 
 /* Free answers of some units; their records, but for those that must try again alone. */
@@ -141,25 +141,25 @@ static int free_play(struct runner *r, const struct task *task, struct cast *c, 
 {
     struct play p;
     play_open(&p, c, who, n);
-    int rc = job_prepare(r, task, p.unit, n, p.job, p.lane);
+    int rc = job_prepare(r, task, p.unit, n, p.job, p.slot);
     for (int i = 0; i < n; i++) {
         struct fidelity_reference *ref = reference_of(c, p.unit[i].example);
         if (!is_reference(r, &p.unit[i]))
             continue;
         ref->n = 0;
-        p.lane[i].user = ref;
+        p.slot[i].user = ref;
     }
     fidelity_listen(&r->engine);
     rc = play_run(r, &p, rc);
     fidelity_off(&r->engine);
     if (rc == 0)
-        job_holders(p.job, p.lane, n);
+        job_holders(p.job, p.slot, n);
     for (int i = 0; i < n && rc == 0; i++) {
         if (crowded_out(&p, i))
             continue;
         keep_reference(&p, i);
         if (who[i] < c->n)
-            rc = job_record(r, task, &p.job[i], &p.lane[i], &c->out[who[i]]);
+            rc = job_record(r, task, &p.job[i], &p.slot[i], &c->out[who[i]]);
     }
     play_close(&p);
     return rc;
@@ -172,20 +172,20 @@ static int forced_play(struct runner *r, const struct task *task, struct cast *c
     struct play p;
     play_open(&p, c, who, n);
     struct fidelity_rows *rows = mem_alloc((size_t)n, sizeof *rows);
-    int rc = job_prepare(r, task, p.unit, n, p.job, p.lane);
+    int rc = job_prepare(r, task, p.unit, n, p.job, p.slot);
     for (int i = 0; i < n; i++) {
         const struct fidelity_reference *ref = reference_of(c, p.unit[i].example);
         rows[i].ref = ref;
         rows[i].row = mem_alloc((size_t)ref->n, sizeof *rows[i].row);
-        p.lane[i].user = &rows[i];
-        p.lane[i].force = ref->token;
-        p.lane[i].n_force = p.lane[i].max_new = ref->n;
+        p.slot[i].user = &rows[i];
+        p.slot[i].force = ref->token;
+        p.slot[i].n_force = p.slot[i].max_new = ref->n;
     }
     fidelity_compare(&r->engine);
     rc = play_run(r, &p, rc);
     fidelity_off(&r->engine);
     for (int i = 0; i < n; i++) {
-        if (rc < 0 || crowded_out(&p, i) || p.lane[i].status == ST_OOM) {
+        if (rc < 0 || crowded_out(&p, i) || p.slot[i].status == ST_OOM) {
             free(rows[i].row);
             continue;
         }
@@ -274,7 +274,7 @@ int runner_bundle(struct runner *r, const struct task *task, const struct run_un
 
 /* The limits for what was just timed: the prompt's flops at the rate of products, weights and cache once per
  * step at the rate of memory. */
-static void put_limits(struct runner *r, const struct job *j, const struct lane *l, struct run_timing *t)
+static void put_limits(struct runner *r, const struct job *j, const struct slot *l, struct run_timing *t)
 {
     struct run_limits lim;
     struct kv_ledger led = {0};
@@ -290,29 +290,29 @@ static void put_limits(struct runner *r, const struct job *j, const struct lane 
 int runner_timing(struct runner *r, const struct task *task, const struct run_unit *u, struct run_timing *t)
 {
     struct job *job = mem_alloc(1, sizeof *job);
-    struct lane *lane = mem_alloc(1, sizeof *lane);
+    struct slot *slot = mem_alloc(1, sizeof *slot);
     r->ops->peak(r->ops, true);
     double t0 = 0, t1 = 0, t2 = 0;
-    int rc = job_prepare(r, task, u, 1, job, lane);
+    int rc = job_prepare(r, task, u, 1, job, slot);
     if (rc == 0 && job->rc == 0) {
         t0 = clock_now();
-        rc = job_passes(r, job, lane, 1);
+        rc = job_passes(r, job, slot, 1);
         t1 = clock_now();
     }
     if (rc == 0 && job->rc == 0)
-        rc = engine_decode(&r->engine, lane, 1);
+        rc = engine_decode(&r->engine, slot, 1);
     t2 = clock_now();
     job->blamed = rc < 0;
     job_name(r, rc, job, 1);
     if (rc == 0)
         rc = job->rc;
     *t = (struct run_timing){.n_prompt = (int32_t)job->prompt.n_ids,
-                             .n_new = lane->n_new,
+                             .n_new = slot->n_new,
                              .s_prefill = t1 - t0,
                              .s_decode = t2 - t1,
                              .peak_bytes = r->ops->peak(r->ops, false)};
     if (rc == 0)
-        put_limits(r, job, lane, t);
-    job_free(job, lane, 1);
+        put_limits(r, job, slot, t);
+    job_free(job, slot, 1);
     return rc;
 }

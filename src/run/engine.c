@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-void lane_init(struct lane *l, const struct engine *e, const struct prompt *p, int max_new)
+void slot_init(struct slot *l, const struct engine *e, const struct prompt *p, int max_new)
 {
-    *l = (struct lane){.prompt = p, .max_new = max_new, .n_top = e->n_top, .stop = STOP_MAX_NEW};
+    *l = (struct slot){.prompt = p, .max_new = max_new, .n_top = e->n_top, .stop = STOP_MAX_NEW};
     size_t cap = (size_t)max_new;
     l->token = mem_alloc(cap, sizeof *l->token);
     l->logsumexp = mem_alloc(cap, sizeof *l->logsumexp);
@@ -21,7 +21,7 @@ void lane_init(struct lane *l, const struct engine *e, const struct prompt *p, i
         l->first = mem_alloc(rows * (size_t)e->n_vocab, sizeof *l->first);
 }
 
-void lane_free(struct lane *l)
+void slot_free(struct slot *l)
 {
     if (l->open)
         seq_close(&l->seq);
@@ -30,7 +30,7 @@ void lane_free(struct lane *l)
     free(l->topk_id);
     free(l->topk_logit);
     free(l->first);
-    *l = (struct lane){0};
+    *l = (struct slot){0};
 }
 
 static int polled(struct engine *e)
@@ -40,9 +40,9 @@ static int polled(struct engine *e)
     return 0;
 }
 
-int64_t engine_piece_end(const struct engine *e, int64_t at, int64_t n, bool last_alone)
+int64_t engine_chunk_end(const struct engine *e, int64_t at, int64_t n, bool last_alone)
 {
-    int64_t bulk = last_alone && n > 1 ? n - 1 : n, end = (at / e->piece + 1) * e->piece;
+    int64_t bulk = last_alone && n > 1 ? n - 1 : n, end = (at / e->chunk + 1) * e->chunk;
     return at >= bulk ? n : end < bulk ? end : bulk;
 }
 
@@ -52,7 +52,7 @@ int engine_prefill(struct engine *e, struct seq *s, const int32_t *ids, int64_t 
     e->passes++;
     e->prompt_tokens += n;
     for (int64_t at = 0; at < n;) {
-        int64_t end = engine_piece_end(e, at, n, last_alone);
+        int64_t end = engine_chunk_end(e, at, n, last_alone);
         struct batch_item item = {.seq = s, .ids = ids + at, .n = end - at};
         TRY(model_forward(e->model, &item, 1, end == n ? LOGITS_LAST : LOGITS_NONE, logits));
         TRY(polled(e));
@@ -86,7 +86,7 @@ static bool ends(const struct prompt *p, int32_t id, int *why)
     return p->newline >= 0 && p->newline == id;
 }
 
-static int32_t choose(const struct lane *l, const struct said *s, int n_top)
+static int32_t choose(const struct slot *l, const struct said *s, int n_top)
 {
     if (l->n_new < l->n_force)
         return l->force[l->n_new];
@@ -99,7 +99,7 @@ static int32_t choose(const struct lane *l, const struct said *s, int n_top)
     return s->best;
 }
 
-static void keep_logits(struct engine *e, struct lane *l, const struct said *s, struct tensor row)
+static void keep_logits(struct engine *e, struct slot *l, const struct said *s, struct tensor row)
 {
     size_t at = (size_t)l->n_new;
     l->logsumexp[at] = s->logsumexp;
@@ -120,7 +120,7 @@ static void keep_logits(struct engine *e, struct lane *l, const struct said *s, 
         e->observe(e->observe_ctx, l, row);
 }
 
-static void take(struct engine *e, struct lane *l, const struct said *s, int n_top, struct tensor row)
+static void take(struct engine *e, struct slot *l, const struct said *s, int n_top, struct tensor row)
 {
     if (!s->finite) {
         l->status = ST_NAN;
@@ -141,7 +141,7 @@ static void take(struct engine *e, struct lane *l, const struct said *s, int n_t
     }
 }
 
-int engine_choose(struct engine *e, struct lane *const *lane, int n, struct tensor logits)
+int engine_choose(struct engine *e, struct slot *const *slot, int n, struct tensor logits)
 {
     int rows = (int)logits.n[0];
     /* min_one looks past the stop ids and the newline, at most 9 of them */
@@ -164,7 +164,7 @@ int engine_choose(struct engine *e, struct lane *const *lane, int n, struct tens
     for (int i = 0; i < n && rc == 0; i++) {
         size_t r = rows == n ? (size_t)i : 0;
         struct said s = {best[r], finite[r] != 0, lse[r], top_id + r * k, top_logit + r * k};
-        take(e, lane[i], &s, n_top, tensor_rows(&logits, (int64_t)r, 1));
+        take(e, slot[i], &s, n_top, tensor_rows(&logits, (int64_t)r, 1));
     }
     free(best);
     free(top_id);
@@ -174,19 +174,19 @@ int engine_choose(struct engine *e, struct lane *const *lane, int n, struct tens
     return rc;
 }
 
-int engine_decode(struct engine *e, struct lane *lane, int n)
+int engine_decode(struct engine *e, struct slot *slot, int n)
 {
     struct batch_item *item = mem_alloc((size_t)n, sizeof *item);
-    struct lane **live = mem_alloc((size_t)n, sizeof *live);
+    struct slot **live = mem_alloc((size_t)n, sizeof *live);
     int rc = 0;
     while (rc == 0) {
         int m = 0;
         for (int i = 0; i < n; i++) {
-            if (lane[i].done || !lane[i].open)
+            if (slot[i].done || !slot[i].open)
                 continue;
-            live[m] = &lane[i];
+            live[m] = &slot[i];
             item[m] =
-                (struct batch_item){.seq = &lane[i].seq, .ids = &lane[i].token[lane[i].n_new - 1], .n = 1};
+                (struct batch_item){.seq = &slot[i].seq, .ids = &slot[i].token[slot[i].n_new - 1], .n = 1};
             m++;
         }
         if (m == 0)

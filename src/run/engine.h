@@ -14,7 +14,7 @@ struct said {
 };
 
 /* One sequence on its way to an answer. */
-struct lane {
+struct slot {
     struct seq seq;
     const struct prompt *prompt;
     const int32_t *force; /* tokens to take instead of the model's own choice, or NULL */
@@ -36,11 +36,11 @@ struct engine {
     struct model *model;
     int n_top;      /* K to keep of every token */
     int first_rows; /* full logits to keep: 0, 1, or INT32_MAX for all */
-    int64_t piece;  /* rows of a prompt piece, the table's wish; pieces are cut at its multiples */
+    int64_t chunk;  /* rows of a prefill chunk, the backend's wish; chunks are cut at its multiples */
     int (*poll)(void *ctx);
     void *poll_ctx;
     /* Sees every row of logits (f32 device row of n_vocab) before a token is chosen. May be NULL. */
-    void (*observe)(void *ctx, struct lane *l, struct tensor row);
+    void (*observe)(void *ctx, struct slot *l, struct tensor row);
     void *observe_ctx;
     int64_t passes, prompt_tokens; /* counts */
     int64_t n_vocab;
@@ -50,19 +50,19 @@ struct engine {
 int engine_prefill(struct engine *e, struct seq *s, const int32_t *ids, int64_t n, bool last_alone,
                    struct tensor *logits);
 /* The plain pass of a prompt, frozen, and its last row of logits; `full` is the plain method. `watched`: some
- * sequence that will start from it wants the masses of its keys. */
+ * sequence that will start from it wants the attention scores of its keys. */
 int engine_plain(struct engine *e, const struct kv_spec *full, const struct kv_shape *shape,
                  const int32_t *ids, int64_t n, bool watched, struct seq_prompt *out, struct tensor *logits);
-/* Where the prompt piece that begins at `at` ends: at a multiple of the piece, or before a last token that
+/* Where the prefill chunk that begins at `at` ends: at a multiple of the chunk, or before a last token that
  * goes alone. */
-int64_t engine_piece_end(const struct engine *e, int64_t at, int64_t n, bool last_alone);
-/* Chooses the next token of each of n lanes from the same row of logits (lanes that share a prompt pass), or
- * row i for lane i when logits has n rows. */
-int engine_choose(struct engine *e, struct lane *const *lane, int n, struct tensor logits);
-/* Decodes until every lane is done. The batch shrinks as lanes finish. */
-int engine_decode(struct engine *e, struct lane *lane, int n);
+int64_t engine_chunk_end(const struct engine *e, int64_t at, int64_t n, bool last_alone);
+/* Chooses the next token of each of n slots from the same row of logits (slots that share a prompt pass), or
+ * row i for slot i when logits has n rows. */
+int engine_choose(struct engine *e, struct slot *const *slot, int n, struct tensor logits);
+/* Decodes until every slot is done. The batch shrinks as slots finish. */
+int engine_decode(struct engine *e, struct slot *slot, int n);
 
-void lane_init(struct lane *l, const struct engine *e, const struct prompt *p, int max_new);
-void lane_free(struct lane *l);
+void slot_init(struct slot *l, const struct engine *e, const struct prompt *p, int max_new);
+void slot_free(struct slot *l);
 
 #endif

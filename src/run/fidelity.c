@@ -38,7 +38,7 @@ static float *host_row(struct engine *e, struct tensor row, float *out)
     return e->ops->sync(e->ops) == 0 ? out : NULL;
 }
 
-static void listen(void *ctx, struct lane *l, struct tensor row)
+static void listen(void *ctx, struct slot *l, struct tensor row)
 {
     struct engine *e = ctx;
     struct fidelity_reference *ref = l->user;
@@ -51,7 +51,7 @@ static void listen(void *ctx, struct lane *l, struct tensor row)
         ref->n++;
 }
 
-static void compare(void *ctx, struct lane *l, struct tensor row)
+static void compare(void *ctx, struct slot *l, struct tensor row)
 {
     struct engine *e = ctx;
     struct fidelity_rows *f = l->user;

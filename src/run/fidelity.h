@@ -9,18 +9,18 @@
 struct fidelity_reference {
     int32_t example;
     int32_t *token; /* [n] */
-    float *row;     /* [max_new,V], host memory of the device's table; NULL until the first row */
+    float *row;     /* [max_new,V], host memory of the device's backend; NULL until the first row */
     int n;
 };
 
-/* Makes the engine note every row of logits of lanes whose `user` is a reference; none where there is no
+/* Makes the engine note every row of logits of slots whose `user` is a reference; none where there is no
  * memory for them. */
 void fidelity_listen(struct engine *e);
-/* Makes the engine compare: a lane whose `user` is a struct fidelity_rows gets one row per token. */
+/* Makes the engine compare: a slot whose `user` is a struct fidelity_rows gets one row per token. */
 void fidelity_compare(struct engine *e);
 void fidelity_off(struct engine *e);
 
-/* Rows of one forced lane. */
+/* Rows of one forced slot. */
 struct fidelity_rows {
     const struct fidelity_reference *ref;
     struct record_fidelity *row; /* [ref->n], owned */

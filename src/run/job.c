@@ -6,7 +6,7 @@
 
 #include <stdlib.h>
 
-void job_fail(struct job *j, struct lane *l, int rc)
+void job_fail(struct job *j, struct slot *l, int rc)
 {
     j->rc = rc;
     free(j->error);
@@ -59,7 +59,7 @@ static int job_init(struct runner *r, const struct task *task, const struct run_
 }
 
 /* A pass of the method's own: nothing is shared. */
-static int own_pass(struct runner *r, struct job *j, struct lane *l)
+static int own_pass(struct runner *r, struct job *j, struct slot *l)
 {
     struct tensor logits;
     const struct prompt *p = &j->prompt;
@@ -69,8 +69,8 @@ static int own_pass(struct runner *r, struct job *j, struct lane *l)
     return engine_choose(&r->engine, &l, 1, logits);
 }
 
-/* The plain pass, frozen, for `n` lanes that start from it and choose from its last row. */
-static int plain_pass(struct runner *r, const struct job *j, struct lane *const *first, int n, bool watched,
+/* The plain pass, frozen, for `n` slots that start from it and choose from its last row. */
+static int plain_pass(struct runner *r, const struct job *j, struct slot *const *first, int n, bool watched,
                       struct seq_prompt *out)
 {
     struct tensor logits;
@@ -79,18 +79,18 @@ static int plain_pass(struct runner *r, const struct job *j, struct lane *const 
     return engine_choose(&r->engine, first, n, logits);
 }
 
-static int shared_pass(struct runner *r, struct job *job, struct lane *lane, int n, int lead)
+static int shared_pass(struct runner *r, struct job *job, struct slot *slot, int n, int lead)
 {
-    struct lane **first = mem_alloc((size_t)n, sizeof *first);
+    struct slot **first = mem_alloc((size_t)n, sizeof *first);
     int *who = mem_alloc((size_t)n, sizeof *who), m = 0;
     bool watched = false;
     for (int i = lead; i < n; i++) {
         if (job[i].rc == 0 && !job[i].in_group && same_pass(&job[lead], &job[i])) {
             job[i].in_group = true;
             job[i].group = lead;
-            watched = watched || kv_wants_mass(&job[i].spec);
+            watched = watched || kv_wants_attn_scores(&job[i].spec);
             who[m] = i;
-            first[m++] = &lane[i];
+            first[m++] = &slot[i];
         }
     }
     struct seq_prompt p = {0};
@@ -99,12 +99,12 @@ static int shared_pass(struct runner *r, struct job *job, struct lane *lane, int
         job[who[k]].blamed = true;
     for (int k = 0; k < m && !is_fatal(rc); k++) {
         struct job *j = &job[who[k]];
-        struct lane *l = first[k];
+        struct slot *l = first[k];
         int one = pass;
         if (one == 0) {
             one = seq_fork(&l->seq, r->model, &j->shape, &j->spec, &p, j->prompt.n_ids + l->max_new);
             l->open = true;
-            if (one == 0) /* what failed on the card must not be told of the next */
+            if (one == 0) /* what failed on the GPU must not be told of the next */
                 one = r->ops->sync(r->ops);
             one = job_verdict(r, one);
         }
@@ -120,20 +120,20 @@ static int shared_pass(struct runner *r, struct job *job, struct lane *lane, int
     return is_fatal(rc) ? rc : 0;
 }
 
-int job_passes(struct runner *r, struct job *job, struct lane *lane, int n)
+int job_passes(struct runner *r, struct job *job, struct slot *slot, int n)
 {
     for (int i = 0; i < n; i++) {
         if (job[i].rc < 0 || job[i].in_group)
             continue;
         int rc;
         if (job[i].key == 0) {
-            rc = shared_pass(r, job, lane, n, i);
+            rc = shared_pass(r, job, slot, n, i);
         } else {
             job[i].in_group = true;
-            rc = job_verdict(r, own_pass(r, &job[i], &lane[i]));
+            rc = job_verdict(r, own_pass(r, &job[i], &slot[i]));
             job[i].blamed = is_fatal(rc);
             if (rc < 0 && !job[i].blamed)
-                job_fail(&job[i], &lane[i], rc);
+                job_fail(&job[i], &slot[i], rc);
         }
         if (is_fatal(rc))
             return rc;
@@ -141,13 +141,13 @@ int job_passes(struct runner *r, struct job *job, struct lane *lane, int n)
     return 0;
 }
 
-void job_holders(struct job *job, const struct lane *lane, int n)
+void job_holders(struct job *job, const struct slot *slot, int n)
 {
     for (int i = 0; i < n; i++) {
         struct kv_ledger led = {0};
-        if (!lane[i].open || job[i].rc < 0)
+        if (!slot[i].open || job[i].rc < 0)
             continue;
-        seq_bytes(&lane[i].seq, &led);
+        seq_bytes(&slot[i].seq, &led);
         job[i].holder = led.shared > 0;
         for (int k = 0; k < i; k++)
             if (job[k].holder && job[k].group == job[i].group)
@@ -201,30 +201,30 @@ int job_name(const struct runner *r, int rc, const struct job *job, int n)
     return rc;
 }
 
-void job_free(struct job *job, struct lane *lane, int n)
+void job_free(struct job *job, struct slot *slot, int n)
 {
     for (int i = 0; i < n; i++) {
         prompt_free(&job[i].prompt);
         free(job[i].error);
-        lane_free(&lane[i]);
+        slot_free(&slot[i]);
         kv_spec_free(&job[i].spec);
     }
     free(job);
-    free(lane);
+    free(slot);
 }
 
 int job_prepare(struct runner *r, const struct task *task, const struct run_unit *u, int n, struct job *job,
-                struct lane *lane)
+                struct slot *slot)
 {
-    int64_t rows = r->engine.piece > n ? r->engine.piece : n;
+    int64_t rows = r->engine.chunk > n ? r->engine.chunk : n;
     for (int i = 0; i < n; i++) {
         int rc = job_init(r, task, &u[i], &job[i]);
-        lane_init(&lane[i], &r->engine, &job[i].prompt, task_traits(task)->max_new);
+        slot_init(&slot[i], &r->engine, &job[i].prompt, task_traits(task)->max_new);
         job[i].blamed = is_fatal(rc);
         if (job[i].blamed)
             return rc;
         if (rc < 0)
-            job_fail(&job[i], &lane[i], rc);
+            job_fail(&job[i], &slot[i], rc);
     }
     return model_fit(r->model, rows, n);
 }

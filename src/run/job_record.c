@@ -1,4 +1,4 @@
-/* What a unit's lane holds, as a record. */
+/* What a unit's slot holds, as a record. */
 #include "base/err.h"
 #include "base/mem.h"
 #include "run/job.h"
@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void put_bytes(const struct job *j, const struct lane *l, struct record *rec)
+static void put_bytes(const struct job *j, const struct slot *l, struct record *rec)
 {
     rec->kv_bytes_full = kv_full_bytes(&j->shape, j->prompt.n_ids + l->max_new);
     if (!l->open || j->rc < 0) {
@@ -55,7 +55,7 @@ static void keep_first_line(char *s, size_t *n_bytes)
     *n_bytes = n - i;
 }
 
-static int answer_text(struct runner *r, const struct job *j, const struct lane *l, struct record *rec)
+static int answer_text(struct runner *r, const struct job *j, const struct slot *l, struct record *rec)
 {
     int n = l->n_new;
     bool ended = l->stop == STOP_EOS || (l->stop == STOP_NEWLINE && !j->prompt.keep_newline);
@@ -79,7 +79,7 @@ static void put_score(const struct task *task, const struct job *j, struct recor
 }
 
 /* A sequence that got no memory says how much it wanted, and what would have fitted. */
-static void put_wanted(struct runner *r, const struct job *j, const struct lane *l, struct record *rec)
+static void put_wanted(struct runner *r, const struct job *j, const struct slot *l, struct record *rec)
 {
     rec->want_bytes = room_wanted(&j->spec, &j->shape, j->prompt.n_ids, l->max_new);
     int64_t longest = room_longest(r->ops, &j->spec, &j->shape, j->prompt.n_ids, l->max_new);
@@ -92,7 +92,7 @@ static void put_wanted(struct runner *r, const struct job *j, const struct lane 
     rec->error = text;
 }
 
-int job_record(struct runner *r, const struct task *task, struct job *j, struct lane *l, struct record *rec)
+int job_record(struct runner *r, const struct task *task, struct job *j, struct slot *l, struct record *rec)
 {
     *rec = (struct record){.unit_hi = j->unit->hi,
                            .unit_lo = j->unit->lo,

@@ -20,16 +20,16 @@ double limits_product_rate(struct runner *r, int64_t rows)
                                       {rows, c->d_ff, c->d_model, c->n_layer}};
     enum dtype t = r->m.dtype;
     if (strcmp(r->ops->name, "cuda") == 0)
-        return bench_table_product_rate(r->ops, p, 4, t);
+        return bench_backend_product_rate(r->ops, p, 4, t);
     return bench_product_rate(p, 4, t == DT_BF16 ? DT_BF16 : DT_F32, r->ops->threads, 1.0);
 }
 
 void runner_limits_again(struct runner *r, struct run_limits *l)
 {
-    bool card = strcmp(r->ops->name, "cuda") == 0;
-    double memory = card ? bench_copy_rate(r->ops) : bench_read_rate(r->ops->threads);
+    bool gpu = strcmp(r->ops->name, "cuda") == 0;
+    double memory = gpu ? bench_copy_rate(r->ops) : bench_read_rate(r->ops->threads);
     r->limits.read_rate = better(r->limits.read_rate, memory);
-    r->limits.product_rate = better(r->limits.product_rate, limits_product_rate(r, r->ops->piece));
+    r->limits.product_rate = better(r->limits.product_rate, limits_product_rate(r, r->ops->chunk));
     r->limits_known = true;
     *l = r->limits;
 }

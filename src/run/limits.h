@@ -5,9 +5,9 @@
 #include "run/run.h"
 
 struct run_limits {
-    double read_rate; /* bytes/s that all threads read from memory together; on a card: that a copy inside its
+    double read_rate; /* bytes/s that all threads read from memory together; on a GPU: that a copy inside its
                          memory reads and writes */
-    double product_rate; /* flop/s of the model's own products at the rows of a piece (cards: up to 8192) in
+    double product_rate; /* flop/s of the model's own products at the rows of a chunk (GPUs: up to 8192) in
                             its dtype, by the product library alone */
 };
 /* Measured on the loaded model at the first call (about two seconds). Zeros where nothing could be measured.

@@ -20,11 +20,11 @@ static int emit(struct runner *r, struct probe_logits *p, struct tensor logits)
     return rc;
 }
 
-/* Feeds the prompt in pieces; leaves the logits of its last token in *last. */
+/* Feeds the prompt in chunks; leaves the logits of its last token in *last. */
 static int feed(struct runner *r, struct probe_logits *p, struct seq *s, bool last_alone, struct tensor *last)
 {
     for (int64_t at = 0; at < p->n_ids;) {
-        int64_t end = engine_piece_end(&r->engine, at, p->n_ids, last_alone);
+        int64_t end = engine_chunk_end(&r->engine, at, p->n_ids, last_alone);
         struct batch_item item = {.seq = s, .ids = p->ids + at, .n = end - at};
         TRY(model_forward(r->model, &item, 1, p->all_positions ? LOGITS_ALL : LOGITS_LAST, last));
         if (p->all_positions || end == p->n_ids)
@@ -72,7 +72,7 @@ int probe_logits(struct runner *r, struct probe_logits *p)
     const struct kv_method *m = p->spec->method;
     struct kv_spec spec = {0};
     int rc;
-    TRY(model_reserve(r->model, r->engine.piece, p->all_positions ? r->engine.piece : 1));
+    TRY(model_reserve(r->model, r->engine.chunk, p->all_positions ? r->engine.chunk : 1));
     TRY(model_kv_shape(r->model, p->cache_dtype, p->rope_theta_factor, &shape));
     if (m->check)
         TRY(m->check(p->spec->params, &shape));
@@ -82,7 +82,8 @@ int probe_logits(struct runner *r, struct probe_logits *p)
         TRY_GOTO(seq_open(&s, r->model, &shape, &spec, p->n_ids, n_max), done);
         TRY_GOTO(feed(r, p, &s, true, &logits), done);
     } else {
-        TRY_GOTO(seq_open_prompt(&plain, r->model, &shape, &r->full, p->n_ids, kv_wants_mass(&spec)), done);
+        TRY_GOTO(seq_open_prompt(&plain, r->model, &shape, &r->full, p->n_ids, kv_wants_attn_scores(&spec)),
+                 done);
         TRY_GOTO(feed(r, p, &plain, false, &logits), done);
         TRY_GOTO(seq_freeze(&plain, &prompt), done);
         TRY_GOTO(seq_fork(&s, r->model, &shape, &spec, &prompt, n_max), done);
@@ -105,8 +106,8 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* Seconds spent in attention: the table's entries are wrapped while steps are timed. CPU tables only, where
- * calls are synchronous. */
+/* Seconds spent in attention: the backend's entries are wrapped while steps are timed. CPU backends only,
+ * where calls are synchronous. */
 struct meter {
     struct ops *ops;
     void (*attend)(struct ops *, const struct attend_args *, int);
@@ -174,8 +175,9 @@ static int open_copies(struct runner *r, const struct kv_spec *spec, const struc
     }
     if (own)
         return 0;
-    TRY_GOTO(engine_plain(&r->engine, &r->full, shape, ids, n_ctx, kv_wants_mass(spec), &prompt, &logits),
-             done);
+    TRY_GOTO(
+        engine_plain(&r->engine, &r->full, shape, ids, n_ctx, kv_wants_attn_scores(spec), &prompt, &logits),
+        done);
     TRY_GOTO(r->ops->sync(r->ops), done);
     t->s_prefill = clock_now() - t0;
     for (int i = 0; i < n_seq; i++)
@@ -228,7 +230,7 @@ int probe_time(struct runner *r, const struct kv_spec *spec, int64_t n_ctx, int 
 {
     *t = (struct probe_time){0};
     struct kv_shape shape;
-    int64_t rows = r->engine.piece > n_seq ? r->engine.piece : n_seq;
+    int64_t rows = r->engine.chunk > n_seq ? r->engine.chunk : n_seq;
     TRY(model_reserve(r->model, rows, n_seq));
     TRY(model_kv_shape(r->model, r->m.cache_dtype, 1, &shape));
     int64_t before = r->engine.passes;

@@ -1,4 +1,4 @@
-/* One sequence under a magnifying glass: logits of given tokens, and seconds of prompt pieces and decode
+/* One sequence under a magnifying glass: logits of given tokens, and seconds of prefill chunks and decode
  * steps. For `kvsweep logits` and `bench`. */
 #ifndef KVS_RUN_PROBE_H
 #define KVS_RUN_PROBE_H
@@ -29,13 +29,13 @@ int probe_logits(struct runner *r, struct probe_logits *p);
 struct probe_time {
     double s_prefill;     /* a prompt of n_ctx tokens */
     double s_step;        /* median of the decode steps of n_seq sequences at that context */
-    double s_attend_step; /* of it: attention and cache work, over all layers (CPU tables; else 0) */
+    double s_attend_step; /* of it: attention and cache work, over all layers (CPU backends; else 0) */
     uint64_t cache_bytes, device_bytes; /* of one sequence; the part on the device */
     int64_t prefill_passes;
     bool own_prompts; /* of the n_seq; else all have the same prompt, and may share memory of it */
 };
-/* Random tokens, n_steps timed steps after two warm ones. On a card every sequence has a prompt of its own:
- * keys and values that many share would come from its second-level cache. On processors, where a pass is
+/* Random tokens, n_steps timed steps after two warm ones. On a GPU every sequence has a prompt of its own:
+ * keys and values that many share would come from its second-level cache. On CPUs, where a pass is
  * long, copies are forked from one prompt pass where the method allows. ERR_NOMEM comes before the first pass
  * where the caches cannot all fit. */
 int probe_time(struct runner *r, const struct kv_spec *spec, int64_t n_ctx, int n_seq, int n_steps,

@@ -40,13 +40,13 @@ struct run_options {
     const char *device; /* auto, cpu, ref, cuda */
     const char *isa;    /* auto, avx512, avx2, portable */
     int threads;        /* 0: all */
-    int card;           /* CUDA: ordinal among the visible cards, counted around; a node's ranks take one each */
+    int gpu; /* CUDA: ordinal among the visible GPUs, counted around; a node's ranks take one each */
     enum run_mode mode;
     int logits_first; /* 0 none, 1 first, 2 full */
     int topk;         /* K logits kept of every generated token */
     bool share;       /* weights once per node */
     bool wait;        /* CUDA: after every kernel, so that an error names its own (slow) */
-    /* Called between decode steps and prompt pieces; may serve other ranks. Nonzero: give up this bundle
+    /* Called between decode steps and prefill chunks; may serve other ranks. Nonzero: give up this bundle
      * (ERR_INTERNAL "stopped"). May be NULL. */
     int (*poll)(void *ctx);
     void *poll_ctx;

@@ -14,7 +14,7 @@ int runner_open(struct runner **out, const struct run_options *opt)
     r->opt = *opt;
     const struct ops_options o = {.threads = opt->threads,
                                   .isa = opt->isa ? opt->isa : "auto",
-                                  .device = opt->card,
+                                  .device = opt->gpu,
                                   .act = DT_F32,
                                   .wait = opt->wait};
     int rc = kv_spec_parse(&r->full, "full");
@@ -59,8 +59,7 @@ int runner_rewriter(struct runner *r, const struct run_unit *u, struct rewriter 
     char *paths = mem_printf("%s %s %s", m->name, u->files->encoder, u->files->ranks ? u->files->ranks : "");
     if (!r->compressor || strcmp(paths, r->prompt_paths) != 0) {
         close_compressor(r);
-        const struct prompt_options o = {r->opt.device, r->opt.isa, r->opt.threads, r->opt.share,
-                                         r->opt.card};
+        const struct prompt_options o = {r->opt.device, r->opt.isa, r->opt.threads, r->opt.share, r->opt.gpu};
         int rc = m->open(&r->compressor, u->files, &o);
         if (rc < 0) {
             free(paths);
@@ -129,7 +128,7 @@ static void wire_engine(struct runner *r)
     e->n_vocab = model_config(r->model)->n_vocab;
     e->n_top = r->opt.topk < e->n_vocab ? r->opt.topk : (int)e->n_vocab;
     e->first_rows = r->opt.logits_first == 0 ? 0 : r->opt.logits_first == 1 ? 1 : INT32_MAX;
-    e->piece = r->ops->piece;
+    e->chunk = r->ops->chunk;
     e->poll = r->opt.poll;
     e->poll_ctx = r->opt.poll_ctx;
 }
@@ -139,7 +138,7 @@ static int load(struct runner *r, const struct run_model *m, struct comm *c)
     struct model_file *f;
     TRY(model_file_open(&f, m->path));
     ops_set_act(r->ops, m->dtype);
-    const struct model_options o = {/* the host's threads, also where a card computes */
+    const struct model_options o = {/* the host's threads, also where a GPU computes */
                                     .dtype = m->dtype,
                                     .share = r->opt.share,
                                     .threads = ops_threads(r->opt.threads),

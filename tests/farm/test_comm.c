@@ -1,4 +1,4 @@
-/* Groups of ranks on processors, under mpirun: exchange and broadcast, a model read once, a rank that cannot
+/* Groups of ranks on CPUs, under mpirun: exchange and broadcast, a model read once, a rank that cannot
  * take part, and with the argument "silent" a rank that never comes. Every rank runs the same tests in the
  * same order. */
 #include "../model_common.h"

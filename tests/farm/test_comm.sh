@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Usage: test_comm.sh TEST_COMM. Groups of 2 and 4 ranks on processors; one that loses a rank ends with its name, in time.
+# Usage: test_comm.sh TEST_COMM. Groups of 2 and 4 ranks on CPUs; one that loses a rank ends with its name, in time.
 set -u
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
 export OMPI_MCA_btl_vader_single_copy_mechanism=none OMPI_MCA_odls_base_sigkill_timeout=0 OMP_NUM_THREADS=1

@@ -1,4 +1,4 @@
-/* Attention of a prompt alone on the CUDA table, by every kernel that the card has for it: sampled rows are
+/* Attention of a prompt alone on the CUDA backend, by every kernel that the GPU has for it: sampled rows are
  * held against doubles; from 1024 tokens on it is timed, beside a product of the same run. attend
  * [auto|wgmma|both] TOKENS...; exit status 1 if a kernel is off. Shape of Llama-3-8B: 32 heads on 8 key/value
  * heads of 128 channels, bf16, causal. */
@@ -49,7 +49,7 @@ static int rig_open(struct rig *r, struct ops *o, int64_t n)
         r->dev[i] = (struct tensor){NULL, DT_BF16, {n, h, DIM, 1}};
         r->dev[i].data = o->alloc(o, tensor_bytes(&r->dev[i]), MEM_WORKSPACE, PLACE_DEVICE);
         if (!r->dev[i].data)
-            return err_set(ERR_NOMEM, "no memory on the card for %lld tokens", (long long)n);
+            return err_set(ERR_NOMEM, "no memory on the GPU for %lld tokens", (long long)n);
         if (i == 3)
             continue;
         r->host[i] = random_values(tensor_count(&r->dev[i]), i == 2 ? 0.5 : 1.0);
@@ -142,7 +142,7 @@ static double time_attend(struct rig *r)
     return best;
 }
 
-/* Operations per second of a large product through the table. */
+/* Operations per second of a large product through the backend. */
 static double product_rate(struct ops *o)
 {
     const int64_t count = (int64_t)SIDE * SIDE;
@@ -195,7 +195,7 @@ static int one(struct ops *o, const char *isa, int64_t n, double limit)
     return rc < 0 ? rc : !(e < 1e-2);
 }
 
-/* Every length by one kind of kernel: how many failed, or -1 where the card has none of the kind. */
+/* Every length by one kind of kernel: how many failed, or -1 where the GPU has none of the kind. */
 static int all(const char *isa, int n, char **tokens)
 {
     const struct ops_options opt = {.act = DT_BF16, .isa = isa};

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Everything a host with a GPU can say about the CUDA back end: builds (no network, no MPI, no HDF5), checks every kernel
-# and every method on the card, decodes along the processor's tokens, times, looks for bad memory accesses. Lines appear as
+# Everything a host with a GPU can say about the CUDA backend: builds (no network, no MPI, no HDF5), checks every kernel
+# and every method on the GPU, decodes along the CPU's tokens, times, looks for bad memory accesses. Lines appear as
 # they come; the table stands once more at the end. Exit status 1 if a check failed; targets that are missed do not count.
 #
 #   KVS_CARRY   folder made by tests/gpu/carry.sh: packages of the libraries this host lacks, and perhaps the finished build
 #   KVS_MODEL   GGUF file or folder to decode with as well (the embedded model, where it can be brought)
 #   KVS_OUT     folder for table.txt and logs.tar.gz (default $OUT, else build-gpu/out), complete after every check
 #   KVS_BUILD   build folder (default build-gpu)      KVS_PYTHON  python with torch and transformers (default: looked for)
-#   KVS_SHIM=1  no GPU: the same kernels on fibers of the processor; the benches only to see that they start
+#   KVS_SHIM=1  no GPU: the same kernels on fibers of the CPU; the benches only to see that they start
 #   KVS_STEPS   some of: build ops matrix model bench peer wgmma sanitizer (default: all, in this order; wgmma: the warpgroup
-#               kernels, which no card has run yet; ops checks them too, but behind everything else that is timed)
+#               kernels, which no GPU has run yet; ops checks them too, but behind everything else that is timed)
 #   KVS_SCALE   every time limit times this (default 1; without a GPU 4)
 #   KVS_TOTAL   seconds for everything: later checks are left out, the running one is cut (default: none)
 #   KVS_BENCH_MODEL, KVS_SHAPE=8b|small  what the benches decode with (default: random weights, Llama-3-8B in shape)
 #
-# Seconds by step; all estimates, no card has run them: H100, 16 cores, weights in /dev/shm, ten seconds for a load of 16 GB.
+# Seconds by step; all estimates, no GPU has run them: H100, 16 cores, weights in /dev/shm, ten seconds for a load of 16 GB.
 #   build      carried 1, else 150      bench   weights 20        attention alone 10      peer       copy, product 15
 #   ops        after each kernel 40             decode 2k 8k 45   decode 32k 128k 115                2k, 8k, 32k 45
 #              at full speed 40                 serial 32k 8k 20  twenty settings 70      sanitizer  memcheck 60 + 60
@@ -117,18 +117,18 @@ check() {
     return $rc
 }
 
-# The memory of the whole card as nvidia-smi sees it, from here to the end, every 0.2 s. It also keeps the card open: else,
-# where no persistence daemon runs, every program that starts would have to wait until the card is set up anew.
+# The memory of the whole GPU as nvidia-smi sees it, from here to the end, every 0.2 s. It also keeps the GPU open: else,
+# where no persistence daemon runs, every program that starts would have to wait until the GPU is set up anew.
 sample() {
     : >"$build/memory"
     [ "$shim" = 1 ] && return
     stdbuf -oL nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits -lms 200 >"$build/memory" 2>/dev/null &
     sampler=$!
 }
-# sampled FROM: the most since sample FROM, beyond what the idle card had; the first samples may be of the program before.
+# sampled FROM: the most since sample FROM, beyond what the idle GPU had; the first samples may be of the program before.
 sampled() {
     awk -v from="$1" 'NR == 1 { idle = $1 } NR > from + 2 && $1 > max { max = $1 }
-        END { if (max) printf "card memory at most %d MiB (%d before)\n", max - idle, idle }' "$build/memory"
+        END { if (max) printf "GPU memory at most %d MiB (%d before)\n", max - idle, idle }' "$build/memory"
 }
 
 # The same as check, and the rows it measured beside their targets. What was measured before a failure counts.
@@ -229,7 +229,7 @@ elif wanted build; then
 fi
 [ "$shim" = 1 ] && folder=$build/shim || folder=$bin
 export LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-[ "$shim" = 1 ] || say "card" "$(timeout 20 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>&1 | head -1)"
+[ "$shim" = 1 ] || say "GPU" "$(timeout 20 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>&1 | head -1)"
 sample
 
 # A faulty kernel shows its name where every one is waited for. What is timed stands in the table.
@@ -247,7 +247,7 @@ if wanted model && [ -n "${KVS_MODEL:-}" ]; then
     check 120 "method matrix, $(basename "$KVS_MODEL")" "$bin/gpu_matrix" "$KVS_MODEL" $([ "$shim" = 1 ] && echo 40 2 || echo 1500 96) real
 fi
 
-# Llama-3-8B in shape, random weights, made on the card; in memory, if there is room for it there.
+# Llama-3-8B in shape, random weights, made on the GPU; in memory, if there is room for it there.
 shape=${KVS_SHAPE:-8b}
 bench_model() {
     [ "$shim" = 1 ] && shape=tiny
@@ -287,14 +287,14 @@ elif wanted bench; then
 fi
 if wanted peer; then
     if [ -n "$python" ]; then
-        bench_check 150 "the card and transformers" "${with_python[@]}" tests/gpu/peer.py "$shape" $([ "$shim" = 1 ] && echo 32 || echo 2048 8192 32768)
+        bench_check 150 "the GPU and transformers" "${with_python[@]}" tests/gpu/peer.py "$shape" $([ "$shim" = 1 ] && echo 32 || echo 2048 8192 32768)
     else
-        say "the card and transformers" "left out: no python with torch"
+        say "the GPU and transformers" "left out: no python with torch"
     fi
 fi
 
-# The warpgroup kernels run only where they are asked for, until these lines have passed on a card. Behind everything
-# else that is timed: one that never ends may take the card along. Where the checks fail, nothing of them is timed.
+# The warpgroup kernels run only where they are asked for, until these lines have passed on a GPU. Behind everything
+# else that is timed: one that never ends may take the GPU along. Where the checks fail, nothing of them is timed.
 wgmma=1
 if wanted ops || wanted wgmma; then
     check 60 "prompts by the warpgroup kernel" "$bin/check_ops" cuda-wgmma || wgmma=0

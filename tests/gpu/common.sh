@@ -3,7 +3,7 @@
 programs=(kvsweep check_ops gpu_matrix gpu_steps gpu_attend gpu_decode gpu_group)
 
 # build_all BUILD MODULE [OPTION…]: the programs and the CUDA module (kvs_cuda), or its twin on fibers (kvs_cuda_shim
-# kvs_nccl_shim). Neither MPI nor HDF5 nor oneDNN: none of them says anything about a card, and hosts with one lack them.
+# kvs_nccl_shim). Neither MPI nor HDF5 nor oneDNN: none of them says anything about a GPU, and hosts with one lack them.
 build_all() {
     local build=$1 module=$2 generator='Unix Makefiles'
     shift 2

@@ -1,5 +1,5 @@
-/* Attention of decode steps alone on the CUDA table, over dense and compressed caches: bytes of the cache a
- * second, beside a copy inside the card. decode CONTEXT...; shape of Llama-3-8B: 32 heads on 8 key/value
+/* Attention of decode steps alone on the CUDA backend, over dense and compressed caches: bytes of the cache a
+ * second, beside a copy inside the GPU. decode CONTEXT...; shape of Llama-3-8B: 32 heads on 8 key/value
  * heads of 128 channels, bf16, one sequence and sixteen. Exit status 1 if it cannot run, or if codes give
  * other values than the dense cache they were made from, by more than the codes' own error.
  *
@@ -73,7 +73,7 @@ static int rig_open(struct rig *r, struct ops *o, int64_t n)
             fill(o, &r->kv[i], 7 + (uint32_t)i);
     }
     if (!there)
-        return err_set(ERR_NOMEM, "no memory on the card for %lld tokens", (long long)n);
+        return err_set(ERR_NOMEM, "no memory on the GPU for %lld tokens", (long long)n);
     fill(o, &r->q, 3);
     return 0;
 }
@@ -86,7 +86,7 @@ static void rig_close(struct rig *r)
             r->o->free(r->o, all[i]);
 }
 
-/* Room for the caches of a form: those of APART, or as many as the card has memory for. Lengths that are not
+/* Room for the caches of a form: those of APART, or as many as the GPU has memory for. Lengths that are not
  * timed need one for each sequence. */
 static int caches_open(struct rig *r, const struct form *f, bool timed)
 {
@@ -99,7 +99,7 @@ static int caches_open(struct rig *r, const struct form *f, bool timed)
     r->n_layer = apart > LAYERS ? apart : LAYERS;
     while (!(r->caches = take(r->o, (size_t)r->n_cache * r->bytes)) && r->n_cache > 1)
         r->n_cache -= (r->n_cache + 3) / 4;
-    return r->caches ? 0 : err_set(ERR_NOMEM, "no memory on the card for a cache of %zu bytes", r->bytes);
+    return r->caches ? 0 : err_set(ERR_NOMEM, "no memory on the GPU for a cache of %zu bytes", r->bytes);
 }
 
 /* Keys (side 0) or values of one cache, made from r->kv. */

@@ -1,5 +1,5 @@
-/* A group of one rank on the CUDA table: NCCL is found, starts, and its broadcast leaves the bytes as they
- * are. What one card can say about kernels/comm_nccl.cu. A host without NCCL is an error if the argument
+/* A group of one rank on the CUDA backend: NCCL is found, starts, and its broadcast leaves the bytes as they
+ * are. What one GPU can say about kernels/comm_nccl.cu. A host without NCCL is an error if the argument
  * "must" is given. */
 #include "base/err.h"
 #include "kernels/comm.h"
@@ -47,7 +47,7 @@ static int run(struct ops *o, bool must)
     rc = broadcast(o, &c);
     c.wire_close(&c);
     if (rc == 0)
-        printf("a group of one on %s (%s): NCCL's broadcast is the identity\n", o->device, o->card);
+        printf("a group of one on %s (%s): NCCL's broadcast is the identity\n", o->device, o->gpu);
     return rc;
 }
 

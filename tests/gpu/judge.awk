@@ -1,6 +1,6 @@
 # judge.awk LOG…: the rows of bench logs in short, one a line, with the target that a row has and whether it is met; what
 # compares rows of several logs (kivi beside full, wgmma beside the default, transformers) stands at the end.
-# -v gpu=0: targets are left out (no timings on processors).
+# -v gpu=0: targets are left out (no timings on CPUs).
 
 function say(text, target, ok) {
     if (target == "" || !gpu) printf "    %s\n", text
@@ -48,10 +48,10 @@ FNR == 1 { file = FILENAME; sub(/.*\//, "", file); context = longest = mixed = 0
     if (context == 32768 && (both || !compressed)) most(text, value - ($3 + 0) - both, 1536, " MiB"); else say(text)
     next
 }
-/^card memory at most/ { # by the driver, of a whole program: judged where it held one full cache at a time
+/^GPU memory at most/ { # by the driver, of a whole program: judged where it held one full cache at a time
     if (file ~ /decode/ && !mixed && split($0, word, " ") && weights > 0 && full[longest] > 0) {
         rest = word[5] - weights - full[longest]
-        text = sprintf("  card memory by nvidia-smi, less weights and full cache, at %d: %.0f MiB", longest, rest)
+        text = sprintf("  GPU memory by nvidia-smi, less weights and full cache, at %d: %.0f MiB", longest, rest)
         if (longest == 32768) most(text, rest, 1536, " MiB"); else say(text)
     } else say("  by nvidia-smi: " $0)
     next
@@ -79,7 +79,7 @@ FNR == 1 { file = FILENAME; sub(/.*\//, "", file); context = longest = mixed = 0
     next
 }
 /^(prompt passes|decoding|units)/ { say("  " $1 ": " $2); next }
-/^(copy|product) [0-9]/ { say("card: " $0); next }
+/^(copy|product) [0-9]/ { say("GPU: " $0); next }
 /^transformers at / {
     split($0, word, " ")
     context = word[3] + 0

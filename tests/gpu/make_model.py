@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """make_model.py SHAPE DIR: a Llama of random weights (8b: the shape of Llama-3-8B; small: 1/16 of it; tiny: two layers) as
 bf16 safetensors, with the tokenizer of the tests' tiny model (prompts of the benches are token ids). Every tensor is made
-on the card, if there is one, and copied straight into the mapped file: nothing is held twice."""
+on the GPU, if there is one, and copied straight into the mapped file: nothing is held twice."""
 import json
 import os
 import shutil

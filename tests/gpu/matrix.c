@@ -1,5 +1,5 @@
-/* The method matrix on two devices: every method decodes greedily on the processor, then on the CUDA table
- * along the processor's tokens; logits are compared. matrix MODEL [N_PROMPT [MAX_NEW [real]]]: one line per
+/* The method matrix on two devices: every method decodes greedily on the CPU, then on the CUDA backend
+ * along the CPU's tokens; logits are compared. matrix MODEL [N_PROMPT [MAX_NEW [real]]]: one line per
  * method and dtype, exit status 1 if one is off.
  *
  * Bounds. f32: the same numbers but for the order of sums; where codes or kept keys are chosen (everything

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""peer.py SHAPE CONTEXT…: what the card can do (a large copy, a large product) and what transformers reaches on it with a
-model of that shape (make_model.py; random weights, made on the card; sdpa attention, bf16): tokens per second of a prompt
-and of decode steps; medians. Without a card everything is small and on the processor: a test of this script."""
+"""peer.py SHAPE CONTEXT…: what the GPU can do (a large copy, a large product) and what transformers reaches on it with a
+model of that shape (make_model.py; random weights, made on the GPU; sdpa attention, bf16): tokens per second of a prompt
+and of decode steps; medians. Without a GPU everything is small and on the CPU: a test of this script."""
 import os
 import statistics
 import sys
@@ -14,31 +14,31 @@ from transformers.cache_utils import DynamicCache
 
 from make_model import config_of
 
-card = torch.cuda.is_available()
-device = "cuda" if card else "cpu"
+gpu = torch.cuda.is_available()
+device = "cuda" if gpu else "cpu"
 
 
 def timed(f, n):
     f()
     times = []
     for _ in range(n):
-        if card:
+        if gpu:
             torch.cuda.synchronize()
         start = time.perf_counter()
         f()
-        if card:
+        if gpu:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 
 
 def limits():
-    x = torch.randint(0, 255, ((4 << 30) if card else (64 << 20),), dtype=torch.uint8, device=device)
+    x = torch.randint(0, 255, ((4 << 30) if gpu else (64 << 20),), dtype=torch.uint8, device=device)
     y = torch.empty_like(x)
     s = timed(lambda: y.copy_(x), 10)
     print(f"copy {2 * x.numel() / s * 1e-9:.0f} GB/s (bytes read and written)", flush=True)
     del x, y
-    n = 8192 if card else 512
+    n = 8192 if gpu else 512
     a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
     print(f"product {2 * n**3 / timed(lambda: a @ b, 20) * 1e-12:.3g} TFLOP/s (bf16, {n} cubed)", flush=True)
 

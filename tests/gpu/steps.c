@@ -1,4 +1,4 @@
-/* What a decode step sends to the card: launches, graphs, copies. Counted by the shim (tests/shim); on a card
+/* What a decode step sends to the GPU: launches, graphs, copies. Counted by the shim (tests/shim); on a GPU
  * there is nobody to count, and only the tokens of replayed steps are compared with those of single launches.
  * steps MODEL: one line per method, exit status 1 if a step sends more than it should or its logits differ.
  */
@@ -46,11 +46,11 @@ static int decode(struct model *m, const char *text, int n_seq, float *out, stru
     TRY_GOTO(kv_spec_parse(&spec, text), done);
     TRY_GOTO(model_kv_shape(m, DT_BF16, 1, &shape), done);
     for (int i = 0; i < n_seq; i++) {
-        struct batch_item piece = {.seq = &s[i], .ids = ids, .n = PROMPT - 1};
+        struct batch_item chunk = {.seq = &s[i], .ids = ids, .n = PROMPT - 1};
         TRY_GOTO(seq_open(&s[i], m, &shape, &spec, PROMPT, PROMPT + STEPS), done);
-        TRY_GOTO(model_forward(m, &piece, 1, LOGITS_NONE, &logits), done);
-        piece = (struct batch_item){.seq = &s[i], .ids = ids + PROMPT - 1, .n = 1};
-        TRY_GOTO(model_forward(m, &piece, 1, LOGITS_NONE, &logits), done);
+        TRY_GOTO(model_forward(m, &chunk, 1, LOGITS_NONE, &logits), done);
+        chunk = (struct batch_item){.seq = &s[i], .ids = ids + PROMPT - 1, .n = 1};
+        TRY_GOTO(model_forward(m, &chunk, 1, LOGITS_NONE, &logits), done);
     }
     for (int i = 0; i < STEPS; i++) {
         for (int k = 0; k < n_seq; k++)
@@ -97,7 +97,7 @@ static int one(struct model *fast, struct model *slow, const char *text, int n_s
     if (rc == 0)
         printf("  %-22s %2d sequences: %ld kernels (%.1f a layer), %ld graphs with %ld nodes changed, %ld "
                "copies to "
-               "the card, %ld inside, %ld waits; logits %s%s\n",
+               "the GPU, %ld inside, %ld waits; logits %s%s\n",
                text, n_seq, kernels, (double)(kernels - 3) / n_layer, c.graphs, c.nodes_set, c.to_device,
                c.inside, c.waits, same ? "equal" : "differ", ok ? "" : "  FAILED");
     *failed += !ok;

@@ -9,5 +9,5 @@ rc=$?
 echo "$out" | tail -5
 [ $rc = 0 ] && exit 0
 [ "$(wc -l <<<"$out")" = 1 ] && grep -qE '^cuda: (device 0: )?no (NVIDIA driver|CUDA-capable device)' <<<"$out" && exit 0
-echo "neither checked on a card nor refused in one clear line"
+echo "neither checked on a GPU nor refused in one clear line"
 exit 1

@@ -100,7 +100,7 @@ void check_launch(dim3 grid, dim3 block, const std::vector<size_t> &bytes)
 {
     const unsigned n = block.x * block.y * block.z;
     if (!n || n > 1024 || !grid.x || !grid.y || !grid.z || grid.y > 65535 || grid.z > 65535 || block.z > 64)
-        stop(NULL, 0, "a launch that no card would take");
+        stop(NULL, 0, "a launch that no GPU would take");
     if (kernel->max_threads && n > kernel->max_threads)
         stop(NULL, 0, "%u threads in a block, compiled for %u", n, kernel->max_threads);
     if (bytes != kernel->param_sizes)

@@ -48,7 +48,7 @@ float cut(int64_t sum, int exponent)
     return sum < 0 ? -value : value;
 }
 
-/* The manual leaves the precision of the sum open ("at least single precision"). Measurements of cards (Fasi
+/* The manual leaves the precision of the sum open ("at least single precision"). Measurements of GPUs (Fasi
  * et al. 2021, and for Hopper those after them) fit this: products are exact, all terms are cut to BELOW bits
  * under the last bit of an f32 as large as the largest, the sum is cut to f32. That is worse than rounding:
  * what passes here passes with any better sum. */

@@ -41,7 +41,7 @@ struct ptx_module { /* one .entry */
     void (*run)(ptx_thread *, const char *param);
     std::vector<size_t> param_sizes, param_at;
     size_t param_bytes;
-    unsigned shared, max_threads; /* max_threads 0: as many as a card takes */
+    unsigned shared, max_threads; /* max_threads 0: as many as a GPU takes */
     const char *ptx;
     const ptx_loc *locs;
     size_t n_locs;
@@ -52,7 +52,7 @@ struct ptx_table { /* device memory that comes with the code */
 };
 
 /* Shared memory begins behind the part that the system keeps for itself (1 KiB since compute capability 9.0);
- * dynamic shared memory follows the variables at the next multiple of 16: cards take no notice of a larger
+ * dynamic shared memory follows the variables at the next multiple of 16: GPUs take no notice of a larger
  * .align of it (NVIDIA/cccl, pull request 5122; Tencent/hpc-ops, issue 42). */
 const unsigned PTX_SHARED_BASE = 1024;
 static inline uint32_t ptx_dynamic(uint32_t variables)
@@ -312,7 +312,7 @@ PTX_OP bool mov_pred(bool a)
 
 /* ------------------------------------------------------------------ floats (9.7.3) */
 
-/* Which NaN arithmetic in f32 makes is left open (9.7.3); cards make 0x7fffffff, whatever went in (CUDA C++
+/* Which NaN arithmetic in f32 makes is left open (9.7.3); GPUs make 0x7fffffff, whatever went in (CUDA C++
  * Programming Guide, floating-point standard). NaNs of f64 keep theirs. */
 PTX_OP float ptx_nan(float x)
 {
@@ -412,7 +412,7 @@ PTX_OP float sqrt_rn_f32(float a)
 }
 float fma_rm_f32(float a, float b, float c); /* towards minus infinity */
 
-/* Approximations: a card may be off by as much as the manual allows (9.7.3.21: 2 ulp for ex2); here they are
+/* Approximations: a GPU may be off by as much as the manual allows (9.7.3.21: 2 ulp for ex2); here they are
  * as near as f32 gets, with subnormal numbers zero on both sides. */
 PTX_OP float ptx_flush(float x)
 {

@@ -195,7 +195,7 @@ void shim_launch(dim3 grid, dim3 block, size_t shared, const std::function<void(
     unsigned threads = block.x * block.y * block.z;
     if (!threads || threads > 1024 || shared > SHARED_MOST || grid.y > 65535 || grid.z > 65535 || !grid.x ||
         !grid.y || !grid.z)
-        die("a launch that no card would take");
+        die("a launch that no GPU would take");
     body = &f;
     gridDim = grid;
     blockDim = block;
@@ -209,7 +209,7 @@ void shim_launch(dim3 grid, dim3 block, size_t shared, const std::function<void(
         for (unsigned y = 0; y < grid.y; y++)
             for (unsigned x = 0; x < grid.x; x++) {
                 blockIdx = dim3(x, y, z);
-                memset(shared_bytes, 0xcb, shared); // undefined on a card
+                memset(shared_bytes, 0xcb, shared); // undefined on a GPU
                 run_block();
             }
     shim_device_end();
@@ -349,22 +349,22 @@ static cudaError_t wrong(cudaError_t rc)
     return last_error = rc;
 }
 
-/* KVS_SHIM_CARDS cards (one unless told otherwise), of which CUDA_VISIBLE_DEVICES shows some, in its order.
+/* KVS_SHIM_GPUS GPUs (one unless told otherwise), of which CUDA_VISIBLE_DEVICES shows some, in its order.
  */
-static int visible_card(int ordinal)
+static int visible_gpu(int ordinal)
 {
-    const char *cards = getenv("KVS_SHIM_CARDS"), *visible = getenv("CUDA_VISIBLE_DEVICES");
-    int n = cards ? atoi(cards) : 1;
+    const char *gpus = getenv("KVS_SHIM_GPUS"), *visible = getenv("CUDA_VISIBLE_DEVICES");
+    int n = gpus ? atoi(gpus) : 1;
     if (!visible)
         return ordinal < n ? ordinal : -1;
     for (; ordinal > 0 && visible; ordinal--)
         visible = (visible = strchr(visible, ',')) ? visible + 1 : NULL;
-    int card = visible && *visible ? atoi(visible) : -1;
-    return card < n ? card : -1;
+    int gpu = visible && *visible ? atoi(visible) : -1;
+    return gpu < n ? gpu : -1;
 }
 
 /* KVS_SHIM_FAULT=driver, old, none or code: what a host without a driver, with one that is too old, without a
- * card, or with a card that the module holds no code for answers. graph, start: no memory for making or
+ * GPU, or with a GPU that the module holds no code for answers. graph, start: no memory for making or
  * starting graphs. KVS_SHIM_FAULT=NAME: a kernel whose name
  * begins so accesses memory that is not there, at its first launch; nothing works from then on, and it is
  * told to whoever waits. */
@@ -387,25 +387,25 @@ cudaError_t cudaGetDeviceCount(int *n)
         return cudaErrorInsufficientDriver;
     if (fault_is("none"))
         return cudaErrorNoDevice;
-    for (*n = 0; visible_card(*n) >= 0;)
+    for (*n = 0; visible_gpu(*n) >= 0;)
         ++*n;
     return *n ? cudaSuccess : cudaErrorNoDevice;
 }
 cudaError_t cudaSetDevice(int device)
 {
-    return visible_card(device) >= 0 ? cudaSuccess : cudaErrorInvalidDevice;
+    return visible_gpu(device) >= 0 ? cudaSuccess : cudaErrorInvalidDevice;
 }
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
 {
     memset(p, 0, sizeof *p);
-    p->uuid.bytes[15] = (char)visible_card(device);
+    p->uuid.bytes[15] = (char)visible_gpu(device);
     snprintf(p->name, sizeof p->name, "CUDA shim (no GPU)");
     p->multiProcessorCount = 4;
     p->sharedMemPerBlockOptin = 227 << 10;
     return cudaSuccess;
 }
-/* KVS_SHIM_KIB: a card with so much free memory. */
-static size_t card_bytes(void)
+/* KVS_SHIM_KIB: a GPU with so much free memory. */
+static size_t gpu_bytes(void)
 {
     const char *kib = getenv("KVS_SHIM_KIB");
     return kib ? (size_t)atol(kib) << 10 : SIZE_MAX;
@@ -414,11 +414,11 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE), there = (size_t)sysconf(_SC_AVPHYS_PAGES) * page;
     *total = (size_t)sysconf(_SC_PHYS_PAGES) * page;
-    *free_bytes = card_bytes() < SIZE_MAX ? card_bytes() : there;
+    *free_bytes = gpu_bytes() < SIZE_MAX ? gpu_bytes() : there;
     return cudaSuccess;
 }
-/* Device memory lies behind a protection key where the processor has them, else behind page protection: host
- * code that touches it dies, as it would with a card. */
+/* Device memory lies behind a protection key where the CPU has them, else behind page protection: host
+ * code that touches it dies, as it would with a GPU. */
 namespace
 {
 std::map<char *, size_t> device_blocks, pinned_blocks;
@@ -479,7 +479,7 @@ cudaError_t cudaMalloc(void **p, size_t bytes)
     if (key == -2)
         key = pkey_alloc(0, PKEY_DISABLE_ACCESS);
     room = room ? room : 4096;
-    if (room < bytes || room > card_bytes() || device_bytes > card_bytes() - room)
+    if (room < bytes || room > gpu_bytes() || device_bytes > gpu_bytes() - room)
         return wrong(cudaErrorMemoryAllocation);
     *p = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (*p == MAP_FAILED)
@@ -784,14 +784,14 @@ cudaError_t cudaGraphAddKernelNode(cudaGraphNode_t *node, cudaGraph_t g, const c
 cudaError_t cudaGraphAddDependencies(cudaGraph_t g, const cudaGraphNode_t *from, const cudaGraphNode_t *to,
                                      const cudaGraphEdgeData *edge, size_t n)
 {
-    // A card may run at the same time what no edge separates: only chains are run in order here.
+    // A GPU may run at the same time what no edge separates: only chains are run in order here.
     size_t at = ++g->edges;
     bool early = edge && edge->from_port;
     if (n != 1 || at >= g->nodes.size() || *from != g->nodes[at - 1] || *to != g->nodes[at])
         die("a graph that is no chain");
     if (early && (edge->from_port != cudaGraphKernelNodePortProgrammatic ||
                   edge->type != cudaGraphDependencyTypeProgrammatic))
-        die("an edge that no card knows");
+        die("an edge that no GPU knows");
     if (early && shim_code() < 90)
         die("an early launch of code that does not wait for the kernel ahead");
     return cudaSuccess;

@@ -1,4 +1,4 @@
-/* Just enough of CUDA for the kernels of kernels/cuda to run on a processor: the threads of a block are
+/* Just enough of CUDA for the kernels of kernels/cuda to run on a CPU: the threads of a block are
  * fibers of one thread, blocks run one after the other, __shared__ is a static, device memory is memory of
  * the host (filled with a pattern where the real one is undefined), streams do everything at once (copies of
  * pinned memory when the next call comes). Warps are
@@ -249,7 +249,7 @@ const char *cudaGetErrorString(cudaError_t rc);
 const char *cudaGetErrorName(cudaError_t rc);
 cudaError_t cudaDriverGetVersion(int *v);
 cudaError_t cudaRuntimeGetVersion(int *v);
-/* Of a kernel's code. KVS_SHIM_CODE=80: as where a card takes what was compiled for 8.0. */
+/* Of a kernel's code. KVS_SHIM_CODE=80: as where a GPU takes what was compiled for 8.0. */
 struct cudaFuncAttributes {
     int ptxVersion;
 };

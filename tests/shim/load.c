@@ -1,5 +1,5 @@
-/* Weights on the CUDA table are the rows of the file in the wished dtype, whatever they come by: load MODEL…
- * compares the blocks with those that the reference packs. */
+/* Weights on the CUDA backend are the rows of the file in the wished dtype, whatever they come by: load
+ * MODEL… compares the blocks with those that the reference packs. */
 #include "base/err.h"
 #include "base/mem.h"
 #include "model/model_int.h"
@@ -9,14 +9,14 @@
 #include <string.h>
 
 /* The block of a model, on the host. */
-static int load_block(const char *path, const char *table, bool packs, const struct model_options *opt,
+static int load_block(const char *path, const char *backend, bool packs, const struct model_options *opt,
                       char **block, size_t *bytes)
 {
     struct ops *o;
     struct model *m = NULL;
     struct model_file *f;
     *block = NULL;
-    TRY(ops_open(&o, table, NULL));
+    TRY(ops_open(&o, backend, NULL));
     o->plain_weights = !packs;
     int rc = model_file_open(&f, path);
     if (rc == 0) {

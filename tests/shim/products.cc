@@ -1,5 +1,5 @@
-// The shim's products: plain loops in f32, the twin of kernels/cuda/products.cu. Rows of an odd number of 16-bit
-// values it cannot multiply, as a library may not: the table's own kernel is used then.
+// The shim's products: plain loops in f32, the twin of kernels/cuda/products.cu. Rows of an odd number of
+// 16-bit values it cannot multiply, as a library may not: the backend's own kernel is used then.
 #include "kernels/cuda/cuda.h"
 
 #include <stdio.h>

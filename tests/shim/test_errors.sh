@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Usage: test_errors.sh KVSWEEP SHIM. What a person sees of a card (fibers; SHIM is the folder with the CUDA module's twin) that
+# Usage: test_errors.sh KVSWEEP SHIM. What a person sees of a GPU (fibers; SHIM is the folder with the CUDA module's twin) that
 # cannot be used, and of a kernel that fails: one line with kernel, setting and example, and a grid that gets done all the same.
 set -u
 KVSWEEP=$1 HERE=$(cd "$(dirname "$0")" && pwd)
@@ -20,7 +20,7 @@ threads: 1
 seed: 7
 output: $DIR/r.h5
 YAML
-# run FAULT [OPTION…]: with a card that has it (cuda_shim.cc), what it says in $DIR/log
+# run FAULT [OPTION…]: with a GPU that has it (cuda_shim.cc), what it says in $DIR/log
 run() {
     local fault=$1
     shift
@@ -35,16 +35,16 @@ says() {
     [ "$(wc -l <"$DIR/log")" = 1 ] && grep -qxE "kvsweep: $4" "$DIR/log" || die "$1, $2: $(cat "$DIR/log")"
 }
 OLD='cuda: the NVIDIA driver knows CUDA up to 11\.4, this module needs 12\.6 \(cudaErrorInsufficientDriver\)'
-CODE="cuda: device 0: this module holds no code for this card's architecture \(cudaErrorNoKernelImageForDevice\)"
+CODE="cuda: device 0: this module holds no code for this GPU's architecture \(cudaErrorNoKernelImageForDevice\)"
 says driver cuda 1 'cuda: no NVIDIA driver on this host \(cudaErrorInsufficientDriver\)'
 says none cuda 1 'cuda: device 0: no CUDA-capable device is detected \(cudaErrorNoDevice\)'
 says old cuda 1 "$OLD"
 says code cuda 1 "$CODE"
-# a card that is there and is not used is worth a word; none is not
+# a GPU that is there and is not used is worth a word; none is not
 says driver auto 0 ''
 says none auto 0 ''
-says old auto 0 "warning: $OLD: the processor computes"
-says code auto 0 "warning: $CODE: the processor computes"
+says old auto 0 "warning: $OLD: the CPU computes"
+says code auto 0 "warning: $CODE: the CPU computes"
 
 # In a pass that settings share, in a fork from it, in a pass of its own, in decoding: those and no others are named.
 WHY='an illegal memory access was encountered \(cudaErrorIllegalAddress\)'

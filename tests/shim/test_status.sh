@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Usage: test_status.sh KVSWEEP SHIM. On a card (fibers; SHIM is the folder with the CUDA module's twin) that is nearly full,
+# Usage: test_status.sh KVSWEEP SHIM. On a GPU (fibers; SHIM is the folder with the CUDA module's twin) that is nearly full,
 # and with a weight that is not a number: records with a status, and the sweep goes on. What fits alone is not out of memory.
 set -u
 KVSWEEP=$1 HERE=$(cd "$(dirname "$0")" && pwd)
@@ -29,16 +29,16 @@ YAML
 }
 n_of() { grep -c "\"status\": \"$1\"" "$DIR/out"; }
 
-# 512 MiB are the libraries'; the rest holds weights, workspace (5.3 MiB for pieces of 2048 rows) and the shorter prompt.
+# 512 MiB are the libraries'; the rest holds weights, workspace (5.3 MiB for prefill chunks of 2048 rows) and the shorter prompt.
 KVS_SHIM_KIB=$((512 * 1024 + 6632)) sweep "$HERE/../fixtures/tiny" '[full, "kivi:bits=2"]' "200, 2600"
-[ "$(n_of ok)" = 4 ] && [ "$(n_of oom)" = 4 ] || die "full card: $(cat "$DIR/out")"
+[ "$(n_of ok)" = 4 ] && [ "$(n_of oom)" = 4 ] || die "full GPU: $(cat "$DIR/out")"
 grep '"status": "oom"' "$DIR/out" | grep -qE 'bytes wanted for a prompt of [0-9]+ tokens, the longest that would fit alone has about [1-9][0-9]*' ||
     die "no word of what would fit: $(cat "$DIR/out")"
 fits=$(grep '"status": "oom"' "$DIR/out" | grep -oE 'alone has about [0-9]+' | grep -oE '[0-9]+' | head -1)
 KVS_SHIM_KIB=$((512 * 1024 + 6632)) sweep "$HERE/../fixtures/tiny" '[full]' "$((fits - 60))"
 [ "$(n_of ok)" -ge 1 ] || die "$fits tokens were to fit: $(cat "$DIR/out")"
 
-# Two settings, two examples, a card that holds one sequence or two: together they give what each setting gives by itself.
+# Two settings, two examples, a GPU that holds one sequence or two: together they give what each setting gives by itself.
 answers() { grep -oE '"(unit|status|score|text)": ("[^"]*"|[^,]*)' "$DIR/out" | paste -sd ' ' | sed 's/"unit"/\n&/g' | sed 's/ *$//' | sort; }
 crowded=0
 for kib in 6260 6460; do
@@ -49,7 +49,7 @@ for kib in 6260 6460; do
     sort -u "$DIR/one" | diff - <(sort -u "$DIR/both") || die "$kib KiB: what is computed together differs"
     [ "$(n_of ok)" = 4 ] && grep -q 'no memory for [1-3] of 4 sequences beside each other' "$DIR/log" && crowded=1
 done
-[ $crowded = 1 ] || die "no card was too small for four that fit alone: $(cat "$DIR/log")"
+[ $crowded = 1 ] || die "no GPU was too small for four that fit alone: $(cat "$DIR/log")"
 unset KVS_SHIM_KIB
 
 mkdir "$DIR/nan"

@@ -12,10 +12,10 @@
 
 // Largest and sum of the exponentials of one row of one head.
 struct stat {
-    float max, sum;
+    float m, l;
 };
 
-struct massed {
+struct scored {
     struct attend_args a;
     struct stat *stat; // many rows: [T,H]; one row: of its chunks of keys [H,chunks]
     float *x;          // one row: logits [H,keys of all sets]
@@ -46,7 +46,7 @@ DEVICE void key_eight(float v[8], const struct kv_run *k, int64_t row, int64_t h
 
 DEVICE float scaled(const struct attend_args *a, float x)
 {
-    return a->f16_mass ? half_round(half_round(x) * a->scale) : x * a->scale;
+    return a->f16_attn_scores ? half_round(half_round(x) * a->scale) : x * a->scale;
 }
 
 /* ------------------------------------------------------------------ many rows */
@@ -116,7 +116,7 @@ DEVICE void slice_load(struct tiles *w, const struct attend_args *a, const struc
     }
 }
 
-// A logit into its place: hidden ones are -infinity.
+// A logit into its place: masked ones are -infinity.
 DEVICE void put_logit(struct tiles *w, const struct attend_args *a, const struct attend_set *s, int64_t t0,
                       int64_t j0, int64_t head, int32_t r, int32_t j, float x)
 {
@@ -183,11 +183,11 @@ DEVICE void tile_logits(struct tiles *w, const struct attend_args *a, const stru
 
 // Grid (row tiles, heads, sequences): two threads per row.
 template <enum unit UNIT>
-static __global__ void __launch_bounds__(THREADS) stat_kernel(const struct massed *args)
+static __global__ void __launch_bounds__(THREADS) stat_kernel(const struct scored *args)
 {
     grid_begin();
     __shared__ struct tiles w;
-    const struct massed *m = &args[blockIdx.z];
+    const struct scored *m = &args[blockIdx.z];
     const struct attend_args *a = &m->a;
     int64_t H = a->out.n[1], t0 = (int64_t)blockIdx.x * TILE, head = blockIdx.y;
     if (t0 >= a->out.n[0] || head >= H)
@@ -201,7 +201,7 @@ static __global__ void __launch_bounds__(THREADS) stat_kernel(const struct masse
                 continue;
             tile_logits<UNIT>(&w, a, s, t0, j0, head);
             const float *x = &w.x[threadIdx.x / 2][threadIdx.x % 2 * (TILE / 2)];
-            float top = own.max, sum = 0.0f;
+            float top = own.m, sum = 0.0f;
             for (int k = 0; k < TILE / 2; k++)
                 top = fmaxf(top, x[k]);
             top = fmaxf(top, __shfl_xor_sync(FULL, top, 1));
@@ -209,8 +209,8 @@ static __global__ void __launch_bounds__(THREADS) stat_kernel(const struct masse
             for (int k = 0; k < TILE / 2; k++)
                 sum += expf(x[k] - base);
             sum += __shfl_xor_sync(FULL, sum, 1);
-            own.sum = own.sum * (own.max == -INFINITY ? 1.0f : expf(own.max - base)) + sum;
-            own.max = top;
+            own.l = own.l * (own.m == -INFINITY ? 1.0f : expf(own.m - base)) + sum;
+            own.m = top;
         }
     }
     int64_t t = t0 + threadIdx.x / 2;
@@ -220,21 +220,21 @@ static __global__ void __launch_bounds__(THREADS) stat_kernel(const struct masse
 
 // Grid (key tiles, heads, sequences * 2 sets): a thread owns one key and adds its rows in their order.
 template <enum unit UNIT>
-static __global__ void __launch_bounds__(THREADS) mass_kernel(const struct massed *args)
+static __global__ void __launch_bounds__(THREADS) attn_scores_kernel(const struct scored *args)
 {
     grid_begin();
     __shared__ struct tiles w;
-    const struct massed *m = &args[blockIdx.z / 2];
+    const struct scored *m = &args[blockIdx.z / 2];
     const struct attend_args *a = &m->a;
     int which = blockIdx.z % 2;
     int64_t T = a->out.n[0], H = a->out.n[1], head = blockIdx.y, j0 = (int64_t)blockIdx.x * TILE,
             j = j0 + threadIdx.x;
-    if (which >= a->n_set || head >= H || !a->set[which].mass)
+    if (which >= a->n_set || head >= H || !a->set[which].attn_scores)
         return;
     const struct attend_set *s = &a->set[which];
     int64_t n = attend_keys(s);
     bool owner = threadIdx.x < TILE && j < n;
-    float mass = owner ? s->mass[head * s->mass_ld + j] : 0.0f;
+    float attn_scores = owner ? s->attn_scores[head * s->attn_scores_ld + j] : 0.0f;
     for (int64_t t0 = 0; t0 < T && j0 < n; t0 += TILE) {
         if (!tile_begin(&w, a, s, t0, j0, n))
             continue;
@@ -247,15 +247,16 @@ static __global__ void __launch_bounds__(THREADS) mass_kernel(const struct masse
                 continue;
             }
             struct stat of = m->stat[(t0 + r) * H + head];
-            x = expf(x - of.max) / of.sum;
-            w.x[r][i % TILE] = a->f16_mass ? half_round(x) : x;
+            x = expf(x - of.m) / of.l;
+            w.x[r][i % TILE] = a->f16_attn_scores ? half_round(x) : x;
         }
         __syncthreads();
         for (int r = 0; r < TILE && owner; r++)
-            mass = a->f16_mass ? half_round(mass + w.x[r][threadIdx.x]) : mass + w.x[r][threadIdx.x];
+            attn_scores = a->f16_attn_scores ? half_round(attn_scores + w.x[r][threadIdx.x])
+                                             : attn_scores + w.x[r][threadIdx.x];
     }
     if (owner)
-        s->mass[head * s->mass_ld + j] = mass;
+        s->attn_scores[head * s->attn_scores_ld + j] = attn_scores;
 }
 
 /* ------------------------------------------------------------------ one row */
@@ -270,12 +271,12 @@ DEVICE int64_t keys_before(const struct attend_args *a, int which, int64_t *chun
 
 // Grid (chunks of keys, KV heads, sequences * 2 sets): a thread owns a key; logits of the group's heads, and
 // the largest and the sum of the chunk.
-KERNEL row_kernel(const struct massed *args)
+KERNEL row_kernel(const struct scored *args)
 {
     grid_begin();
     __shared__ float part[32];
     BLOCK_SHARED(float, q); // [group,d]
-    const struct massed *m = &args[blockIdx.z / 2];
+    const struct scored *m = &args[blockIdx.z / 2];
     const struct attend_args *a = &m->a;
     int which = blockIdx.z % 2;
     int64_t H = a->out.n[1], d = a->out.n[2], Hk = a->n_kv_head, g = H / Hk, h = blockIdx.y, first, row = 0;
@@ -316,49 +317,50 @@ KERNEL row_kernel(const struct massed *args)
 }
 
 // Grid (chunks of keys, heads, sequences * 2 sets): every block puts the chunks' sums together in order.
-KERNEL share_kernel(const struct massed *args)
+KERNEL share_kernel(const struct scored *args)
 {
     grid_begin();
     __shared__ float part[32];
-    const struct massed *m = &args[blockIdx.z / 2];
+    const struct scored *m = &args[blockIdx.z / 2];
     const struct attend_args *a = &m->a;
     int which = blockIdx.z % 2;
     int64_t head = blockIdx.y, j = (int64_t)blockIdx.x * THREADS + threadIdx.x, first;
     const struct attend_set *s = &a->set[which];
-    if (which >= a->n_set || head >= a->out.n[1] || !s->mass ||
+    if (which >= a->n_set || head >= a->out.n[1] || !s->attn_scores ||
         (int64_t)blockIdx.x * THREADS >= attend_keys(s))
         return;
     int64_t before = keys_before(a, which, &first), n = attend_keys(s);
     const struct stat *of = m->stat + head * m->chunks;
     float top = -INFINITY, sum = 0.0f;
     for (int64_t i = threadIdx.x; i < m->chunks; i += THREADS)
-        top = fmaxf(top, of[i].max);
+        top = fmaxf(top, of[i].m);
     top = block_max(top, part);
     for (int64_t i = threadIdx.x; i < m->chunks; i += THREADS)
-        sum += of[i].max == -INFINITY ? of[i].sum : of[i].sum * expf(of[i].max - top);
+        sum += of[i].m == -INFINITY ? of[i].l : of[i].l * expf(of[i].m - top);
     sum = block_sum(sum, part);
     if (j >= n || top == -INFINITY)
         return;
-    float *mass = &s->mass[head * s->mass_ld + j], x = expf(m->x[head * m->keys + before + j] - top) / sum;
-    *mass = a->f16_mass ? half_round(*mass + half_round(x)) : *mass + x;
+    float *attn_scores = &s->attn_scores[head * s->attn_scores_ld + j],
+          x = expf(m->x[head * m->keys + before + j] - top) / sum;
+    *attn_scores = a->f16_attn_scores ? half_round(*attn_scores + half_round(x)) : *attn_scores + x;
 }
 
 /* ------------------------------------------------------------------ host */
 
-static bool wants_mass(const struct attend_args *a)
+static bool wants_attn_scores(const struct attend_args *a)
 {
-    return a->set[0].mass || (a->n_set > 1 && a->set[1].mass);
+    return a->set[0].attn_scores || (a->n_set > 1 && a->set[1].attn_scores);
 }
 
-// Matrix units where keys are dense values of 16 bits. Masses as fp16 tensors would give them want exact
-// products.
+// Matrix units where keys are dense values of 16 bits. Attention scores as fp16 tensors would give them want
+// exact products.
 static enum unit unit_of(const struct attend_args *a)
 {
     enum dtype t = a->set[0].n_k ? a->set[0].k[0].dtype : DT_F32;
     if (a->out.n[0] == 1 || a->out.n[2] % 8 || t == DT_F32)
         return PLAIN;
     for (int i = 0; i < a->n_set; i++) {
-        if (a->f16_mass && a->set[i].q.dtype != t)
+        if (a->f16_attn_scores && a->set[i].q.dtype != t)
             return PLAIN;
         for (int k = 0; k < a->set[i].n_k; k++)
             if (a->set[i].k[k].layout != QUANT_NONE || a->set[i].k[k].dtype != t)
@@ -372,13 +374,14 @@ struct extent {
 };
 
 template <enum unit UNIT>
-static void many(struct cuda *c, const struct massed *dev, struct extent e, unsigned n)
+static void many(struct cuda *c, const struct scored *dev, struct extent e, unsigned n)
 {
     LAUNCH(c, stat_kernel<UNIT>, dim3(blocks_of(e.rows, TILE), (unsigned)e.heads, n), THREADS, 0, dev);
-    LAUNCH(c, mass_kernel<UNIT>, dim3(blocks_of(e.keys, TILE), (unsigned)e.heads, n * 2), THREADS, 0, dev);
+    LAUNCH(c, attn_scores_kernel<UNIT>, dim3(blocks_of(e.keys, TILE), (unsigned)e.heads, n * 2), THREADS, 0,
+           dev);
 }
 
-static void one_row(struct cuda *c, const struct massed *dev, struct extent e, unsigned n)
+static void one_row(struct cuda *c, const struct scored *dev, struct extent e, unsigned n)
 {
     unsigned chunks = blocks_of(e.keys, THREADS);
     LAUNCH(c, row_kernel, dim3(chunks, (unsigned)e.kv_heads, n * 2), THREADS, (size_t)e.group * sizeof(float),
@@ -392,7 +395,7 @@ static int64_t most(int64_t a, int64_t b)
 }
 
 // n sequences of one unit, all of one row or all of many.
-static void mass_part(struct cuda *c, struct massed *m, int n)
+static void attn_scores_part(struct cuda *c, struct scored *m, int n)
 {
     struct extent e = {0, 0, 0, 0, 0};
     bool one = m[0].a.out.n[0] == 1;
@@ -414,7 +417,7 @@ static void mass_part(struct cuda *c, struct massed *m, int n)
         logits += one ? (size_t)(a->out.n[1] * m[i].keys) : 0;
     }
     struct stat *stat =
-        (struct stat *)cuda_scratch(c, SCRATCH_MASS, stats * sizeof *stat + logits * sizeof(float));
+        (struct stat *)cuda_scratch(c, SCRATCH_SCORES, stats * sizeof *stat + logits * sizeof(float));
     if (!stat || !e.rows || !e.keys)
         return;
     float *x = (float *)(void *)(stat + stats);
@@ -425,7 +428,7 @@ static void mass_part(struct cuda *c, struct massed *m, int n)
         stat += a->out.n[1] * (one ? m[i].chunks : a->out.n[0]);
         x += one ? a->out.n[1] * m[i].keys : 0;
     }
-    const struct massed *dev = (const struct massed *)cuda_args(c, m, (size_t)n * sizeof *m);
+    const struct scored *dev = (const struct scored *)cuda_args(c, m, (size_t)n * sizeof *m);
     if (!dev)
         return;
     enum unit unit = unit_of(&m[0].a);
@@ -444,20 +447,20 @@ static bool alike(const struct attend_args *a, const struct attend_args *b)
     return (a->out.n[0] == 1) == (b->out.n[0] == 1) && unit_of(a) == unit_of(b);
 }
 
-void mass_run(struct cuda *c, const struct attend_args *a, int n)
+void attn_scores_run(struct cuda *c, const struct attend_args *a, int n)
 {
     const int limit = 64;
-    struct massed part[limit];
+    struct scored part[limit];
     int m = 0;
     for (int i = 0; i < n; i++) {
-        if (!wants_mass(&a[i]))
+        if (!wants_attn_scores(&a[i]))
             continue;
         if (m == limit || (m && !alike(&part[0].a, &a[i]))) {
-            mass_part(c, part, m);
+            attn_scores_part(c, part, m);
             m = 0;
         }
-        part[m++] = massed{a[i], NULL, NULL, 0, 0};
+        part[m++] = scored{a[i], NULL, NULL, 0, 0};
     }
     if (m)
-        mass_part(c, part, m);
+        attn_scores_part(c, part, m);
 }

@@ -1,4 +1,4 @@
-/* One piece of rows of one cache: what infllm does before, in and after its attention. */
+/* One chunk of rows of one cache: what infllm does before, in and after its attention. */
 #include "base/err.h"
 #include "kv/infllm.h"
 
@@ -11,11 +11,11 @@ static int plan_tensor(const struct kv_cache *c, struct kv_mem *m, struct tensor
     return 0;
 }
 
-int infllm_plan(const struct kv_cache *c, const struct kv_rows *r, struct infllm_piece *p)
+int infllm_plan(const struct kv_cache *c, const struct kv_rows *r, struct infllm_chunk *p)
 {
     const struct infllm *s = c->state;
     const int64_t T = r->q.n[0], capacity = s->ring[0].n[0], end = r->pos + T;
-    *p = (struct infllm_piece){.r = *r, .n_old = min64(r->pos, capacity)};
+    *p = (struct infllm_chunk){.r = *r, .n_old = min64(r->pos, capacity)};
     p->staged = T > 1 && end > capacity;
     p->n_extra = end > s->n_local ? end - s->n_local - s->rem0 : 0;
     assert(p->n_extra >= 0 && (T > 1 || p->n_extra <= s->block));
@@ -39,7 +39,7 @@ int infllm_plan(const struct kv_cache *c, const struct kv_rows *r, struct infllm
 }
 
 /* From the raw rows, which infllm_near overwrites. */
-int infllm_far(const struct kv_cache *c, const struct infllm_piece *p, struct rope_args out[2])
+int infllm_far(const struct kv_cache *c, const struct infllm_chunk *p, struct rope_args out[2])
 {
     const struct infllm *s = c->state;
     int n = 0;
@@ -52,7 +52,7 @@ int infllm_far(const struct kv_cache *c, const struct infllm_piece *p, struct ro
     return n;
 }
 
-int infllm_near(const struct kv_cache *c, const struct infllm_piece *p, struct rope_args out[3])
+int infllm_near(const struct kv_cache *c, const struct infllm_chunk *p, struct rope_args out[3])
 {
     out[0] = kv_rotate(p->r.q, p->r.q, c->shape->rope, p->r.pos);
     out[1] = kv_rotate(p->r.k, p->to[0], c->shape->rope, p->r.pos);
@@ -60,14 +60,14 @@ int infllm_near(const struct kv_cache *c, const struct infllm_piece *p, struct r
     return 3;
 }
 
-bool infllm_chooses(const struct kv_cache *c, const struct infllm_piece *p)
+bool infllm_chooses(const struct kv_cache *c, const struct infllm_chunk *p)
 {
     const struct infllm *s = c->state;
     return p->n_extra && s->scored && s->n_block > s->topk;
 }
 
-/* Inner products of the representatives with the mean query of the piece; *out chooses by them. */
-void infllm_rate(const struct kv_cache *c, const struct infllm_piece *p, struct select_args *out)
+/* Inner products of the representatives with the mean query of the chunk; *out chooses by them. */
+void infllm_rate(const struct kv_cache *c, const struct infllm_chunk *p, struct select_args *out)
 {
     struct infllm *s = c->state;
     struct tensor keys = tensor_rows(&s->repr_key, 0, s->n_block);
@@ -121,7 +121,7 @@ static void load_blocks(const struct kv_cache *c, int64_t n_want)
 
 /* Stores the raw rows and fetches what the far set needs; the device list of chosen blocks is on the host by
  * now, if there was a choice. */
-void infllm_load(const struct kv_cache *c, const struct infllm_piece *p)
+void infllm_load(const struct kv_cache *c, const struct infllm_chunk *p)
 {
     struct infllm *s = c->state;
     const int64_t T = p->r.q.n[0];
@@ -143,7 +143,7 @@ void infllm_load(const struct kv_cache *c, const struct infllm_piece *p)
 }
 
 /* Keys (i = 0) or values (i = 1) of the near set: ring, then stage. *first is the oldest token. */
-static int near_runs(const struct kv_cache *c, const struct infllm_piece *p, int i,
+static int near_runs(const struct kv_cache *c, const struct infllm_chunk *p, int i,
                      struct kv_run out[ATTEND_RUNS], int64_t *first)
 {
     const struct infllm *s = c->state;
@@ -157,7 +157,7 @@ static int near_runs(const struct kv_cache *c, const struct infllm_piece *p, int
 
 /* First tokens, unfinished blocks, chosen blocks. Positions only have to be in the past, for all are visible.
  */
-static int far_runs(const struct kv_cache *c, const struct infllm_piece *p, int i,
+static int far_runs(const struct kv_cache *c, const struct infllm_chunk *p, int i,
                     struct kv_run out[ATTEND_RUNS])
 {
     const struct infllm *s = c->state;
@@ -170,7 +170,7 @@ static int far_runs(const struct kv_cache *c, const struct infllm_piece *p, int 
     return n;
 }
 
-void infllm_attend(const struct kv_cache *c, const struct infllm_piece *p, struct attend_args *a)
+void infllm_attend(const struct kv_cache *c, const struct infllm_chunk *p, struct attend_args *a)
 {
     struct infllm *s = c->state;
     int64_t first;
@@ -181,8 +181,8 @@ void infllm_attend(const struct kv_cache *c, const struct infllm_piece *p, struc
     near->dist_max = s->n_local;
     if (s->scored) {
         assert(first >= s->score_at && p->r.pos + p->r.q.n[0] - s->score_at <= s->score_ld);
-        near->mass = s->score + (first - s->score_at);
-        near->mass_ld = s->score_ld;
+        near->attn_scores = s->score + (first - s->score_at);
+        near->attn_scores_ld = s->score_ld;
     }
     s->attended = min64(p->r.pos + p->r.q.n[0], s->n_local);
     if (!p->n_extra)
@@ -195,7 +195,7 @@ void infllm_attend(const struct kv_cache *c, const struct infllm_piece *p, struc
     s->attended += s->n_first + p->n_extra + s->n_held * s->block;
 }
 
-/* ---- After a piece ---------------------------------------------------------------------------------- */
+/* ---- After a chunk ---------------------------------------------------------------------------------- */
 
 /* A block of the tokens from rem0 on, whose keys are given. */
 static void make_block(struct kv_cache *c, struct tensor keys)
@@ -226,7 +226,7 @@ static void make_block(struct kv_cache *c, struct tensor keys)
 }
 
 /* Rows that left the window become first tokens until there are enough, then whole blocks. */
-void infllm_commit(struct kv_cache *c, const struct infllm_piece *p)
+void infllm_commit(struct kv_cache *c, const struct infllm_chunk *p)
 {
     struct infllm *s = c->state;
     const int64_t T = p->r.q.n[0], end = p->r.pos + T;
@@ -249,7 +249,7 @@ void infllm_commit(struct kv_cache *c, const struct infllm_piece *p)
     s->n_rest = T == 1 && !used ? p->n_extra : 0;
 }
 
-/* Moves the scores of tokens from rem0 on to the front when the next piece would not fit behind them. The
+/* Moves the scores of tokens from rem0 on to the front when the next chunk would not fit behind them. The
  * kernels add to the columns of new tokens, so the rest is cleared. */
 void infllm_make_room(const struct kv_cache *c, int64_t n_new)
 {

@@ -1,14 +1,14 @@
 /* What keys were given by a chunk of rows: with the logarithm of each row's sum known from the attention
  * itself, scores are computed once more, block of keys by block of keys, and every key adds up its share
- * exp(score - lse). Items are blocks of keys, so each mass belongs to one of them and the rows come in order.
- * Here keys are the lanes: nothing is summed across lanes. */
+ * exp(score - lse). Items are blocks of keys, so each attention score belongs to one of them and the rows
+ * come in order. Here keys are the lanes: nothing is summed across lanes. */
 #include <math.h>
 #include <omp.h>
 #include <string.h>
 
 #include "kernels/cpu/attend.h"
 
-/* The masses of one set. */
+/* The attention scores of one set. */
 struct sweep {
     const struct chunk *k;
     const struct attend_set *s;
@@ -33,7 +33,7 @@ static size_t lay_space(struct space *p, char *base, int64_t d)
      at += (size_t)round_up((int64_t)((size_t)(count) * sizeof(type)), 64))
     LAY(p->rows, BLOCK_KEYS * d, float);
     LAY(p->K, BLOCK_KEYS * dp, float);
-    LAY(p->S, MASS_ROWS * 32, float); /* also 8 rows of BLOCK_KEYS */
+    LAY(p->S, SCORE_ROWS * 32, float); /* also 8 rows of BLOCK_KEYS */
     LAY(p->sum, BLOCK_KEYS, float);
     LAY(p->lo, BLOCK_KEYS, int32_t);
     LAY(p->hi, BLOCK_KEYS, int32_t);
@@ -117,31 +117,31 @@ static void sweep_head(const struct sweep *w, const struct space *p, struct seen
     const struct chunk *k = w->k;
     size_t row = k->half ? (size_t)w->dp * 2 : (size_t)k->d * 4;
     memset(p->sum, 0, BLOCK_KEYS * sizeof *p->sum);
-    for (int64_t t = see.any0 / MASS_ROWS * MASS_ROWS; t < see.any1; t += MASS_ROWS) {
-        bool all = t >= see.all0 && min_i64(t + MASS_ROWS, k->T) <= see.all1;
-        struct mass_block b = {.d = k->d,
-                               .t0 = t,
-                               .q = (const char *)w->q + (size_t)(head * k->Tp + t) * row,
-                               .K = p->K,
-                               .lse = k->lse + head * k->Tp + t,
-                               .S = p->S,
-                               .lo = all ? NULL : p->lo,
-                               .hi = p->hi,
-                               .sum = p->sum};
+    for (int64_t t = see.any0 / SCORE_ROWS * SCORE_ROWS; t < see.any1; t += SCORE_ROWS) {
+        bool all = t >= see.all0 && min_i64(t + SCORE_ROWS, k->T) <= see.all1;
+        struct attn_scores_block b = {.d = k->d,
+                                      .t0 = t,
+                                      .q = (const char *)w->q + (size_t)(head * k->Tp + t) * row,
+                                      .K = p->K,
+                                      .lse = k->lse + head * k->Tp + t,
+                                      .S = p->S,
+                                      .lo = all ? NULL : p->lo,
+                                      .hi = p->hi,
+                                      .sum = p->sum};
         if (k->half)
-            cpu_mass16(&b, k->c->amx ? cpu_scores_amx : cpu_scores_bf16);
+            cpu_attn_scores16(&b, k->c->amx ? cpu_scores_amx : cpu_scores_bf16);
         else
-            k->c->isa->mass_rows(&b);
+            k->c->isa->attn_scores_rows(&b);
     }
 }
 
 static void add_sums(const struct sweep *w, const float *sum, int64_t head, int64_t at, int64_t n)
 {
     const uint8_t *keep = keep_row(w->s, head);
-    float *mass = w->s->mass + head * w->s->mass_ld;
+    float *attn_scores = w->s->attn_scores + head * w->s->attn_scores_ld;
     for (int64_t j = 0; j < n; j++)
         if (!keep || keep[at + j])
-            mass[at + j] += sum[j];
+            attn_scores[at + j] += sum[j];
 }
 
 static bool any_kept(const struct attend_set *s, int64_t head, int64_t at, int64_t n)
@@ -196,21 +196,21 @@ static void sweep_set(const struct sweep *w, char *scratch, size_t bytes)
     }
 }
 
-void attend_mass(const struct chunk *k)
+void attend_attn_scores(const struct chunk *k)
 {
     struct space p;
     size_t bytes = lay_space(&p, NULL, k->d);
     struct sweep w = {.k = k, .dp = round_up(k->d, 32)};
     size_t row = k->half ? (size_t)w.dp * 2 : (size_t)k->d * 4;
     char *scratch = cpu_scratch(k->c, bytes);
-    if (!scratch || !host_grow(&k->c->host, &k->c->mass_q, (size_t)(k->H * k->Tp) * row))
+    if (!scratch || !host_grow(&k->c->host, &k->c->attn_scores_q, (size_t)(k->H * k->Tp) * row))
         return;
-    w.q = k->c->mass_q.data;
+    w.q = k->c->attn_scores_q.data;
     for (int s = 0; s < k->a->n_set; s++) {
         w.s = &k->a->set[s];
         for (int i = 0; i < w.s->n_k; i++)
             w.first[i + 1] = w.first[i] + (w.s->k[i].n + BLOCK_KEYS - 1) / BLOCK_KEYS;
-        if (w.s->mass)
+        if (w.s->attn_scores)
             sweep_set(&w, scratch, bytes);
     }
 }

@@ -1,5 +1,5 @@
-/* The CUDA table's memory and copies, on a card that the shim says is small: how much is taken from the driver,
- * what goes back, what the host may read when. */
+/* The CUDA backend's memory and copies, on a GPU that the shim says is small: how much is taken from the
+ * driver, what goes back, what the host may read when. */
 #include "base/err.h"
 #include "base/mem.h"
 #include "kernels/ops.h"
@@ -84,7 +84,7 @@ static void test_slabs_within_limit(struct ops *o)
             refused += !p[k];
         }
     }
-    check(refused == 0, "no block is refused while half of the card is free");
+    check(refused == 0, "no block is refused while half of the GPU is free");
     check(memory().device_most <= (LIMIT_MIB + SPARE_MIB + OWN_MIB) * MIB, "slabs stay within the limit");
     for (int k = 0; k < N; k++)
         o->free(o, p[k]);
@@ -136,13 +136,13 @@ int main(void)
         printf("%s\n", err_text());
         return 1;
     }
-    check(o->piece == 2048 && o->plain_weights, "pieces and weights as a card likes them");
+    check(o->chunk == 2048 && o->plain_weights, "prefill chunks and weights as a GPU likes them");
     test_slabs_go_back(o);
     test_slabs_within_limit(o);
     test_copies(o);
     test_errors(o);
     ops_close(o);
     check(memory().device_bytes == 0, "everything goes back");
-    printf("table: %d passed, %d failed\n", passed, failed);
+    printf("backend: %d passed, %d failed\n", passed, failed);
     return failed != 0;
 }
