@@ -246,7 +246,8 @@ struct ops {
     size_t (*used)(const struct ops *o, enum mem_kind kind, enum mem_place place);
     size_t (*peak)(struct ops *o,
                    bool reset);           /* highest device total (without weights) since the last reset */
-    size_t (*limit)(const struct ops *o); /* device bytes that may be planned with */
+    size_t (*limit)(const struct ops *o); /* device bytes that may be planned with; CPUs: what the machine and the
+                                             job's control groups had left when the backend was opened */
     void (*trim)(struct ops *o); /* gives back the table's own buffers, which grow as they are needed. NULL: none */
     void (*copy)(struct ops *o, void *dst, const void *src,
                  size_t bytes); /* any direction; ordered with kernels. Host memory of alloc's is done when
@@ -316,7 +317,8 @@ void ops_mlp(struct ops *o, const struct mlp_args *a);
 /* For tests: the nth alloc from now on (1: the next) returns NULL, once; 0 takes it back. */
 void ops_fail_alloc(struct ops *o, int64_t nth);
 const char *const *ops_names(void); /* NULL-terminated */
-/* Threads for `asked` ones: 0 means all processors that this process may use. */
+/* Threads for `asked` ones: 0 means all processors that this process may use, by its affinity and by the time
+ * that its control groups are given (base/cgroup.h). */
 int ops_threads(int asked);
 
 #endif
