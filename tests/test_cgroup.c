@@ -69,7 +69,8 @@ static void nothing(void **state)
     expect(UINT64_MAX, INFINITY);
 }
 
-/* Slurm with version 2: the limit is the job's, two levels above the task; a tighter one above that counts too. */
+/* Slurm with version 2: the limit is the job's, two levels above the task; a tighter one above that counts
+ * too. */
 static void slurm_v2(void **state)
 {
     (void)state;
@@ -121,7 +122,8 @@ static void v1(void **state)
     put(CG "/memory/slurm/uid_0/job_7/memory.limit_in_bytes", "209715200\n");
     put(CG "/memory/slurm/uid_0/job_7/memory.usage_in_bytes", "31457280\n");
     put(CG "/memory/slurm/uid_0/job_7/memory.stat",
-        "cache 1\ninactive_file 1\nactive_file 1\ntotal_inactive_file 10485760\ntotal_active_file 10485760\n");
+        "cache 1\ninactive_file 1\nactive_file 1\ntotal_inactive_file 10485760\ntotal_active_file "
+        "10485760\n");
     put(CG "/cpu,cpuacct/slurm/job_7/cpu.cfs_quota_us", "-1\n");
     put(CG "/cpu,cpuacct/slurm/job_7/cpu.cfs_period_us", "100000\n");
     expect(190 * MIB, INFINITY);
@@ -133,8 +135,7 @@ static void v1(void **state)
 static void hybrid(void **state)
 {
     (void)state;
-    put("proc/self/mountinfo",
-        V1_MOUNTS "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n");
+    put("proc/self/mountinfo", V1_MOUNTS "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n");
     put("proc/self/cgroup", "4:memory:/job\n2:cpu,cpuacct:/\n0::/user.slice\n");
     put(CG "/unified/user.slice/cgroup.procs", "1\n");
     put(CG "/memory/job/memory.limit_in_bytes", "104857600\n");
@@ -142,8 +143,8 @@ static void hybrid(void **state)
     expect(60 * MIB, INFINITY);
 }
 
-/* A container sees its own group as the root of the mount, under the path that the host knows, or one that leads
- * out of what is mounted. */
+/* A container sees its own group as the root of the mount, under the path that the host knows, or one that
+ * leads out of what is mounted. */
 static void container(void **state)
 {
     (void)state;
@@ -179,8 +180,8 @@ int main(void)
 {
 #define TREE(name) cmocka_unit_test_setup_teardown(name, start, end)
     const struct CMUnitTest tests[] = {
-        TREE(nothing), TREE(slurm_v2), TREE(page_cache), TREE(v1), TREE(hybrid), TREE(container),
-        cmocka_unit_test(threads),
+        TREE(nothing), TREE(slurm_v2),  TREE(page_cache),          TREE(v1),
+        TREE(hybrid),  TREE(container), cmocka_unit_test(threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

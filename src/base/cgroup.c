@@ -104,7 +104,8 @@ static bool find_mount(struct hierarchy *h)
     return found;
 }
 
-/* The process's group in a hierarchy, from its line "NUMBER:controllers:PATH"; owned, NULL if it is in none. */
+/* The process's group in a hierarchy, from its line "NUMBER:controllers:PATH"; owned, NULL if it is in none.
+ */
 static char *own_group(const struct hierarchy *h)
 {
     char *text = text_of(h->root, "/proc/self/cgroup"), *save = NULL, *path = NULL;
@@ -192,8 +193,8 @@ static void cpu_limit(const struct hierarchy *h, const char *dir, struct cgroup_
 }
 
 /* All groups from the process's own up to the mount. */
-static void read_groups(struct hierarchy h, void (*limit)(const struct hierarchy *, const char *,
-                                                          struct cgroup_limits *),
+static void read_groups(struct hierarchy h,
+                        void (*limit)(const struct hierarchy *, const char *, struct cgroup_limits *),
                         struct cgroup_limits *l)
 {
     char *group = find_mount(&h) ? own_group(&h) : NULL;
