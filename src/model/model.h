@@ -24,6 +24,8 @@ struct model_config {
         rope_high_freq;        /* linear: factor; llama3: factor, low_freq_factor, high_freq_factor */
     int64_t rope_original_len; /* llama3: original_max_position_embeddings */
     int64_t max_len;           /* max_position_embeddings: the training length */
+    int64_t window;            /* sliding window shorter than max_len: as far as it reaches, attention sees everything,
+                                  and nothing longer is run; 0: none */
     bool tied, qkv_bias, o_bias;
     enum dtype dtype; /* of the checkpoint: f32, f16, bf16; quantised GGUF types count as bf16 */
 };
