@@ -290,7 +290,7 @@ struct ops {
     void (*dots)(struct ops *o, float *out, struct tensor rows, const float *x);
     /* out[n] = rows[n] . x: rows [N,D] of any float dtype, x [D] */
     void (*norms)(struct ops *o, float *out, int64_t ld, struct tensor x, float factor);
-    /* out[h,t] (rows ld apart) = factor * sqrt(sum_c x[t,h,c]^2): x [T,H,d] of any float dtype */
+    /* out[h,t] (rows ld apart) = factor * sqrt(sum_c x[t,h,c]^2) as norm_rounded (score.h): x [T,H,d], any float */
     void (*pick)(struct ops *o, const struct pick_args *a);
     void (*layernorm)(struct ops *o, struct tensor out, struct tensor x, const float *w, const float *b,
                       float eps);

@@ -109,9 +109,9 @@ struct seq_prompt {
 };
 int seq_open(struct seq *s, struct model *m, const struct kv_shape *shape, const struct kv_spec *spec,
              int64_t n_prompt, int64_t n_max);
-/* A plain pass of n tokens to freeze and fork from; `watched`: it sums the masses of its keys (kv_watch). */
+/* A plain pass of n tokens to freeze and fork from; `watch`: what it notes of its keys (kv_watch). */
 int seq_open_prompt(struct seq *s, struct model *m, const struct kv_shape *shape, const struct kv_spec *full,
-                    int64_t n, bool watched);
+                    int64_t n, unsigned watch);
 void seq_close(struct seq *s);                       /* accepts a zeroed one */
 int seq_freeze(struct seq *s, struct seq_prompt *p); /* s was opened with `full` and has seen its prompt */
 void seq_prompt_close(struct seq_prompt *p);         /* nobody will fork from it any more */

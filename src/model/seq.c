@@ -48,11 +48,11 @@ int seq_open(struct seq *s, struct model *m, const struct kv_shape *shape, const
 }
 
 int seq_open_prompt(struct seq *s, struct model *m, const struct kv_shape *shape, const struct kv_spec *full,
-                    int64_t n, bool watched)
+                    int64_t n, unsigned watch)
 {
     int rc = seq_open(s, m, shape, full, n, n);
-    for (int32_t i = 0; i < shape->n_layer && rc == 0 && watched; i++)
-        rc = kv_watch(&s->layer[i]);
+    for (int32_t i = 0; i < shape->n_layer && rc == 0 && watch; i++)
+        rc = kv_watch(&s->layer[i], watch);
     return finish(s, rc);
 }
 
