@@ -444,7 +444,7 @@ static void knorm_equal_tokens(void **state)
         rig_init(&g, 4, 2, 32, (enum dtype)t);
         assert_non_null(g.shape.rope);
         feed_init(&f, &g, N, 7);
-        for (int64_t i = KINDS; i < N; i++)
+        for (size_t i = KINDS; i < N; i++)
             memcpy(f.k + i * f.k_row, f.k + i % KINDS * f.k_row, f.k_row * sizeof *f.k);
         assert_int_equal(kv_spec_parse(&spec, "knorm:ratio=2"), 0);
         assert_int_equal(rig_prompt(&g, &c, &spec, &f, N, N, 64), 0);
