@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/cgroup.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -199,30 +200,28 @@ static int host_sync(struct ops *o)
     return err_set(code, "%s: %s", o->name, h->error_text);
 }
 
-/* A number in a small text file such as /proc/meminfo: after `key`, or the first one if key is "". */
-static bool number_in(const char *path, const char *key, size_t *v)
+/* MemAvailable of /proc/meminfo in bytes; 0 if it is not said. */
+static size_t memory_available(void)
 {
-    char text[4096];
-    FILE *f = fopen(path, "r");
-    if (!f)
-        return false;
-    size_t n = fread(text, 1, sizeof text - 1, f);
-    fclose(f);
-    text[n] = 0;
-    const char *at = strstr(text, key);
-    return at && sscanf(at + strlen(key), "%zu", v) == 1;
+    char line[128];
+    size_t kib = 0;
+    FILE *f = fopen("/proc/meminfo", "r");
+    while (f && kib == 0 && fgets(line, sizeof line, f))
+        (void)sscanf(line, "MemAvailable: %zu", &kib);
+    if (f)
+        fclose(f);
+    return kib * 1024;
 }
 
 void host_init(struct host *h)
 {
+    struct cgroup_limits groups;
     memset(h, 0, sizeof *h);
-    size_t v, used;
     h->limit = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
-    if (number_in("/proc/meminfo", "MemAvailable:", &v) && v < h->limit / 1024)
-        h->limit = v * 1024;
-    if (number_in("/sys/fs/cgroup/memory.max", "", &v) &&
-        number_in("/sys/fs/cgroup/memory.current", "", &used) && v > used && v - used < h->limit)
-        h->limit = v - used;
+    size_t available = memory_available();
+    h->limit = available && available < h->limit ? available : h->limit;
+    cgroup_limits(&groups, "");
+    h->limit = groups.memory < h->limit ? (size_t)groups.memory : h->limit;
 }
 
 static void device_name(char *name, size_t size)
@@ -470,11 +469,27 @@ int ops_open(struct ops **o, const char *name, const struct ops_options *opt)
     return 0;
 }
 
+/* CPUs that the process may run on. A machine may have more of them than a cpu_set_t holds. */
+static int allowed_processors(void)
+{
+    for (int room = CPU_SETSIZE; room <= 1 << 20; room *= 2) {
+        cpu_set_t *set = CPU_ALLOC((size_t)room);
+        size_t bytes = CPU_ALLOC_SIZE((size_t)room);
+        int n = set && sched_getaffinity(0, bytes, set) == 0 ? CPU_COUNT_S(bytes, set) : 0;
+        CPU_FREE(set);
+        if (n > 0)
+            return n;
+    }
+    return 1;
+}
+
 int ops_threads(int asked)
 {
-    cpu_set_t set;
-    int n = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    return asked > 0 ? asked : n > 0 ? n : 1;
+    struct cgroup_limits groups;
+    if (asked > 0)
+        return asked;
+    cgroup_limits(&groups, "");
+    return cgroup_threads(groups.cpus, allowed_processors());
 }
 
 void ops_close(struct ops *o)

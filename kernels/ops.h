@@ -247,7 +247,8 @@ struct ops {
     size_t (*used)(const struct ops *o, enum mem_kind kind, enum mem_place place);
     size_t (*peak)(struct ops *o,
                    bool reset);           /* highest device total (without weights) since the last reset */
-    size_t (*limit)(const struct ops *o); /* device bytes that may be planned with */
+    size_t (*limit)(const struct ops *o); /* device bytes that may be planned with; CPUs: what the machine and the
+                                             job's control groups had left when the backend was opened */
     void (*trim)(struct ops *o);          /* gives back its own buffers, which grow as needed. NULL: none */
     void (*copy)(struct ops *o, void *dst, const void *src,
                  size_t bytes); /* any direction; ordered with kernels. Host memory of alloc's is done when
@@ -291,7 +292,7 @@ struct ops {
     void (*dots)(struct ops *o, float *out, struct tensor rows, const float *x);
     /* out[n] = rows[n] . x: rows [N,D] of any float dtype, x [D] */
     void (*norms)(struct ops *o, float *out, int64_t ld, struct tensor x, float factor);
-    /* out[h,t] (rows ld apart) = factor * sqrt(sum_c x[t,h,c]^2): x [T,H,d] of any float dtype */
+    /* out[h,t] (rows ld apart) = factor * sqrt(sum_c x[t,h,c]^2) as norm_rounded (score.h): x [T,H,d], any float */
     void (*pick)(struct ops *o, const struct pick_args *a);
     void (*layernorm)(struct ops *o, struct tensor out, struct tensor x, const float *w, const float *b,
                       float eps);
@@ -318,7 +319,8 @@ void ops_mlp(struct ops *o, const struct mlp_args *a);
 /* For tests: the nth alloc from now on (1: the next) returns NULL, once; 0 takes it back. */
 void ops_fail_alloc(struct ops *o, int64_t nth);
 const char *const *ops_names(void); /* NULL-terminated */
-/* Threads for `asked` ones: 0 means all CPU cores that this process may use. */
+/* Threads for `asked` ones: 0 means all CPU cores that this process may use, by its affinity and by the time
+ * that its control groups are given (base/cgroup.h). */
 int ops_threads(int asked);
 
 #endif

@@ -191,7 +191,7 @@ void score_norms(struct ops *o, float *out, int64_t ld, struct tensor x, float f
                 float v = host_get(x.data, x.dtype, (t * x.n[1] + h) * x.n[2] + c);
                 sum += v * v;
             }
-            out[h * ld + t] = factor * sqrtf(sum);
+            out[h * ld + t] = norm_rounded(factor * sqrtf(sum));
         }
     }
 }

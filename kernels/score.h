@@ -11,5 +11,11 @@ void score_select(struct ops *o, const struct select_args *a, int n);
 void score_gather(struct ops *o, const struct gather_args *a, int n);
 void score_mean(struct ops *o, struct tensor out, struct tensor x);
 void score_dots(struct ops *o, float *out, struct tensor rows, const float *x);
+/* To 16 significant bits, halves up: what the order of a sum changes does not show, so that equal rows compare as
+ * equal. */
+static inline float norm_rounded(float x)
+{
+    return f32_from_bits((f32_bits(x) + 0x80U) & ~0xffU);
+}
 void score_norms(struct ops *o, float *out, int64_t ld, struct tensor x, float factor);
 #endif

@@ -2,6 +2,7 @@
 #include "base/mem.h"
 #include "run/run.h"
 #include "sweep/app.h"
+#include "task/json_line.h"
 
 #include <jansson.h>
 #include <stdlib.h>
@@ -92,12 +93,11 @@ static int one(const struct tok *t, const struct tokenize_args *a, const char *t
 {
     if (!a->decode && !a->json)
         return encode(t, a, text, n, out);
-    json_error_t e;
-    json_t *v = json_loadb(text, n, JSON_DECODE_ANY | JSON_ALLOW_NUL, &e);
-    int rc = 0;
-    if (!v)
-        rc = err_set(ERR_INPUT, "not JSON: %s", e.text);
-    else if (a->decode)
+    json_t *v = NULL;
+    int rc = json_line(text, n, &v);
+    if (rc < 0)
+        return rc;
+    if (a->decode)
         rc = decode(t, a, v, out);
     else if (!json_is_string(v))
         rc = err_set(ERR_INPUT, "not a JSON string");
@@ -119,7 +119,8 @@ static int all(const struct tok *t, const struct tokenize_args *a)
         n_line++;
         if (!a->whole && n > 0 && line[n - 1] == '\n')
             n--;
-        rc = one(t, a, line, (size_t)n, &out);
+        size_t skip = n_line == 1 && (a->decode || a->json) ? json_bom(line, (size_t)n) : 0;
+        rc = one(t, a, line + skip, (size_t)n - skip, &out);
         if (rc == 0)
             rc = app_write(NULL, &out);
         else

@@ -48,11 +48,26 @@ static int read_header(struct plan_model *m, const struct config_model *cfg)
     return 0;
 }
 
+/* A model whose window is shorter than what it is to be used for would answer something else. */
+static int check_window(const struct plan_model *m, const struct config_model *cfg)
+{
+    int64_t window = m->config.window, len = cfg->max_len > 0 ? cfg->max_len : m->config.max_len;
+    if (!window || window >= len)
+        return 0;
+    return err_set(
+        ERR_INPUT,
+        "%s: model '%s': its sliding window of %lld tokens is shorter than %s %lld, and sliding-window "
+        "attention is not supported; set max_len: %lld or less",
+        cfg->where, cfg->id, (long long)window, cfg->max_len > 0 ? "max_len:" : "its own length of",
+        (long long)len, (long long)window);
+}
+
 int plan_model_open(struct plan_model *m, const struct config *c, const struct config_model *cfg, bool sketch)
 {
     *m = (struct plan_model){.weight_type = ""};
     if (file_exists(cfg->path) || file_is_dir(cfg->path)) {
         TRY(read_header(m, cfg));
+        TRY(check_window(m, cfg));
     } else if (sketch && cfg->shape.n_layer) {
         m->config = cfg->shape;
         m->assumed = true;
@@ -124,6 +139,37 @@ static int open_absent(struct plan *p, int i, struct plan_model *m)
     return rc;
 }
 
+static int need_tok(struct plan *p, int model, const char *why)
+{
+    struct plan_model *m = &p->model[model];
+    if (m->tok)
+        return 0;
+    if (m->assumed)
+        return err_prefix(missing(&p->config->model[model]), "%s", why);
+    int rc = run_tok_open(&m->tok, m->run.path);
+    return rc < 0 ? err_prefix(rc, "model '%s'", m->run.id) : 0;
+}
+
+/* Refuses prompts whose cut would leave nothing of the task. Most are short enough to be passed unread; the
+ * tokenizer is read for the others alone. A model that is not there has none: its prompts are looked at when
+ * it is. */
+static int check_rooms(struct plan *p, int i, int model)
+{
+    const struct plan_model *m = &p->model[model];
+    const struct task_traits *traits = p->task[i].absent ? NULL : task_traits(m->task[i]);
+    for (int e = 0; traits && !m->assumed && p->config->mode == MODE_FAIR && e < p->task[i].n_example; e++) {
+        const struct example *ex = task_example(m->task[i], e);
+        if (policy_surely_fits(&m->run, &m->config, traits, ex))
+            continue;
+        TRY(need_tok(p, model, p->task[i].cfg->id));
+        int rc = policy_room(&m->run, &m->config, m->tok, traits, ex);
+        if (rc < 0)
+            return err_prefix(rc, "%s: task %s, model '%s'", p->task[i].cfg->where, p->task[i].cfg->id,
+                              m->run.id);
+    }
+    return 0;
+}
+
 /* Opens a task for one model; others may share the first one's examples. */
 static int open_task(struct plan *p, int i, int model)
 {
@@ -133,11 +179,11 @@ static int open_task(struct plan *p, int i, int model)
         m->task[i] = p->model[0].task[i];
         return 0;
     }
-    if (t->per_model && !m->tok) {
-        int rc = m->assumed ? missing(&p->config->model[model]) : run_tok_open(&m->tok, m->run.path);
-        if (rc < 0)
-            return m->assumed ? err_prefix(rc, "task %s counts tokens", t->cfg->id)
-                              : err_prefix(rc, "model '%s'", m->run.id);
+    if (t->per_model) {
+        char *why = mem_printf("task %s counts tokens", t->cfg->id);
+        int rc = need_tok(p, model, why);
+        free(why);
+        TRY(rc);
     }
     int rc = plan_task_open(&m->task[i], t->cfg, t->per_model ? m->tok : NULL);
     if (rc < 0 && p->sketch) {
@@ -169,8 +215,10 @@ static int open_tasks(struct plan *p)
     }
     for (int m = 0; m < p->n_model; m++) {
         p->model[m].task = mem_alloc((size_t)p->n_task, sizeof *p->model[m].task);
-        for (int i = 0; i < p->n_task; i++)
+        for (int i = 0; i < p->n_task; i++) {
             TRY(open_task(p, i, m));
+            TRY(check_rooms(p, i, m));
+        }
     }
     return 0;
 }

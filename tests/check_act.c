@@ -172,7 +172,8 @@ static void act_attend(struct ops *o, struct ops *ref, enum dtype t, enum cache 
     snprintf(text, sizeof text, "%s over %s T=%lld N=%lld Hk=%lld g=%lld d=%lld%s", dtype_name(t),
              cache_names[kind], (long long)T, (long long)N, (long long)Hk, (long long)g, (long long)d,
              two ? " two sets" : "");
-    same("attend", text, t, &got, &want, kind == DENSE_F32 ? one_rounding(t) : 2e-2);
+    same("attend", text, t, &got, &want,
+         kind == DENSE_F32 ? one_rounding(t) : attend_tol(kind, T) + one_rounding(t));
     buf_free(&got);
     buf_free(&want);
     for (int s = 0; s < a[0].n_set; s++) {

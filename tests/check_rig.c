@@ -182,10 +182,23 @@ static void free_run(struct owned_run *own)
 const char *const cache_names[CACHE_N] = {"f32",    "f16",    "bf16",   "kivi2",     "kivi4",
                                           "token2", "token4", "token8", "channel-v", "indexed"};
 
+static enum dtype cache_dtype(enum cache kind)
+{
+    return kind == DENSE_F32 ? DT_F32 : kind == DENSE_BF16 ? DT_BF16 : DT_F16;
+}
+
+double attend_tol(enum cache kind, int64_t T)
+{
+    bool half = rig_half || T >= 16;
+    if (cache_dtype(kind) == DT_BF16 && half)
+        return 2e-2;
+    return cache_dtype(kind) == DT_F16 && rig_half ? 2.5e-3 : 1e-5;
+}
+
 void make_set(struct ops *ref, struct attend_set *s, struct owned_set *own, enum cache kind, int64_t T,
               int64_t n, int64_t H, int64_t Hk, int64_t d)
 {
-    enum dtype t = kind == DENSE_F32 ? DT_F32 : kind == DENSE_BF16 ? DT_BF16 : DT_F16;
+    enum dtype t = cache_dtype(kind);
     int32_t bits = kind == KIVI2 || kind == TOKEN2 ? 2 : kind == TOKEN8 ? 8 : 4;
     bool packed = kind >= KIVI2 && kind <= CHANNEL_V;
     int64_t head = n > 40 ? rng_int(0, 5) : 0, body = packed ? (n - head) / 32 * 32 : (n - head) / 2;

@@ -74,6 +74,9 @@ struct owned_set {
  * values are cut elsewhere. The same memory serves both backends. */
 void make_set(struct ops *ref, struct attend_set *s, struct owned_set *own, enum cache kind, int64_t T,
               int64_t n, int64_t H, int64_t Hk, int64_t d);
+/* What attention of T rows over a cache may be off (compare): bf16 products for bf16 caches (CPUs: from 16
+ * rows on), f16 products for those in f16 and their codes (CUDA; CPUs multiply them as f32). */
+double attend_tol(enum cache kind, int64_t T);
 void free_set(struct owned_set *own);
 
 void test_matmul(struct ops *o, struct ops *ref);     /* check_product.c */

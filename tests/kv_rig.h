@@ -163,8 +163,8 @@ static inline int rig_prompt(const struct rig *g, struct kv_cache *c, const stru
     struct kv_cache prompt;
     assert_int_equal(kv_spec_parse(&full, "full"), 0);
     int rc = kv_open(&prompt, &full, &g->shape, g->ops, 0, n_prompt, n_prompt);
-    if (rc == 0 && kv_wants_attn_scores(spec))
-        rc = kv_watch(&prompt);
+    if (rc == 0 && kv_wants(spec))
+        rc = kv_watch(&prompt, kv_wants(spec));
     if (rc == 0) {
         rig_feed(g, &prompt, f, n_prompt, chunk);
         struct kv_dense *dense = kv_freeze(&prompt);

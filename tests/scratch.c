@@ -43,7 +43,7 @@ static void remove_tree(const char *dir, int depth)
 
 void scratch_remove(char *dir)
 {
-    remove_tree(dir, 2);
+    remove_tree(dir, 16);
     free(dir);
 }
 

@@ -4,7 +4,7 @@
 
 #include <stddef.h>
 
-/* A fresh folder below TMPDIR or /tmp, owned path; removed with all files in it and two levels below. */
+/* A fresh folder below TMPDIR or /tmp, owned path; removed with all that is in it. */
 char *scratch_make(void);
 void scratch_remove(char *dir);
 

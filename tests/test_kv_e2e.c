@@ -49,7 +49,7 @@ static const float *prompt_pass(struct rig *r, struct seq *s, const struct kv_sp
         step(r, s, e->ids, e->n_prompt - 1, LOGITS_NONE);
         return step(r, s, e->ids + e->n_prompt - 1, 1, LOGITS_LAST);
     }
-    OK(seq_open_prompt(&plain, r->m, &r->shape, &r->full, e->n_prompt, kv_wants_attn_scores(spec)));
+    OK(seq_open_prompt(&plain, r->m, &r->shape, &r->full, e->n_prompt, kv_wants(spec)));
     const float *out = step(r, &plain, e->ids, e->n_prompt, LOGITS_LAST);
     OK(seq_freeze(&plain, &p));
     OK(seq_fork(s, r->m, &r->shape, spec, &p, n_max));
@@ -122,8 +122,71 @@ static void mha(void **state)
     check_model("fixtures/e2e/mha", "mha");
 }
 
+/* What knorm keeps of 300 tokens of 12 kinds in the first layer, where equal tokens have equal keys: owned
+ * [Hk,n]. */
+static int32_t *knorm_kept(const char *backend, int threads, int64_t *n_head, int64_t *n)
+{
+    enum { N = 300 };
+    struct rig r;
+    struct seq plain, s;
+    struct seq_prompt p;
+    struct kv_spec spec;
+    struct kv_dump out[KV_DUMP_MAX];
+    int32_t ids[N];
+    int n_out;
+    rig_open(&r, "fixtures/tiny", backend, DT_F32, false);
+    r.ops->threads = threads;
+    r.shape.dtype = DT_F16;
+    for (int i = 0; i < N; i++)
+        ids[i] = 20 + i * 7 % 12;
+    OK(kv_spec_parse(&spec, "knorm:ratio=3"));
+    OK(seq_open_prompt(&plain, r.m, &r.shape, &r.full, N, kv_wants(&spec)));
+    step(&r, &plain, ids, 161, LOGITS_NONE); /* chunks of several kinds of products */
+    step(&r, &plain, ids + 161, N - 161, LOGITS_LAST);
+    OK(seq_freeze(&plain, &p));
+    OK(seq_fork(&s, r.m, &r.shape, &spec, &p, N + 1));
+    OK(kv_dump(&s.layer[0], out, &n_out));
+    assert_string_equal(out[0].name, "kept");
+    *n_head = out[0].n[0];
+    *n = out[0].n[1];
+    int32_t *kept = out[0].data;
+    for (int i = 1; i < n_out; i++)
+        free(out[i].data);
+    seq_close(&plain);
+    seq_prompt_close(&p);
+    seq_close(&s);
+    kv_spec_free(&spec);
+    rig_close(&r);
+    return kept;
+}
+
+/* The same keys on every backend and thread count, the older ones of equal tokens. */
+static void knorm_keys(void **state)
+{
+    (void)state;
+    int64_t n_head, n, h2, n2;
+    int32_t *ref = knorm_kept("ref", 1, &n_head, &n);
+    assert_int_equal(n, 100);
+    for (int threads = 1; threads <= 2; threads++) {
+        int32_t *cpu = knorm_kept("cpu", threads, &h2, &n2);
+        assert_int_equal(n_head * n, h2 * n2);
+        assert_memory_equal(cpu, ref, (size_t)(n_head * n) * sizeof *ref);
+        free(cpu);
+    }
+    for (int64_t h = 0; h < n_head;
+         h++) { /* tokens of a kind come 12 apart: none may be left out before one kept */
+        bool kept[300] = {false};
+        for (int64_t i = 0; i < n; i++)
+            kept[ref[h * n + i]] = true;
+        for (int i = 12; i < 300; i++)
+            assert_true(!kept[i] || kept[i - 12]);
+    }
+    free(ref);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(gqa), cmocka_unit_test(mha)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(gqa), cmocka_unit_test(mha),
+                                       cmocka_unit_test(knorm_keys)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

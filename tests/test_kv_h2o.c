@@ -429,13 +429,58 @@ static void knorm_rule(void **state)
     rig_free(&g);
 }
 
+/* Of equal tokens the older ones are kept, wherever they stand: RoPE and the rounding to the cache dtype do
+ * not count. */
+static void knorm_equal_tokens(void **state)
+{
+    (void)state;
+    enum { N = 203, KINDS = 9, KEPT = N / 2 };
+    for (int t = 0; t <= DT_BF16; t++) {
+        struct rig g;
+        struct feed f;
+        struct kv_spec spec;
+        struct kv_cache c;
+        struct kv_dump out[KV_DUMP_MAX];
+        int n;
+        rig_init(&g, 4, 2, 32, (enum dtype)t);
+        assert_non_null(g.shape.rope);
+        feed_init(&f, &g, N, 7);
+        for (size_t i = KINDS; i < N; i++)
+            memcpy(f.k + i * f.k_row, f.k + i % KINDS * f.k_row, f.k_row * sizeof *f.k);
+        assert_int_equal(kv_spec_parse(&spec, "knorm:ratio=2"), 0);
+        assert_int_equal(rig_prompt(&g, &c, &spec, &f, N, N, 64), 0);
+        assert_int_equal(kv_dump(&c, out, &n), 0);
+        assert_string_equal(out[0].name, "kept");
+        assert_int_equal(out[0].n[1], KEPT);
+        for (int64_t h = 0; h < 2; h++) {
+            const int32_t *kept = (const int32_t *)out[0].data + h * KEPT;
+            for (int64_t i = 0, at = 0; i < N; i++) {
+                int64_t better = 0;
+                for (int64_t j = 0; j < N; j++) {
+                    double a = norm_of(&f, 2, 32, j, h), b = norm_of(&f, 2, 32, i, h);
+                    better += a < b || (a == b && j < i);
+                }
+                if (better < KEPT)
+                    assert_int_equal(kept[at++], i);
+            }
+        }
+        dump_free(out, n);
+        kv_close(&c);
+        kv_spec_free(&spec);
+        feed_free(&f);
+        rig_free(&g);
+    }
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 1)
         rig_backend = argv[1];
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(oracle_gqa), cmocka_unit_test(oracle_mha),    cmocka_unit_test(h2o_rule),
-        cmocka_unit_test(ties),       cmocka_unit_test(bytes_by_hand), cmocka_unit_test(knorm_rule),
+        cmocka_unit_test(oracle_gqa),         cmocka_unit_test(oracle_mha),
+        cmocka_unit_test(h2o_rule),           cmocka_unit_test(ties),
+        cmocka_unit_test(bytes_by_hand),      cmocka_unit_test(knorm_rule),
+        cmocka_unit_test(knorm_equal_tokens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

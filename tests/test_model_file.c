@@ -155,6 +155,30 @@ static void test_config(void **state)
                    ", \"num_key_value_heads\": 2, \"sliding_window\": null}",
                    &c));
     OK(open_config("{\"model_type\": \"mistral\", " SIZES ", \"num_key_value_heads\": 2}", &c));
+    assert_int_equal(c.window, 0); /* 4096, as long as the model */
+}
+
+/* A window bounds how long a sequence may be; what fits it is computed, whatever the layers are called. */
+static void test_config_window(void **state)
+{
+    (void)state;
+    struct model_config c;
+    struct kv_shape shape;
+    OK(open_config("{\"model_type\": \"qwen2\", " SIZES
+                   ", \"num_key_value_heads\": 2, \"use_sliding_window\": true, "
+                   "\"sliding_window\": 1024, \"layer_types\": [\"full_attention\", \"sliding_attention\"]}",
+                   &c));
+    assert_int_equal(c.window, 1024);
+    assert_int_equal(c.max_len, 4096);
+    model_config_kv_shape(&c, DT_F16, &shape);
+    assert_int_equal(shape.max_len, 1024);
+    OK(open_config(
+        "{\"model_type\": \"qwen2\", " SIZES ", \"num_key_value_heads\": 2, \"sliding_window\": 1024}", &c));
+    assert_int_equal(c.window, 0);
+    OK(open_config("{\"model_type\": \"mistral\", " SIZES
+                   ", \"num_key_value_heads\": 2, \"sliding_window\": 4096}",
+                   &c));
+    assert_int_equal(c.window, 0);
 }
 
 static void test_config_refused(void **state)
@@ -192,11 +216,13 @@ static void test_config_refused(void **state)
         {LLAMA(", \"attention_bias\": 1"), "attention_bias"},
         {LLAMA(", \"quantization_config\": {}"), "quantization_config"},
         {LLAMA(", \"dtype\": \"int8\""), "int8"},
-        {"{\"model_type\": \"mistral\", " SIZES ", \"num_key_value_heads\": 2, \"sliding_window\": 1024}",
-         "sliding_window 1024"},
-        {"{\"model_type\": \"qwen2\", " SIZES ", \"num_key_value_heads\": 2, \"use_sliding_window\": true, "
-         "\"sliding_window\": 1024}",
-         "sliding_window 1024"},
+        {"{\"model_type\": \"mistral\", " SIZES ", \"num_key_value_heads\": 2, \"sliding_window\": 0}",
+         "'sliding_window' is 0"},
+        {LLAMA(", \"sliding_window\": 64, \"layer_types\": [\"sliding_attention\"]"), "layer_types[0]"},
+        {"{\"model_type\": \"mistral\", " SIZES
+         ", \"num_key_value_heads\": 2, \"layer_types\": [\"full_attention\", "
+         "\"chunked_attention\"]}",
+         "layer_types[1]"},
     };
     struct model_config c;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -272,10 +298,10 @@ static void test_hash(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_metadata),       cmocka_unit_test(test_expand),
-        cmocka_unit_test(test_expand_parts),   cmocka_unit_test(test_config),
-        cmocka_unit_test(test_config_refused), cmocka_unit_test(test_missing),
-        cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_metadata),      cmocka_unit_test(test_expand),
+        cmocka_unit_test(test_expand_parts),  cmocka_unit_test(test_config),
+        cmocka_unit_test(test_config_window), cmocka_unit_test(test_config_refused),
+        cmocka_unit_test(test_missing),       cmocka_unit_test(test_hash),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -401,17 +401,55 @@ static void put(const char *bytes, size_t n)
 
 #define GOOD "{\"_id\":\"a\",\"input\":\"i\",\"context\":\"c\",\"answers\":[\"Paragraph 1\"],\"length\":1}\n"
 
+/* What Python's json writes beyond the standard, and Windows' editors before it. */
+static void foreign_rows(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "\xef\xbb\xbf{\"_id\":\"a\",\"input\":\"i \\ud83d\\ude00\",\"context\":\"cut \\ud83d here, \\uDE00\","
+        "\"answers\":[\"\\\\ud800\"],\"length\":1,\"score\":NaN}\n"
+        "{\"_id\":\"b\",\"input\":\"NaN\",\"context\":\"\\ud83d\\ud83d\\ude00\",\"answers\":[\"x\"],"
+        "\"length\":2,"
+        "\"big\":123456789012345678901234567890,\"neg\":-99999999999999999999,\"f\":[-Infinity,1e999,"
+        "Infinity],"
+        "\"nul\":\"\\u0000\",\"k\\u0000\":1,\"max\":9223372036854775807}\n";
+    char *params = mem_printf("data=%s", scratch);
+    put(text, sizeof text - 1);
+    struct task *t = must_open("longbench/qasper", params, NULL);
+    assert_int_equal(task_count(t), 2);
+    const struct example *a = task_example(t, 0), *b = task_example(t, 1);
+    assert_string_equal(a->context, "cut \xef\xbf\xbd here, \xef\xbf\xbd");
+    assert_non_null(strstr(a->after, "i \xf0\x9f\x98\x80"));
+    assert_string_equal(a->gold[0], "\\ud800");
+    assert_string_equal(b->context, "\xef\xbf\xbd\xf0\x9f\x98\x80");
+    assert_non_null(strstr(b->after, "NaN"));
+    assert_int_equal(b->n_words, 2);
+    task_close(t);
+    const struct task_type *qasper = task_type_find("longbench/qasper");
+    struct file_scores f;
+    static const char scored[] =
+        "\xef\xbb\xbf{\"pred\":\"blue\\u0000 \\ud800\",\"answers\":[\"blue\"],\"p\":NaN,\"q\":1e400}";
+    put(scored, sizeof scored - 1);
+    assert_int_equal(score_file(&f, qasper, scratch), 0);
+    assert_int_equal(f.n, 1);
+    file_scores_free(&f);
+    put("\xff\xfe{\0", 4);
+    assert_int_equal(score_file(&f, qasper, scratch), ERR_INPUT);
+    assert_non_null(strstr(err_text(), "UTF-16"));
+    free(params);
+}
+
 static void bad_rows(void **state)
 {
     (void)state;
     static const struct {
         const char *row, *part;
     } cases[] = {
-        {"{\"_id\":", ":3: not a JSON line"},
+        {"{\"_id\":", ":3: not a JSON line: it ends in the middle of a value"},
         {"[1]", ":3: the line is not a JSON object"},
         {"{\"_id\":\"b\",\"input\":\"i\",\"context\":\"c\",\"answers\":[\"x\"]}", ":3: missing 'length'"},
         {"{\"_id\":\"b\",\"input\":\"i\",\"context\":\"c\",\"answers\":[\"x\"],\"length\":NaN}",
-         ":3: not a JSON line"},
+         ":3: wrong type of 'length'"},
         {"{\"_id\":\"b\",\"input\":\"i\",\"context\":\"c\",\"answers\":[\"x\"],\"length\":1.5}",
          ":3: wrong type of 'length'"},
         {"{\"_id\":\"b\",\"input\":\"i\",\"context\":\"c\",\"answers\":[\"x\"],\"length\":-1}",
@@ -426,12 +464,16 @@ static void bad_rows(void **state)
          ":3: 'answers' is empty"},
         {"{\"_id\":\"b\",\"input\":null,\"context\":\"c\",\"answers\":[\"x\"],\"length\":1}",
          ":3: wrong type of 'input'"},
-        {"{\"_id\":\"b\",\"input\":\"\\ud800\",\"context\":\"c\",\"answers\":[\"x\"],\"length\":1}",
-         ":3: not a JSON line"},
         {"{\"_id\":\"b\",\"input\":\"\\u0000\",\"context\":\"c\",\"answers\":[\"x\"],\"length\":1}",
-         ":3: not a JSON line"},
+         ":3: 'input' holds the character U+0000"},
+        {"{\"_id\":\"b\",\"input\":\"i\",\"context\":\"c\",\"answers\":[\"x\",\"\\u0000\"],\"length\":1}",
+         ":3: 'answers' holds the character U+0000"},
+        {"{\"_id\":\"b\"} {", ":3: not a JSON line: something follows behind its value (column"},
+        {"{\"_id\": nan}", ":3: not a JSON line: this is no JSON (column"},
+        {"{\"_id\": 012345678901234567890}", ":3: not a JSON line: this is no JSON (column"},
+        {"{\"_id\": 1e999x}", ":3: not a JSON line: this is no JSON (column"},
         {"{\"_id\":\"b\",\"input\":\"\xFF\",\"context\":\"c\",\"answers\":[\"x\"],\"length\":1}",
-         ":3: not a JSON line"},
+         ":3: not a JSON line: it is not UTF-8 text"},
         {"{\"_id\":\"b\",\"input\":\"i\",\"context\":\"c\",\"answers\":[\"x\"],\"length\":1}",
          "does not name a paragraph"},
         {"{\"_id\":\"b\",\"input\":\"i\",\"context\":\"c\",\"answers\":[\"x\"],\"length\":1,\"dataset\":"
@@ -515,6 +557,7 @@ int main(void)
         cmocka_unit_test(longbench_prompts),
         cmocka_unit_test(longbench_fields),
         cmocka_unit_test(prediction_files),
+        cmocka_unit_test(foreign_rows),
         cmocka_unit_test(bad_rows),
         cmocka_unit_test(bad_params),
         cmocka_unit_test(bad_predictions),

@@ -27,17 +27,18 @@ static void gather(const struct cpu *c, const struct kv_run *runs, int32_t n_run
 
 /* ------------------------------------------------------------------ chunks of rows */
 
-static bool any_f32(const struct attend_args *a)
+/* Products in bf16 are twice to sixteen times as fast and round to 8 bits what they multiply: keys and values
+ * that hold more than that (f16: 11 bits, and codes that stand for such) are multiplied as f32. */
+static bool all_bf16(const struct attend_args *a)
 {
+    bool all = true;
     for (int s = 0; s < a->n_set; s++) {
         for (int i = 0; i < a->set[s].n_k; i++)
-            if (a->set[s].k[i].dtype == DT_F32)
-                return true;
+            all = all && a->set[s].k[i].dtype == DT_BF16;
         for (int i = 0; i < a->set[s].n_v; i++)
-            if (a->set[s].v[i].dtype == DT_F32)
-                return true;
+            all = all && a->set[s].v[i].dtype == DT_BF16;
     }
-    return false;
+    return all;
 }
 
 static bool any_codes(const struct attend_args *a)
@@ -307,7 +308,7 @@ static void cut_chunk(struct chunk *k)
     int64_t least = any_codes(k->a) ? 6 : 12;
     for (k->span = 1; k->span < ATTEND_SPAN && k->blocks * k->Hk * k->parts >= 2 * k->span * least;)
         k->span *= 2;
-    k->half = k->c->bf16 && k->T >= 16 && !any_f32(k->a);
+    k->half = k->c->bf16 && k->T >= 16 && all_bf16(k->a);
 }
 
 static void attend_chunk(struct cpu *c, const struct attend_args *a)

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "kernels/cpu/cpu.h"
+#include "kernels/score.h"
 
 #define SMALL 16384 /* elements below which starting threads costs more than the work */
 
@@ -194,7 +195,7 @@ void cpu_norms(struct ops *o, float *out, int64_t ld, struct tensor x, float fac
             float y[CPU_MAX_D];
             const char *row = (const char *)x.data + (size_t)((t * H + h) * d) * dtype_bytes(x.dtype);
             c->isa->to_f32(y, row, x.dtype, d);
-            out[h * ld + t] = factor * sqrtf(c->isa->dot(y, DT_F32, y, d));
+            out[h * ld + t] = norm_rounded(factor * sqrtf(c->isa->dot(y, DT_F32, y, d)));
         }
     }
 }

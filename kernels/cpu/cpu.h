@@ -101,7 +101,7 @@ struct cpu_isa {
 };
 extern const struct cpu_isa isa_portable, isa_avx2, isa_avx512;
 
-/* The same block with bf16 products and f32 sums, for caches in 16 bits: q16, K16, V16, P16 instead of q, K,
+/* The same block with bf16 products and f32 sums, for caches in bf16: q16, K16, V16, P16 instead of q, K,
  * V and S. Scores are in units of log2, q16 is scaled for that. V16 is transposed. */
 void cpu_block_bf16(struct attend_block *b, int64_t n); /* AVX-512 BF16 */
 void cpu_block_amx(struct attend_block *b, int64_t n);  /* AMX; between cpu_amx_start and cpu_amx_stop */

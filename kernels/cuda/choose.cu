@@ -262,7 +262,8 @@ KERNEL norms_kernel(float *out, int64_t ld, struct tensor x, float factor)
     }
     sum = warp_sum(sum);
     if (inside && threadIdx.x % WARP == 0)
-        out[i % x.n[1] * ld + i / x.n[1]] = factor * sqrtf(sum);
+        out[i % x.n[1] * ld + i / x.n[1]] =
+            __uint_as_float((__float_as_uint(factor * sqrtf(sum)) + 0x80U) & ~0xffU); // norm_rounded of score.h
 }
 
 void choose_norms(struct ops *o, float *out, int64_t ld, struct tensor x, float factor)

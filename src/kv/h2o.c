@@ -99,9 +99,9 @@ static uint64_t h2o_prefill_key(const void *params, int64_t n_prompt, const stru
     return p->when == KV_WHEN_PREFILL ? kv_key("h2o", size, 2) : 0;
 }
 
-static bool h2o_wants_attn_scores(const void *params)
+static unsigned h2o_wants(const void *params)
 {
-    return ((const struct h2o_params *)params)->when == KV_WHEN_AFTER;
+    return ((const struct h2o_params *)params)->when == KV_WHEN_AFTER ? KV_WATCH_ATTN_SCORES : 0;
 }
 
 static int h2o_open(struct kv_cache *c)
@@ -369,7 +369,7 @@ const struct kv_method kv_method_h2o = {
     .check = h2o_check,
     .nominal_ratio = h2o_nominal,
     .prefill_key = h2o_prefill_key,
-    .wants_attn_scores = h2o_wants_attn_scores,
+    .wants = h2o_wants,
     .open = h2o_open,
     .from_dense = h2o_from_dense,
     .step = h2o_step,

@@ -1,6 +1,10 @@
 /* Key norms (arXiv 2406.11430; KnormPress of NVIDIA/kvpress): at the end of the prompt each KV head keeps the
  * keys with the smallest L2 norm and drops the others for good; ties go to the older key. Generated tokens
- * are all kept. The prompt pass is the plain one. */
+ * are all kept. The prompt pass is the plain one.
+ *
+ * The norm is that of the key before RoPE, which turns it and leaves its length, and before it is rounded to
+ * the cache dtype: equal tokens would else differ in the last bits by where they stand. Norms count as equal
+ * when they agree in 16 bits (ops->norms), more than the order of a backend's sums can change. */
 #include "base/err.h"
 #include "base/mem.h"
 #include "kv/kept.h"
@@ -47,19 +51,22 @@ static void knorm_close(struct kv_cache *c)
     free(c->state);
 }
 
+static unsigned knorm_wants(const void *params)
+{
+    (void)params;
+    return KV_WATCH_NORM;
+}
+
 static int knorm_from_dense(struct kv_cache *c, struct kv_dense *dense)
 {
     struct kept *s = c->state;
-    struct kv_mem score;
-    const int64_t hk = c->shape->n_kv_head, m = knorm_size(c);
-    TRY(kv_mem_open(c, &score, (size_t)(hk * dense->n) * sizeof(float), MEM_WORKSPACE));
-    struct select_args a = kept_choice(c, s, score.data, dense->n, hk, dense->n, m, 0);
-    c->ops->norms(c->ops, score.data, dense->n, tensor_rows(&dense->k, 0, dense->n), -1);
+    const int64_t m = knorm_size(c);
+    if (!dense->norm)
+        return err_set(ERR_INTERNAL, "method knorm: nobody noted the norms of layer %d", (int)c->layer);
+    struct select_args a = kept_choice(c, s, dense->norm, dense->k.n[0], c->shape->n_kv_head, dense->n, m, 0);
     c->ops->select(c->ops, &a, 1);
     kept_take(c, s, dense, m);
-    int rc = c->ops->sync(c->ops); /* nothing uses the workspace any more */
-    kv_mem_close(c, &score);
-    return rc;
+    return c->ops->sync(c->ops);
 }
 
 static int knorm_step(struct kv_cache *const *c, struct kv_rows *rows, int n)
@@ -108,6 +115,7 @@ const struct kv_method kv_method_knorm = {
     .params_bytes = sizeof(struct knorm_params),
     .from_ratio = knorm_from_ratio,
     .nominal_ratio = knorm_nominal,
+    .wants = knorm_wants,
     .open = knorm_open,
     .from_dense = knorm_from_dense,
     .step = knorm_step,

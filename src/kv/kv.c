@@ -10,11 +10,13 @@
 #include <string.h>
 
 /* Rotated keys and values in the cache dtype: a frozen prompt that others may share, then own rows. */
+enum { PLAIN_K, PLAIN_V, PLAIN_ATTN_SCORES, PLAIN_NORM, PLAIN_MEM };
 struct kv_plain {
-    struct kv_dense *prefix; /* NULL: none */
-    struct kv_mem mem[3];    /* of k, v (empty if the own rows lie behind the prefix in its memory), scores */
-    struct tensor k, v;      /* own rows [capacity,Hk,d] */
-    int64_t n;               /* own rows in use */
+    struct kv_dense *prefix;      /* NULL: none */
+    struct kv_mem mem[PLAIN_MEM]; /* of k, v (empty if the own rows lie behind the prefix in its memory),
+                                     attention score, norm */
+    struct tensor k, v;           /* own rows [capacity,Hk,d] */
+    int64_t n;                    /* own rows in use */
 };
 
 const struct kv_method kv_method_full = {
@@ -32,10 +34,10 @@ static int plain_take(struct kv_cache *c, int64_t capacity)
 {
     struct kv_plain *p = c->state = mem_alloc(1, sizeof *p);
     size_t bytes = (size_t)capacity * kv_row_bytes(c->shape);
-    TRY(kv_mem_open(c, &p->mem[0], bytes, MEM_WINDOW));
-    TRY(kv_mem_open(c, &p->mem[1], bytes, MEM_WINDOW));
-    p->k = kv_tensor(c, p->mem[0].data, capacity);
-    p->v = kv_tensor(c, p->mem[1].data, capacity);
+    TRY(kv_mem_open(c, &p->mem[PLAIN_K], bytes, MEM_WINDOW));
+    TRY(kv_mem_open(c, &p->mem[PLAIN_V], bytes, MEM_WINDOW));
+    p->k = kv_tensor(c, p->mem[PLAIN_K].data, capacity);
+    p->v = kv_tensor(c, p->mem[PLAIN_V].data, capacity);
     return 0;
 }
 
@@ -56,7 +58,7 @@ static void plain_close(struct kv_cache *c)
     struct kv_plain *p = c->state;
     if (!p)
         return;
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < PLAIN_MEM; i++)
         kv_mem_close(c, &p->mem[i]);
     if (p->prefix)
         kv_dense_unref(p->prefix, c->ops);
@@ -66,7 +68,7 @@ static void plain_close(struct kv_cache *c)
 static void plain_bytes(const struct kv_cache *c, struct kv_ledger *l)
 {
     const struct kv_plain *p = c->state;
-    kv_mem_count(p->mem, 3, l);
+    kv_mem_count(p->mem, PLAIN_MEM, l);
     if (p->prefix)
         kv_dense_count(p->prefix, l);
 }
@@ -92,17 +94,28 @@ static void plain_prepare(struct kv_cache *c, const struct kv_rows *r, struct ro
     s->k[s->n_k] = kv_run_of(&p->k, 0, p->n, before);
     s->v[s->n_k] = kv_run_of(&p->v, 0, p->n, before);
     s->n_v = ++s->n_k;
-    s->attn_scores = p->mem[2].data;
+    s->attn_scores = p->mem[PLAIN_ATTN_SCORES].data;
     s->attn_scores_ld = c->n_max;
     c->n += T;
+}
+
+/* Norms of the new rows' keys as they came: one that is in the cache has been turned and rounded. */
+static void plain_norms(const struct kv_cache *c, const struct kv_rows *r)
+{
+    const struct kv_plain *p = c->state;
+    float *norm = p->mem[PLAIN_NORM].data;
+    if (norm)
+        c->ops->norms(c->ops, norm + p->n, c->n_max, r->k, -1);
 }
 
 static int plain_step(struct kv_cache *const *c, struct kv_rows *rows, int n)
 {
     struct rope_args *rope = mem_alloc((size_t)n * 3, sizeof *rope);
     struct attend_args *a = mem_alloc((size_t)n, sizeof *a);
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
+        plain_norms(c[i], &rows[i]);
         plain_prepare(c[i], &rows[i], rope + 3 * i, a + i);
+    }
     c[0]->ops->rope(c[0]->ops, rope, 3 * n);
     c[0]->ops->attend(c[0]->ops, a, n);
     free(rope);
@@ -110,12 +123,16 @@ static int plain_step(struct kv_cache *const *c, struct kv_rows *rows, int n)
     return 0;
 }
 
-int kv_watch(struct kv_cache *c)
+int kv_watch(struct kv_cache *c, unsigned what)
 {
     struct kv_plain *p = c->state;
-    assert(is_plain(c->method) && c->n == 0 && !p->mem[2].data);
-    return kv_mem_open(c, &p->mem[2], (size_t)c->shape->n_head * (size_t)c->n_max * sizeof(float),
-                       MEM_WORKSPACE);
+    const size_t row = (size_t)c->n_max * sizeof(float);
+    assert(is_plain(c->method) && c->n == 0 && !p->mem[PLAIN_ATTN_SCORES].data && !p->mem[PLAIN_NORM].data);
+    if (what & KV_WATCH_ATTN_SCORES)
+        TRY(kv_mem_open(c, &p->mem[PLAIN_ATTN_SCORES], row * (size_t)c->shape->n_head, MEM_WORKSPACE));
+    if (what & KV_WATCH_NORM)
+        TRY(kv_mem_open(c, &p->mem[PLAIN_NORM], row * (size_t)c->shape->n_kv_head, MEM_WORKSPACE));
+    return 0;
 }
 
 struct kv_dense *kv_freeze(struct kv_cache *c)
@@ -129,7 +146,12 @@ struct kv_dense *kv_freeze(struct kv_cache *c)
     if (p->prefix)
         return kv_dense_ref(p->prefix);
     struct kv_dense *d = mem_alloc(1, sizeof *d);
-    *d = (struct kv_dense){.k = p->k, .v = p->v, .attn_scores = p->mem[2].data, .n = p->n, .refs = 1};
+    *d = (struct kv_dense){.k = p->k,
+                           .v = p->v,
+                           .attn_scores = p->mem[PLAIN_ATTN_SCORES].data,
+                           .norm = p->mem[PLAIN_NORM].data,
+                           .n = p->n,
+                           .refs = 1};
     /* The cache may go on behind the frozen rows: nobody else reads there. */
     memset(p->mem, 0, sizeof p->mem);
     p->k = tensor_rows(&p->k, p->n, p->k.n[0] - p->n);
@@ -161,7 +183,9 @@ void kv_dense_settle(struct kv_dense *d, struct ops *ops)
 {
     if (d->attn_scores)
         ops->free(ops, d->attn_scores);
-    d->attn_scores = NULL;
+    if (d->norm)
+        ops->free(ops, d->norm);
+    d->attn_scores = d->norm = NULL;
 }
 
 uint64_t kv_prefill_key(const struct kv_spec *spec, int64_t n_prompt, const struct kv_shape *shape)
@@ -169,9 +193,9 @@ uint64_t kv_prefill_key(const struct kv_spec *spec, int64_t n_prompt, const stru
     return spec->method->prefill_key ? spec->method->prefill_key(spec->params, n_prompt, shape) : 0;
 }
 
-bool kv_wants_attn_scores(const struct kv_spec *spec)
+unsigned kv_wants(const struct kv_spec *spec)
 {
-    return spec->method->wants_attn_scores && spec->method->wants_attn_scores(spec->params);
+    return spec->method->wants ? spec->method->wants(spec->params) : 0;
 }
 
 static int prepare(struct kv_cache *c, const struct kv_spec *spec, const struct kv_shape *shape,

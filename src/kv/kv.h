@@ -42,6 +42,9 @@ struct kv_dense {
     struct tensor k, v; /* [capacity,Hk,d] */
     float *attn_scores; /* [H,capacity]: probability that the prompt's rows gave each key, summed; NULL unless
                     kv_watch asked for it, and from kv_dense_settle on */
+    float *norm;        /* [Hk,capacity]: minus the norms of the keys before RoPE and before they were rounded to
+                           the cache dtype (ops->norms): equal tokens have equal ones wherever they stand. NULL
+                           likewise */
     int64_t n;
     int refs;
 };
@@ -71,6 +74,9 @@ struct kv_dump {
 /* Largest ratio that may be asked for, or that a budget may lead to. */
 #define KV_RATIO_MAX 1000.0
 
+/* What a plain pass can note of its keys for those that start from it (struct kv_dense). */
+enum kv_watch { KV_WATCH_ATTN_SCORES = 1, KV_WATCH_NORM = 2 };
+
 struct kv_method {
     const char *name, *source, *summary;
     const struct param *params; /* NULL: none */
@@ -88,8 +94,8 @@ struct kv_method {
     /* 0: the plain prompt pass, which settings may share. Otherwise caches with equal keys would be equal
      * after the prompt. NULL: 0. */
     uint64_t (*prefill_key)(const void *params, int64_t n_prompt, const struct kv_shape *shape);
-    /* Whether from_dense wants the attention scores of the shared pass. NULL: no. */
-    bool (*wants_attn_scores)(const void *params);
+    /* What from_dense wants of the shared pass: bits of enum kv_watch. NULL: nothing but keys and values. */
+    unsigned (*wants)(const void *params);
     /* Whether it holds on to the shared prompt cache: its bytes are the sequence's too. NULL: no. */
     bool (*keeps_prompt)(const void *params);
     /* Takes everything that the sequence will hold, through c->ops->alloc, copy and sync alone: what a cache
@@ -154,10 +160,10 @@ void kv_get_budgets(const struct kv_cache *c, struct kv_budgets *b);
 
 /* 0: the sequence can start from the plain prompt pass; otherwise see the hook. */
 uint64_t kv_prefill_key(const struct kv_spec *spec, int64_t n_prompt, const struct kv_shape *shape);
-bool kv_wants_attn_scores(const struct kv_spec *spec); /* of a plain pass that it starts from */
-/* Makes a plain cache, before its first row, sum the attention scores of its keys (workspace). Outputs do not
- * change. ERR_NOMEM. */
-int kv_watch(struct kv_cache *c);
+unsigned kv_wants(const struct kv_spec *spec); /* of a plain pass that it starts from: bits of enum kv_watch */
+/* Makes a plain cache, before its first row, note attention scores or norms of its keys (workspace). Outputs
+ * do not change. ERR_NOMEM. */
+int kv_watch(struct kv_cache *c, unsigned what);
 /* Prompt cache of a plain cache that has seen its whole prompt: freezes it and returns a new reference. */
 struct kv_dense *kv_freeze(struct kv_cache *c);
 struct kv_dense *kv_dense_ref(struct kv_dense *d);

@@ -141,8 +141,9 @@ static int read_rope(const struct reader *r, struct model_config *c)
     return 0;
 }
 
-/* Every layer attends over everything up to max_len, or the file is refused. */
-static int check_window(const struct reader *r, const struct defaults *d, const struct model_config *c)
+/* Layers attend over everything: a sliding window only bounds how long a sequence may be (c->window), and
+ * layers that would slide are like the others up to there. */
+static int read_window(const struct reader *r, const struct defaults *d, struct model_config *c)
 {
     const json_t *v = json_object_get(r->root, "sliding_window");
     const json_t *types = json_object_get(r->root, "layer_types");
@@ -153,14 +154,15 @@ static int check_window(const struct reader *r, const struct defaults *d, const 
     int64_t window = v ? json_integer_value(v) : d->window; /* an explicit null means none */
     if (given(v) && !json_is_integer(v))
         return err_set(ERR_INPUT, "%s: 'sliding_window' must be a whole number or null", r->path);
-    if (on && d->window && (given(v) || !v) && window < c->max_len)
-        return err_set(ERR_INPUT,
-                       "%s: sliding_window %" PRId64 "%s is smaller than max_position_embeddings %" PRId64
-                       ": sliding-window attention is not supported (null is)",
-                       r->path, window, v ? "" : " (the default)", c->max_len);
+    bool slides = on && d->window && (given(v) || !v);
+    if (slides && window < 1)
+        return err_set(ERR_INPUT, "%s: 'sliding_window' is %" PRId64 "; it must be at least 1, or null",
+                       r->path, window);
+    c->window = slides && window < c->max_len ? window : 0;
     for (size_t i = 0; on && i < json_array_size(types); i++) {
         const char *s = json_string_value(json_array_get(types, i));
-        if (!s || strcmp(s, "full_attention") != 0)
+        bool sliding = s && slides && !strcmp(s, "sliding_attention");
+        if (!s || (!sliding && strcmp(s, "full_attention") != 0))
             return err_set(ERR_INPUT, "%s: layer_types[%zu] is '%s'; only 'full_attention' is supported",
                            r->path, i, s ? file_shown(shown, s) : "no string");
     }
@@ -225,7 +227,7 @@ static int read_all(const struct reader *r, const struct defaults *d, struct mod
     TRY(get_bool(r, "tie_word_embeddings", false, &c->tied));
     TRY(read_dtype(r, c));
     TRY(read_rope(r, c));
-    return check_window(r, d, c);
+    return read_window(r, d, c);
 }
 
 static int read_root(const struct reader *r, struct model_config *c)

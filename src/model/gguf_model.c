@@ -113,11 +113,7 @@ static int read_sizes(struct reader *r, struct model_config *c)
     if (experts)
         return err_set(ERR_INPUT, "%s: %s is %" PRId64 ": mixtures of experts are not supported",
                        gguf_path(r->g), "expert_count", experts);
-    if (window && window < c->max_len)
-        return err_set(ERR_INPUT,
-                       "%s: sliding window %" PRId64 " is smaller than context_length %" PRId64
-                       ": sliding-window attention is not supported",
-                       gguf_path(r->g), window, c->max_len);
+    c->window = window < c->max_len ? window : 0;
     return 0;
 }
 

@@ -171,7 +171,8 @@ static void shape_of(const struct model_config *c, enum dtype cache_dtype, struc
                                .n_kv_head = c->n_kv_head,
                                .head_dim = c->head_dim,
                                .dtype = cache_dtype,
-                               .max_len = INT32_MAX}; /* angles are computed, not looked up */
+                               /* angles are computed, not looked up */
+                               .max_len = c->window ? c->window : INT32_MAX};
 }
 
 int model_kv_shape(struct model *m, enum dtype cache_dtype, double theta_factor, struct kv_shape *shape)

@@ -24,6 +24,8 @@ struct model_config {
         rope_high_freq;        /* linear: factor; llama3: factor, low_freq_factor, high_freq_factor */
     int64_t rope_original_len; /* llama3: original_max_position_embeddings */
     int64_t max_len;           /* max_position_embeddings: the training length */
+    int64_t window;            /* sliding window shorter than max_len: as far as it reaches, attention sees everything,
+                                  and nothing longer is run; 0: none */
     bool tied, qkv_bias, o_bias;
     enum dtype dtype; /* of the checkpoint: f32, f16, bf16; quantised GGUF types count as bf16 */
 };
@@ -109,10 +111,9 @@ struct seq_prompt {
 };
 int seq_open(struct seq *s, struct model *m, const struct kv_shape *shape, const struct kv_spec *spec,
              int64_t n_prompt, int64_t n_max);
-/* A plain pass of n tokens to freeze and fork from; `watched`: it sums the attention scores of its keys
- * (kv_watch). */
+/* A plain pass of n tokens to freeze and fork from; `watch`: what it notes of its keys (kv_watch). */
 int seq_open_prompt(struct seq *s, struct model *m, const struct kv_shape *shape, const struct kv_spec *full,
-                    int64_t n, bool watched);
+                    int64_t n, unsigned watch);
 void seq_close(struct seq *s);                       /* accepts a zeroed one */
 int seq_freeze(struct seq *s, struct seq_prompt *p); /* s was opened with `full` and has seen its prompt */
 void seq_prompt_close(struct seq_prompt *p);         /* nobody will fork from it any more */

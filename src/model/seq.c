@@ -16,6 +16,18 @@ static struct kv_shape *take_layers(struct seq *s, struct model *m, const struct
     return memcpy(p + caches, shape, sizeof *shape);
 }
 
+/* Everything that opens a sequence comes by here. */
+static int check_length(const struct kv_shape *shape, int64_t n_max)
+{
+    if (n_max <= shape->max_len)
+        return 0;
+    return err_set(
+        ERR_INPUT,
+        "a sequence of %lld tokens is longer than the %lld over which the model attends to everything "
+        "(its sliding window)",
+        (long long)n_max, (long long)shape->max_len);
+}
+
 static int finish(struct seq *s, int rc)
 {
     if (rc < 0)
@@ -29,18 +41,18 @@ int seq_open(struct seq *s, struct model *m, const struct kv_shape *shape, const
     const struct kv_shape *own = take_layers(s, m, shape);
     s->n_prompt = n_prompt;
     s->n_max = n_max;
-    int rc = 0;
+    int rc = check_length(shape, n_max);
     for (int32_t i = 0; i < shape->n_layer && rc == 0; i++)
         rc = kv_open(&s->layer[i], spec, own, model_ops(m), i, n_prompt, n_max);
     return finish(s, rc);
 }
 
 int seq_open_prompt(struct seq *s, struct model *m, const struct kv_shape *shape, const struct kv_spec *full,
-                    int64_t n, bool watched)
+                    int64_t n, unsigned watch)
 {
     int rc = seq_open(s, m, shape, full, n, n);
-    for (int32_t i = 0; i < shape->n_layer && rc == 0 && watched; i++)
-        rc = kv_watch(&s->layer[i]);
+    for (int32_t i = 0; i < shape->n_layer && rc == 0 && watch; i++)
+        rc = kv_watch(&s->layer[i], watch);
     return finish(s, rc);
 }
 
@@ -83,7 +95,7 @@ int seq_fork(struct seq *s, struct model *m, const struct kv_shape *shape, const
     const struct kv_shape *own = take_layers(s, m, shape);
     s->pos = s->n_prompt = p->n;
     s->n_max = n_max;
-    int rc = 0;
+    int rc = check_length(shape, n_max);
     for (int32_t i = 0; i < shape->n_layer && rc == 0; i++)
         rc = kv_fork(&s->layer[i], spec, own, model_ops(m), i, p->dense[i], n_max);
     return finish(s, rc);

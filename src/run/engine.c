@@ -62,11 +62,11 @@ int engine_prefill(struct engine *e, struct seq *s, const int32_t *ids, int64_t 
 }
 
 int engine_plain(struct engine *e, const struct kv_spec *full, const struct kv_shape *shape,
-                 const int32_t *ids, int64_t n, bool watched, struct seq_prompt *out, struct tensor *logits)
+                 const int32_t *ids, int64_t n, unsigned watch, struct seq_prompt *out, struct tensor *logits)
 {
     struct seq s = {0};
     int rc;
-    TRY_GOTO(seq_open_prompt(&s, e->model, shape, full, n, watched), done);
+    TRY_GOTO(seq_open_prompt(&s, e->model, shape, full, n, watch), done);
     TRY_GOTO(engine_prefill(e, &s, ids, n, false, logits), done);
     rc = seq_freeze(&s, out);
 done:

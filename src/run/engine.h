@@ -49,10 +49,10 @@ struct engine {
 /* Feeds a prompt; *logits is its last row. `last_alone`: the last token goes by itself. */
 int engine_prefill(struct engine *e, struct seq *s, const int32_t *ids, int64_t n, bool last_alone,
                    struct tensor *logits);
-/* The plain pass of a prompt, frozen, and its last row of logits; `full` is the plain method. `watched`: some
- * sequence that will start from it wants the attention scores of its keys. */
+/* The plain pass of a prompt, frozen, and its last row of logits; `full` is the plain method. `watch`: what
+ * sequences that will start from it want noted of its keys (kv_wants). */
 int engine_plain(struct engine *e, const struct kv_spec *full, const struct kv_shape *shape,
-                 const int32_t *ids, int64_t n, bool watched, struct seq_prompt *out, struct tensor *logits);
+                 const int32_t *ids, int64_t n, unsigned watch, struct seq_prompt *out, struct tensor *logits);
 /* Where the prefill chunk that begins at `at` ends: at a multiple of the chunk, or before a last token that
  * goes alone. */
 int64_t engine_chunk_end(const struct engine *e, int64_t at, int64_t n, bool last_alone);

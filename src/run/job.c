@@ -70,12 +70,12 @@ static int own_pass(struct runner *r, struct job *j, struct slot *l)
 }
 
 /* The plain pass, frozen, for `n` slots that start from it and choose from its last row. */
-static int plain_pass(struct runner *r, const struct job *j, struct slot *const *first, int n, bool watched,
+static int plain_pass(struct runner *r, const struct job *j, struct slot *const *first, int n, unsigned watch,
                       struct seq_prompt *out)
 {
     struct tensor logits;
     const struct prompt *p = &j->prompt;
-    TRY(engine_plain(&r->engine, &r->full, &j->shape, p->ids, p->n_ids, watched, out, &logits));
+    TRY(engine_plain(&r->engine, &r->full, &j->shape, p->ids, p->n_ids, watch, out, &logits));
     return engine_choose(&r->engine, first, n, logits);
 }
 
@@ -83,18 +83,18 @@ static int shared_pass(struct runner *r, struct job *job, struct slot *slot, int
 {
     struct slot **first = mem_alloc((size_t)n, sizeof *first);
     int *who = mem_alloc((size_t)n, sizeof *who), m = 0;
-    bool watched = false;
+    unsigned watch = 0;
     for (int i = lead; i < n; i++) {
         if (job[i].rc == 0 && !job[i].in_group && same_pass(&job[lead], &job[i])) {
             job[i].in_group = true;
             job[i].group = lead;
-            watched = watched || kv_wants_attn_scores(&job[i].spec);
+            watch |= kv_wants(&job[i].spec);
             who[m] = i;
             first[m++] = &slot[i];
         }
     }
     struct seq_prompt p = {0};
-    int rc = job_verdict(r, plain_pass(r, &job[lead], first, m, watched, &p)), pass = rc;
+    int rc = job_verdict(r, plain_pass(r, &job[lead], first, m, watch, &p)), pass = rc;
     for (int k = 0; k < m && is_fatal(pass); k++)
         job[who[k]].blamed = true;
     for (int k = 0; k < m && !is_fatal(rc); k++) {

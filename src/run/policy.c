@@ -112,8 +112,6 @@ static int encode_one_bos(const struct tok *tok, struct prompt *p)
  * is tokenised twice. */
 static int cut_ids(const struct tok *tok, struct prompt *p, int64_t limit)
 {
-    if (p->n_ids <= limit)
-        return 0;
     int64_t head = limit / 2, tail = limit - head;
     memmove(p->ids + head, p->ids + p->n_ids - tail, (size_t)tail * sizeof *p->ids);
     p->n_ids = limit;
@@ -144,20 +142,93 @@ static int cut_text(const struct tok *tok, struct prompt *p, int64_t limit)
     return rc;
 }
 
-static int fair_prompt(const struct run_model *m, const struct model_config *cfg, const struct tok *tok,
-                       const struct task_traits *traits, const struct chat_template *tpl, struct prompt *p)
+/* Tokens that a prompt may have, so that it and its answer fit the model. */
+static int64_t fair_limit(const struct run_model *m, const struct model_config *cfg,
+                          const struct task_traits *traits)
+{
+    int64_t len = m->max_len > 0 ? m->max_len : cfg ? cfg->max_len : INT32_MAX;
+    return len - traits->max_new;
+}
+
+static void fair_text(const struct task_traits *traits, const struct chat_template *tpl, char **text)
 {
     if (traits->chat && strcmp(tpl->name, "none") != 0) {
-        replace(&p->text, trimmed(p->text));
-        replace(&p->text, tok_template_apply(tpl, p->text));
+        replace(text, trimmed(*text));
+        replace(text, tok_template_apply(tpl, *text));
     }
+}
+
+/* Of the context's first 64 tokens, how many there are. */
+static int context_tokens(const struct tok *tok, const char *text, int64_t *n)
+{
+    enum { ENOUGH = 64, PART = 4096 };
+    size_t all = strlen(text);
+    *n = 0;
+    for (size_t part = all < PART ? all : PART; *n < ENOUGH && part > 0; part = part < all ? all : 0) {
+        int32_t *ids;
+        TRY(tok_encode(tok, text, part, false, &ids, n));
+        free(ids);
+    }
+    *n = *n < ENOUGH ? *n : ENOUGH;
+    return 0;
+}
+
+/* What is cut out of the middle must be the context's: a prompt is refused where its limit does not hold what
+ * stands around the context and 64 tokens of it (or all). */
+static int check_room(const struct run_model *m, const struct model_config *cfg, const struct tok *tok,
+                      const struct task_traits *traits, const struct chat_template *tpl,
+                      const struct example *ex)
+{
+    struct prompt around = {.text = mem_printf("%s%s", ex->before, ex->after), .newline = -1};
+    int64_t limit = fair_limit(m, cfg, traits), n;
+    fair_text(traits, tpl, &around.text);
+    int rc = encode_one_bos(tok, &around);
+    int64_t n_around = around.n_ids;
+    prompt_free(&around);
+    TRY(rc);
+    TRY(context_tokens(tok, ex->context, &n));
+    if (limit >= n_around + n)
+        return 0;
+    return err_set(
+        ERR_INPUT,
+        "example %s has no room for its context: max_len %lld less max_new %d is %lld, but the text "
+        "around the context takes %lld tokens and the context at least %lld; use a larger max_len or a "
+        "smaller max_new",
+        ex->id, (long long)(limit + traits->max_new), traits->max_new, (long long)limit, (long long)n_around,
+        (long long)n);
+}
+
+bool policy_surely_fits(const struct run_model *m, const struct model_config *cfg,
+                        const struct task_traits *traits, const struct example *ex)
+{
+    enum { SPARE = 512 }; /* the template, and what a tokenizer adds */
+    return traits->kind != TASK_LONGBENCH ||
+           (int64_t)(strlen(ex->before) + strlen(ex->after)) + SPARE <= fair_limit(m, cfg, traits);
+}
+
+int policy_room(const struct run_model *m, const struct model_config *cfg, const struct tok *tok,
+                const struct task_traits *traits, const struct example *ex)
+{
+    const struct chat_template *tpl = tok_template(m->template);
+    if (traits->kind != TASK_LONGBENCH || !tpl)
+        return 0;
+    return check_room(m, cfg, tok, traits, tpl, ex);
+}
+
+static int fair_prompt(const struct run_model *m, const struct model_config *cfg, const struct tok *tok,
+                       const struct task_traits *traits, const struct chat_template *tpl,
+                       const struct example *ex, struct prompt *p)
+{
+    fair_text(traits, tpl, &p->text);
     if (!tok)
         return 0;
-    int64_t len = m->max_len > 0 ? m->max_len : cfg ? cfg->max_len : INT32_MAX;
     TRY(encode_one_bos(tok, p));
     p->n_uncut = p->n_ids;
-    if (traits->kind == TASK_LONGBENCH)
-        TRY(cut_ids(tok, p, len - traits->max_new > 16 ? len - traits->max_new : 16));
+    int64_t limit = fair_limit(m, cfg, traits);
+    if (traits->kind == TASK_LONGBENCH && p->n_ids > limit) {
+        TRY(check_room(m, cfg, tok, traits, tpl, ex));
+        TRY(cut_ids(tok, p, limit));
+    }
     add_stop_ids(p, tok);
     add_stop(p, tok_eos(tok));
     if (tpl->stop)
@@ -233,7 +304,7 @@ int policy_prompt(enum run_mode mode, const char *method, const struct rewriter 
         return err_set(ERR_INPUT, "model %s: unknown template '%s'", m->id, name);
     int rc = example_text(mode, rw, ex, &p->text);
     if (rc == 0)
-        rc = mode == MODE_FAIR ? fair_prompt(m, cfg, tok, traits, tpl, p)
+        rc = mode == MODE_FAIR ? fair_prompt(m, cfg, tok, traits, tpl, ex, p)
                                : paper_prompt(method, m, tok, traits, tpl, p);
     if (rc == 0 && tok && rw && rw->method)
         rc = count_plain(mode, method, m, cfg, tok, traits, ex, &p->n_plain);

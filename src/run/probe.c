@@ -82,8 +82,7 @@ int probe_logits(struct runner *r, struct probe_logits *p)
         TRY_GOTO(seq_open(&s, r->model, &shape, &spec, p->n_ids, n_max), done);
         TRY_GOTO(feed(r, p, &s, true, &logits), done);
     } else {
-        TRY_GOTO(seq_open_prompt(&plain, r->model, &shape, &r->full, p->n_ids, kv_wants_attn_scores(&spec)),
-                 done);
+        TRY_GOTO(seq_open_prompt(&plain, r->model, &shape, &r->full, p->n_ids, kv_wants(&spec)), done);
         TRY_GOTO(feed(r, p, &plain, false, &logits), done);
         TRY_GOTO(seq_freeze(&plain, &prompt), done);
         TRY_GOTO(seq_fork(&s, r->model, &shape, &spec, &prompt, n_max), done);
@@ -175,9 +174,8 @@ static int open_copies(struct runner *r, const struct kv_spec *spec, const struc
     }
     if (own)
         return 0;
-    TRY_GOTO(
-        engine_plain(&r->engine, &r->full, shape, ids, n_ctx, kv_wants_attn_scores(spec), &prompt, &logits),
-        done);
+    TRY_GOTO(engine_plain(&r->engine, &r->full, shape, ids, n_ctx, kv_wants(spec), &prompt, &logits),
+             done);
     TRY_GOTO(r->ops->sync(r->ops), done);
     t->s_prefill = clock_now() - t0;
     for (int i = 0; i < n_seq; i++)

@@ -118,6 +118,14 @@ void prompt_free(struct prompt *p);
 /* Ids that end an answer of this model (mode, template), ascending, each once; returns how many. What a task
  * adds (a newline) is not among them. */
 int policy_stop_ids(enum run_mode mode, const struct run_model *m, const struct tok *tok, int32_t stop[8]);
+/* Fair mode: ERR_INPUT, with the figures, where max_len - max_new holds fewer tokens than the template, the
+ * text around the context and 64 tokens of the context (all of it, if it has fewer): the cut in the middle
+ * would take more than context. policy_prompt refuses likewise. The second needs no tokenizer: true only if
+ * the first surely passes. */
+int policy_room(const struct run_model *m, const struct model_config *cfg, const struct tok *tok,
+                const struct task_traits *traits, const struct example *ex);
+bool policy_surely_fits(const struct run_model *m, const struct model_config *cfg,
+                        const struct task_traits *traits, const struct example *ex);
 
 /* Tokenizer of a model path: a folder with tokenizer.json, or the tables inside a GGUF file. */
 int run_tok_open(struct tok **t, const char *model_path);

@@ -2,6 +2,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "task/json_line.h"
 
 #include <limits.h>
 #include <string.h>
@@ -9,7 +10,13 @@
 int rows_open(struct rows *r, const char *path)
 {
     *r = (struct rows){.path = path};
-    return file_map(&r->map, path);
+    TRY(file_map(&r->map, path));
+    r->at = json_bom(r->map.data, r->map.bytes);
+    if (r->map.bytes < 2 ||
+        (memcmp(r->map.data, "\xff\xfe", 2) != 0 && memcmp(r->map.data, "\xfe\xff", 2) != 0))
+        return 0;
+    rows_close(r);
+    return err_set(ERR_INPUT, "%s is UTF-16 text; it must be UTF-8", path);
 }
 
 void rows_close(struct rows *r)
@@ -26,11 +33,9 @@ static bool is_blank(const char *s, size_t n)
 
 static int parse(const struct rows *r, const char *text, size_t n, json_t **object)
 {
-    json_error_t e;
-    *object = json_loadb(text, n, r->json_flags, &e);
-    if (!*object)
-        return err_set(ERR_INPUT, "%s:%d: not a JSON line: %s (column %d)", r->path, r->line, e.text,
-                       e.column);
+    int rc = json_line(text, n, object);
+    if (rc < 0)
+        return err_prefix(rc, "%s:%d", r->path, r->line);
     if (json_is_object(*object))
         return 1;
     json_decref(*object);
@@ -60,9 +65,17 @@ int row_wrong(const struct rows *r, const json_t *v, const char *key, const char
                    v ? "wrong type of" : "missing", key, wanted);
 }
 
-static const char *copy(struct task *t, const json_t *string)
+/* Prompts and answers are texts that end at a NUL. */
+static int copy(const struct rows *r, struct task *t, const char *key, const json_t *string,
+                const char **text)
 {
-    return task_own(t, mem_strndup(json_string_value(string), json_string_length(string)));
+    size_t n = json_string_length(string);
+    if (memchr(json_string_value(string), 0, n))
+        return err_set(ERR_INPUT,
+                       "%s:%d: '%s' holds the character U+0000 (\\u0000); remove it, no prompt can hold it",
+                       r->path, r->line, key);
+    *text = task_own(t, mem_strndup(json_string_value(string), n));
+    return 0;
 }
 
 int row_text(const struct rows *r, struct task *t, const json_t *object, const char *key, const char **text)
@@ -70,8 +83,7 @@ int row_text(const struct rows *r, struct task *t, const json_t *object, const c
     const json_t *v = json_object_get(object, key);
     if (!json_is_string(v))
         return row_wrong(r, v, key, "a string");
-    *text = copy(t, v);
-    return 0;
+    return copy(r, t, key, v, text);
 }
 
 int row_texts(const struct rows *r, struct task *t, const json_t *object, const char *key, bool need_one,
@@ -89,7 +101,7 @@ int row_texts(const struct rows *r, struct task *t, const json_t *object, const 
         const json_t *s = json_array_get(v, i);
         if (!json_is_string(s))
             return row_wrong(r, v, key, wanted);
-        list[i] = copy(t, s);
+        TRY(copy(r, t, key, s, &list[i]));
     }
     *texts = list;
     *n = (int)count;

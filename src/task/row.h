@@ -1,6 +1,6 @@
-/* Fields of one JSON line, with errors that name file and line. Strings are copied; a string that holds
- * U+0000 or a lone surrogate is refused (Python's json would accept it, but it is no UTF-8 C string); so are
- * NaN and Infinity. */
+/* Rows of a JSON lines file and fields of one of them, with errors that name file and line (what is read, and
+ * how: json_line.h). Strings are copied; one that holds U+0000 is refused where it is used, for it is no C
+ * string. */
 #ifndef KVS_TASK_ROW_H
 #define KVS_TASK_ROW_H
 
@@ -14,10 +14,10 @@ struct rows {
     const char *path; /* borrowed */
     struct file_map map;
     size_t at;
-    int line;          /* number of the last line read, from 1 */
-    size_t json_flags; /* of jansson */
+    int line; /* number of the last line read, from 1 */
 };
 
+/* A byte order mark is skipped; UTF-16 is refused. */
 int rows_open(struct rows *r, const char *path);
 void rows_close(struct rows *r);
 /* The next line's object (json_decref it); 0 at the end, 1 if there is one, or ERR_INPUT. */

@@ -97,7 +97,6 @@ static int read_lines(const char *path, const struct task_type *type, struct pre
 {
     struct rows r;
     TRY(rows_open(&r, path));
-    r.json_flags = JSON_ALLOW_NUL; /* a model may well have said U+0000 */
     json_t *object = NULL;
     int rc = 0;
     while ((rc = rows_next(&r, &object)) > 0) {

@@ -54,3 +54,23 @@ KVSWEEP_CACHE=cache try fetch smollm2-135m-instruct
 # a folder that takes no files
 kvsweep run -q "$TESTS/farm/farm.yaml" --set passkey.iterations=1 -o r.h5
 try merge r.h5 -o /proc/m.h5
+# prompts that leave no room for their context: the cut in the middle would take the question
+echo '{"_id": "a1", "input": "What colour is the sky?", "context": "The grass is green and the sky is blue.", "answers": ["blue"], "length": 9}' >room.jsonl
+echo "models: [{id: tiny, path: $TESTS/fixtures/tiny, template: none, max_len: 512}]
+methods: [full]
+tasks: [{name: longbench/qasper, data: room.jsonl, max_new: 512}]" >room.yaml
+try plan room.yaml
+try run room.yaml -o room.h5
+try plan room.yaml --set longbench/qasper.max_new=15
+try plan room.yaml --set longbench/qasper.max_new=14 | grep -c qasper
+# a sliding window does no harm to what it holds
+cp -r "$TESTS/fixtures/tiny" window
+sed -i 's/"model_type": *"llama"/"model_type": "mistral", "sliding_window": 256/' window/config.json
+sed 's/longbench.*max_new: 512/passkey, lengths: [64], depths: 1, iterations: 1/; s,path: [^,]*,path: window,' room.yaml >window.yaml
+try plan window.yaml
+try plan window.yaml --set models.0.max_len=0
+try plan window.yaml --set models.0.max_len=256 | grep -c passkey
+for n in 300 60; do
+    yes 17 | head -n $n | paste -sd, | sed 's/.*/[&]/' >ids
+    try logits window --prompt ids --max-new 4 -o window.h5
+done
