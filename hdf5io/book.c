@@ -25,7 +25,7 @@ static const size_t run_text[] = {M(sink_run, kvsweep_version),
 
 /* The columns of a row (columns.def). */
 enum field_type { FIELD_TEXT, FIELD_I32, FIELD_I64, FIELD_U64, FIELD_F64 };
-enum field_role { FIELD_NAME, FIELD_ID, FIELD_NOTE };
+enum field_role { FIELD_NAME, FIELD_ID, FIELD_TEMPLATE, FIELD_NOTE };
 struct field {
     size_t offset, bytes;
     enum field_type type;
@@ -331,6 +331,13 @@ static void get_rows(struct book *b, struct reader *in, int64_t n_setting, int64
     }
 }
 
+bool book_is_older(const void *bytes, size_t n)
+{
+    struct reader in = {bytes, n, false};
+    int64_t version = get_i64(&in);
+    return !in.bad && version > 0 && version < SCHEMA_VERSION;
+}
+
 int book_unpack(struct book *b, const void *bytes, size_t n)
 {
     struct reader in = {bytes, n, false};
@@ -393,11 +400,33 @@ static bool same_identity(const void *a, const void *b, const struct field *f, i
     return true;
 }
 
+const char *book_template_texts(const struct sink_setting *s)
+{
+    const char *texts = s->template ? strchr(s->template, '{') : NULL;
+    return texts ? texts : s->template ? s->template : "";
+}
+
+static bool same_setting(const struct sink_setting *a, const struct sink_setting *b)
+{
+    return !strcmp(book_template_texts(a), book_template_texts(b)) &&
+           same_identity(a, b, setting_field, N(setting_field));
+}
+
 bool book_same_setting(const struct sink_setting *a, const struct sink_setting *b)
 {
     size_t n = book_plain_id(a);
-    return book_plain_id(b) == n && !memcmp(a->id, b->id, n) &&
-           same_identity(a, b, setting_field, N(setting_field));
+    return book_plain_id(b) == n && !memcmp(a->id, b->id, n) && same_setting(a, b);
+}
+
+bool book_same_base(const struct sink_setting *a, const struct sink_setting *b)
+{
+    struct sink_setting x = *a;
+    x.method = b->method;
+    x.params = b->params;
+    x.prompt_method = b->prompt_method;
+    x.overrides = b->overrides;
+    x.nominal_ratio = b->nominal_ratio;
+    return same_setting(&x, b);
 }
 
 static int32_t find_setting(const struct book *b, const struct sink_setting *s)
@@ -469,6 +498,34 @@ static void join_logits(struct book *dst, const struct sink_run *src)
     run->topk = src->topk > run->topk ? src->topk : run->topk;
 }
 
+/* What a row says beside its identity: what is known is kept. */
+static void join_notes(struct book *b, struct sink_setting *dst, const struct sink_setting *src)
+{
+    for (int i = 0; i < N(setting_field); i++) {
+        const struct field *f = &setting_field[i];
+        if (f->role != FIELD_NOTE || f->type != FIELD_TEXT || *text_get(dst, f->offset))
+            continue;
+        text_set(dst, f->offset, text_get(src, f->offset));
+        own(b, dst, &f->offset, 1);
+    }
+}
+
+int book_weights(struct book *b, const char *model_hash, const char *xxh3)
+{
+    for (int i = 0; i < b->n_setting && *xxh3; i++) {
+        struct sink_setting *s = &b->setting[i];
+        if (strcmp(s->model_hash, model_hash) != 0 || !strcmp(s->weights_xxh3, xxh3))
+            continue;
+        if (*s->weights_xxh3)
+            return err_set(ERR_INPUT,
+                           "model %s has other weights than those recorded under the same model hash %s "
+                           "(weights_xxh3 %s, recorded %s): write another results file for it",
+                           s->model, model_hash, xxh3, s->weights_xxh3);
+        s->weights_xxh3 = book_keep(b, xxh3, strlen(xxh3));
+    }
+    return 0;
+}
+
 int book_join(struct book *dst, const struct book *src, int32_t **setting_map, int32_t **task_map)
 {
     *setting_map = mem_alloc((size_t)src->n_setting, sizeof **setting_map);
@@ -482,6 +539,10 @@ int book_join(struct book *dst, const struct book *src, int32_t **setting_map, i
         join_logits(dst, &src->run);
     if (strcmp(src->created, dst->created) < 0)
         dst->created = book_keep(dst, src->created, strlen(src->created));
+    if (src->version != dst->version)
+        return err_set(ERR_INPUT,
+                       "results of schema versions %d and %d do not go together: their unit ids mean different things",
+                       src->version, dst->version);
     int n_before = dst->n_setting;
     for (int i = 0; i < src->n_setting; i++) {
         int32_t at = find_setting(dst, &src->setting[i]);
@@ -489,6 +550,8 @@ int book_join(struct book *dst, const struct book *src, int32_t **setting_map, i
             book_add_setting(dst, &src->setting[i]);
             at = dst->n_setting - 1;
         }
+        join_notes(dst, &dst->setting[at], &src->setting[i]);
+        TRY(book_weights(dst, src->setting[i].model_hash, text_get(&src->setting[i], M(sink_setting, weights_xxh3))));
         (*setting_map)[i] = at;
     }
     if (dst->n_setting > n_before)

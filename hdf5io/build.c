@@ -442,6 +442,11 @@ static int move_in_place(const char *tmp, const char *path)
 int build_file(struct store *s, const char *path, bool logits, int deflate, int64_t n_unit)
 {
     struct build b = {.s = s, .file = -1, .logits = logits, .deflate = deflate};
+    if (s->book.version != SCHEMA_VERSION)
+        return err_set(ERR_INPUT,
+                       "cannot write %s: results of schema version %d stay as they are, their unit ids mean something "
+                       "else in version %d",
+                       path, s->book.version, SCHEMA_VERSION);
     char *real = file_resolve(path), *tmp = mem_printf("%s.tmp.%d", real, (int)getpid());
     h5_quiet();
     int rc = file_is_special(real) ? err_set(ERR_INPUT, "%s is not a regular file", path)

@@ -1,6 +1,7 @@
 /* Recomputes bundles of a results file: same units, same batch, so every token must come out again. */
 #include "base/err.h"
 #include "base/mem.h"
+#include "hdf5io/book.h"
 #include "hdf5io/read.h"
 #include "sweep/app.h"
 #include "sweep/worker.h"
@@ -161,6 +162,11 @@ static int verify(const struct plan *p, const struct results *r, int64_t n_asked
     struct link l;
     struct worker w;
     int n = 0, n_checked = 0, n_other = 0;
+    if (r->schema_version != SCHEMA_VERSION)
+        return err_set(ERR_INPUT,
+                       "%s is of schema version %d, in which unit ids meant something else: the program that wrote it "
+                       "can verify it",
+                       r->path, r->schema_version);
     if (!r->n_record)
         return err_set(ERR_INPUT, "%s: nothing is finished yet that could be computed again", r->path);
     TRY(link_open(&l, false));

@@ -24,7 +24,7 @@ const char *record_stop_name(int s)
 }
 
 #define RECORD(type, name, role, since, units, what)                                                                \
-    {#name, RECORD_##type, RECORD_##role, offsetof(struct record, name), sizeof(RECORD_C_##type)},
+    {#name, RECORD_##type, RECORD_##role, offsetof(struct record, name), sizeof(RECORD_C_##type), since},
 static const struct record_column columns[] = {
 #include "run/record.def"
 };
