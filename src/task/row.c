@@ -9,7 +9,11 @@
 int rows_open(struct rows *r, const char *path)
 {
     *r = (struct rows){.path = path};
-    return file_map(&r->map, path);
+    TRY(file_map(&r->map, path));
+    int rc = file_stand_in(path, r->map.data, r->map.bytes);
+    if (rc < 0)
+        rows_close(r);
+    return rc;
 }
 
 void rows_close(struct rows *r)

@@ -182,6 +182,7 @@ static int open_dir(struct tok *t, const char *dir)
     free(json);
     free(spm);
     TRY(rc);
+    TRY(tok_read_extra(t, dir));
     if ((rc = tok_finish(t)) < 0)
         return err_prefix(rc, "%s", dir);
     return tok_read_config(t, dir);
@@ -239,6 +240,23 @@ int tok_stop_ids(const struct tok *t, const int32_t **ids)
 {
     *ids = t->stop.n ? t->stop.v : &t->eos;
     return t->stop.n ? (int)t->stop.n : t->eos >= 0;
+}
+
+void tok_set_stop_ids(struct tok *t, const int32_t *ids, int n)
+{
+    t->stop.n = 0;
+    for (int i = 0; i < n; i++)
+        *MEM_PUSH(t->stop.v, t->stop.n, t->stop.cap) = ids[i];
+    if (t->eos < 0 && n)
+        t->eos = ids[0];
+}
+
+int64_t tok_n_outside(const struct tok *t, const int32_t *ids, int64_t n)
+{
+    int64_t outside = 0;
+    for (int64_t i = 0; i < n; i++)
+        outside += !tok_piece(t, ids[i]);
+    return outside;
 }
 
 bool tok_is_special(const struct tok *t, int32_t id)
@@ -454,10 +472,9 @@ static int collect_tokens(const struct tok *t, const int32_t *ids, int64_t n, bo
                           struct pieces *p)
 {
     for (int64_t i = 0; i < n; i++) {
-        if (ids[i] < 0 || ids[i] >= t->n_vocab)
-            return err_set(ERR_INPUT, "token id %d at %lld is outside the vocabulary (0 to %d)", ids[i],
-                           (long long)i, t->n_vocab - 1);
-        if (t->text[ids[i]] && !(skip_special && t->special[ids[i]]))
+        if (ids[i] < 0)
+            return err_set(ERR_INPUT, "token id %d at %lld is below 0", ids[i], (long long)i);
+        if (tok_piece(t, ids[i]) && !(skip_special && t->special[ids[i]]))
             collect(t, t->text[ids[i]], t->n_text[ids[i]], p);
     }
     return 0;
