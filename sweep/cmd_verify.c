@@ -162,11 +162,6 @@ static int verify(const struct plan *p, const struct results *r, int64_t n_asked
     struct link l;
     struct worker w;
     int n = 0, n_checked = 0, n_other = 0;
-    if (r->schema_version != SCHEMA_VERSION)
-        return err_set(ERR_INPUT,
-                       "%s is of schema version %d, in which unit ids meant something else: the program that wrote it "
-                       "can verify it",
-                       r->path, r->schema_version);
     if (!r->n_record)
         return err_set(ERR_INPUT, "%s: nothing is finished yet that could be computed again", r->path);
     TRY(link_open(&l, false));
@@ -199,6 +194,16 @@ static int verify(const struct plan *p, const struct results *r, int64_t n_asked
     return rc;
 }
 
+static int check_version(const struct results *r)
+{
+    return r->schema_version == SCHEMA_VERSION
+               ? 0
+               : err_set(ERR_INPUT,
+                         "%s is of schema version %d, in which unit ids meant something else: the program that "
+                         "wrote it can verify it",
+                         r->path, r->schema_version);
+}
+
 int cmd_verify(struct app *app, int argc, char **argv)
 {
     static const struct argp_option options[] = {
@@ -219,7 +224,9 @@ int cmd_verify(struct app *app, int argc, char **argv)
     app_parse(app, &argp, argc, argv, &a);
     int rc = results_open(&r, a.path);
     if (rc == 0) {
-        rc = open_config(app, &a, &r, &c);
+        rc = check_version(&r);
+        if (rc == 0)
+            rc = open_config(app, &a, &r, &c);
         if (rc == 0)
             rc = plan_open(&p, &c);
         if (rc == 0)
