@@ -37,7 +37,7 @@ kvsweep report 1.h5 -o 1 && cut -d, -f1,5,11 1/settings.csv
 small -o 1.h5
 kvsweep pack 1.h5
 kvsweep verify 1.h5
-kvsweep merge 1.h5 m.h5 -o x.h5
+kvsweep merge 1.h5 m.h5 -o y.h5
 cmp 1.h5 "$TESTS/fixtures/results/schema1.h5" && ls -d 1.h5*
 # other weights under one model hash: what the hash samples is equal, what it does not see differs
 shard() { # FOLDER: the tiny model with an embedding of 800 rows in a file of its own
