@@ -540,9 +540,10 @@ int book_join(struct book *dst, const struct book *src, int32_t **setting_map, i
     if (strcmp(src->created, dst->created) < 0)
         dst->created = book_keep(dst, src->created, strlen(src->created));
     if (src->version != dst->version)
-        return err_set(ERR_INPUT,
-                       "results of schema versions %d and %d do not go together: their unit ids mean different things",
-                       src->version, dst->version);
+        return err_set(
+            ERR_INPUT,
+            "results of schema versions %d and %d do not go together: their unit ids mean different things",
+            src->version, dst->version);
     int n_before = dst->n_setting;
     for (int i = 0; i < src->n_setting; i++) {
         int32_t at = find_setting(dst, &src->setting[i]);
@@ -551,7 +552,8 @@ int book_join(struct book *dst, const struct book *src, int32_t **setting_map, i
             at = dst->n_setting - 1;
         }
         join_notes(dst, &dst->setting[at], &src->setting[i]);
-        TRY(book_weights(dst, src->setting[i].model_hash, text_get(&src->setting[i], M(sink_setting, weights_xxh3))));
+        TRY(book_weights(dst, src->setting[i].model_hash,
+                         text_get(&src->setting[i], M(sink_setting, weights_xxh3))));
         (*setting_map)[i] = at;
     }
     if (dst->n_setting > n_before)

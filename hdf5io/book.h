@@ -39,7 +39,8 @@ int book_unpack(struct book *b, const void *bytes,
 
 /* Whether two rows are of one setting, whatever their names have behind them. */
 bool book_same_setting(const struct sink_setting *a, const struct sink_setting *b);
-/* Whether two rows may be compared unit by unit: they differ at most in what is done to the cache and prompts. */
+/* Whether two rows may be compared unit by unit: they differ at most in what is done to the cache and
+ * prompts. */
 bool book_same_base(const struct sink_setting *a, const struct sink_setting *b);
 /* The texts of a setting's chat template, without its name. */
 const char *book_template_texts(const struct sink_setting *s);

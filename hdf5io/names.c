@@ -1,7 +1,7 @@
 /* Names of settings that are unique in a file. A plan names its settings MODEL/METHOD; where rows of one such
- * name come together that differ elsewhere, each gets what tells it from the others behind its name, part after
- * part: "tiny/full@chatml@after". What is added depends on the rows alone, not on their order, and is taken off again
- * before rows are compared. */
+ * name come together that differ elsewhere, each gets what tells it from the others behind its name, part
+ * after part: "tiny/full@chatml@after". What is added depends on the rows alone, not on their order, and is
+ * taken off again before rows are compared. */
 #include "hdf5io/book.h"
 
 #include "base/mem.h"
@@ -111,7 +111,8 @@ static void difference(const struct book *b, int at, size_t n, struct str *out)
         char part[PART_BYTES];
         bool differs = false;
         for (int k = 0; k < b->n_setting && !differs; k++)
-            differs = k != at && same_name(s, n, &b->setting[k]) && differs_in(s, &b->setting[k], (enum name_part)i);
+            differs = k != at && same_name(s, n, &b->setting[k]) &&
+                      differs_in(s, &b->setting[k], (enum name_part)i);
         name_part(s, (enum name_part)i, part);
         if (differs && *part && (i != BY_PROTOCOL || strcmp(part, "inside") != 0))
             str_printf(out, "@%s", part);

@@ -59,13 +59,8 @@ static int count_one(const char *path, struct counts *c)
     store_init(&s, NULL);
     int rc = load_one(&s, path, &found);
     if (rc == 0)
-        *c = (struct counts){s.n,
-                             store_units(&s),
-                             s.book.n_example,
-                             s.book.n_setting,
-                             s.book.n_task,
-                             s.book.version,
-                             mem_strdup(s.book.run.mode)};
+        *c = (struct counts){s.n,           store_units(&s), s.book.n_example,           s.book.n_setting,
+                             s.book.n_task, s.book.version,  mem_strdup(s.book.run.mode)};
     store_close(&s);
     return rc;
 }
@@ -114,9 +109,10 @@ int sink_merge(const char *const *paths, int n, const char *out, bool keep_first
     for (int i = 0; i < n; i++) {
         TRY_GOTO(count_one(paths[i], &c[i]), done);
         if (c[i].version != SCHEMA_VERSION) {
-            rc = err_set(ERR_INPUT,
-                         "%s is of schema version %d, in which unit ids meant something else: it cannot be merged",
-                         paths[i], c[i].version);
+            rc = err_set(
+                ERR_INPUT,
+                "%s is of schema version %d, in which unit ids meant something else: it cannot be merged",
+                paths[i], c[i].version);
             goto done;
         }
         if (strcmp(c[i].mode, c[0].mode) != 0) {

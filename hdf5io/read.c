@@ -69,7 +69,8 @@ int results_open(struct results *r, const char *path)
         goto done;
     }
     if (s.book.version < SCHEMA_VERSION)
-        log_warn("%s is of schema version %d: what version %d added (template, stop_ids, max_len, protocol, …) is empty",
+        log_warn("%s is of schema version %d: what version %d added (template, stop_ids, max_len, protocol, "
+                 "…) is empty",
                  path, s.book.version, SCHEMA_VERSION);
     r->running = found.journal;
     r->n_unit = store_units(&s);

@@ -74,7 +74,7 @@ struct __attribute__((packed)) row_example {
 };
 struct __attribute__((packed)) row_record {
 #define RECORD(type, name, role, since, units, what) RECORD_C_##type name;
-#define PLACE(name, units, what)              int64_t name;
+#define PLACE(name, units, what)                     int64_t name;
 #include "run/record.def"
 };
 struct __attribute__((packed)) row_value { /* /metrics, /budgets */

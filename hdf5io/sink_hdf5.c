@@ -187,7 +187,8 @@ static void warn_of_mixture(const struct sink *s)
 static void say_taken_over(const struct sink *s, const struct store_found *found)
 {
     if (!found->file && s->store.n)
-        log_warn("%s is not there, but %s holds %lld finished units: they are taken over (remove that folder too to "
+        log_warn("%s is not there, but %s holds %lld finished units: they are taken over (remove that folder "
+                 "too to "
                  "begin anew)",
                  s->path, s->dir, (long long)s->store.n);
 }

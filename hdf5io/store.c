@@ -487,7 +487,8 @@ static bool is_current(const struct store *s, const struct source *c)
 static int refuse_old(const char *path, const char *what)
 {
     return err_set(ERR_INPUT,
-                   "%s%s was written with an earlier schema version than %d, in which unit ids meant something else: write another file "
+                   "%s%s was written with an earlier schema version than %d, in which unit ids meant "
+                   "something else: write another file "
                    "(report, status, diff and export read this one)",
                    path, what, SCHEMA_VERSION);
 }
@@ -502,7 +503,8 @@ static int check_plans(struct store *s, int first, const struct sink_run *must, 
         TRY(book_same_plan(source_book(&s->source[i]), must, s->source[i].path));
     }
     if (s->old_journal)
-        log_warn("%s.journal is of an earlier schema and left out: the program that wrote it can bring it into the "
+        log_warn("%s.journal is of an earlier schema and left out: the program that wrote it can bring it "
+                 "into the "
                  "file (kvsweep pack)",
                  path);
     return 0;

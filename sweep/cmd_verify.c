@@ -198,10 +198,11 @@ static int check_version(const struct results *r)
 {
     return r->schema_version == SCHEMA_VERSION
                ? 0
-               : err_set(ERR_INPUT,
-                         "%s is of schema version %d, in which unit ids meant something else: the program that "
-                         "wrote it can verify it",
-                         r->path, r->schema_version);
+               : err_set(
+                     ERR_INPUT,
+                     "%s is of schema version %d, in which unit ids meant something else: the program that "
+                     "wrote it can verify it",
+                     r->path, r->schema_version);
 }
 
 int cmd_verify(struct app *app, int argc, char **argv)

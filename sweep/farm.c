@@ -97,7 +97,8 @@ static void note_weights(struct farm *f, int model, const uint64_t weights[2], i
     char text[33];
     if (f->fail || model < 0 || model >= f->plan->n_model || (!weights[0] && !weights[1]))
         return;
-    snprintf(text, sizeof text, "%016llx%016llx", (unsigned long long)weights[0], (unsigned long long)weights[1]);
+    snprintf(text, sizeof text, "%016llx%016llx", (unsigned long long)weights[0],
+             (unsigned long long)weights[1]);
     int rc = f->type->put_weights(f->sink, f->plan->model[model].hash, text);
     if (rc < 0)
         farm_fail(f, rc, rank);

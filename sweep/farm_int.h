@@ -13,7 +13,7 @@ enum msg_kind { MSG_READY, MSG_RESULT, MSG_GAVE_UP, MSG_ERROR, MSG_WISH, MSG_WOR
 struct farm_msg {
     int32_t kind, job, loaded, wish, rc, rank;
     uint64_t weights[2]; /* of the loaded model (struct worker) */
-    uint64_t n_small; /* RESULT: bytes of the records; their logits follow */
+    uint64_t n_small;    /* RESULT: bytes of the records; their logits follow */
 };
 
 struct farm_peer {

@@ -1,5 +1,5 @@
-/* What tells models of a plan apart beside their files: the texts of the chat template and the ids that end an answer, as unit
- * ids and the rows of /settings hold them. */
+/* What tells models of a plan apart beside their files: the texts of the chat template and the ids that end
+ * an answer, as unit ids and the rows of /settings hold them. */
 #include "base/err.h"
 #include "base/mem.h"
 #include "sweep/plan_int.h"

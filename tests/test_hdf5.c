@@ -405,7 +405,8 @@ static void setting_names(void **state)
     grid_free(&g);
 }
 
-/* Every column of a setting that unit ids cover makes a row of its own; what only notes something does not. */
+/* Every column of a setting that unit ids cover makes a row of its own; what only notes something does not.
+ */
 static void setting_identity(void **state)
 {
     (void)state;
@@ -429,9 +430,9 @@ static void setting_identity(void **state)
     row[10].model_path = "/elsewhere";
     row[11].weight_type = "F32";
     static const char *const want[9] = {
-        "@none@max_len=200@f32@cache-f16@abcd",    "@chatml@max_len=200@f32@cache-f16@abcd",
-        "@none@max_len=512@f32@cache-f16@abcd",    "@none@max_len=200@bf16@cache-f16@abcd",
-        "@none@max_len=200@f32@cache-bf16@abcd",   "@none@max_len=200@f32@cache-f16@after@abcd",
+        "@none@max_len=200@f32@cache-f16@abcd",     "@chatml@max_len=200@f32@cache-f16@abcd",
+        "@none@max_len=512@f32@cache-f16@abcd",     "@none@max_len=200@bf16@cache-f16@abcd",
+        "@none@max_len=200@f32@cache-bf16@abcd",    "@none@max_len=200@f32@cache-f16@after@abcd",
         "@none@max_len=200@f32@cache-f16@12345678", "@none@max_len=200@f32@cache-f16@abcd",
         "@none@max_len=200@f32@cache-f16@abcd"};
     struct book b = {0};
@@ -446,8 +447,8 @@ static void setting_identity(void **state)
             assert_string_not_equal(b.setting[i].id, b.setting[k].id);
     }
     /* two rows that differ in one thing have its suffix alone */
-    static const char *const pair[8] = {"",           "@chatml",    "@max_len=512", "@bf16",
-                                        "@cache-bf16", "@after", "@12345678",    NULL};
+    static const char *const pair[8] = {
+        "", "@chatml", "@max_len=512", "@bf16", "@cache-bf16", "@after", "@12345678", NULL};
     for (int i = 1; pair[i]; i++) {
         struct book two = {0};
         join_rows(&two, &row[0], 1);
@@ -462,7 +463,8 @@ static void setting_identity(void **state)
     grid_free(&g);
 }
 
-/* One model hash stands for one set of weights: a run that has read others is refused, in the run and by merge. */
+/* One model hash stands for one set of weights: a run that has read others is refused, in the run and by
+ * merge. */
 static void weights(void **state)
 {
     (void)state;
@@ -506,10 +508,10 @@ int main(void)
 {
     log_set_level(LOG_QUIET);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(round_trip),  cmocka_unit_test(resume),      cmocka_unit_test(extend),
-        cmocka_unit_test(differences), cmocka_unit_test(refusals),    cmocka_unit_test(merge_and_pack),
-        cmocka_unit_test(origins),     cmocka_unit_test(merge_order), cmocka_unit_test(setting_names),
-        cmocka_unit_test(setting_identity), cmocka_unit_test(weights),      cmocka_unit_test(schema_1),
+        cmocka_unit_test(round_trip),       cmocka_unit_test(resume),      cmocka_unit_test(extend),
+        cmocka_unit_test(differences),      cmocka_unit_test(refusals),    cmocka_unit_test(merge_and_pack),
+        cmocka_unit_test(origins),          cmocka_unit_test(merge_order), cmocka_unit_test(setting_names),
+        cmocka_unit_test(setting_identity), cmocka_unit_test(weights),     cmocka_unit_test(schema_1),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
