@@ -183,6 +183,20 @@ static void refusals(void **state)
 
 #define SCHEMA_1 "fixtures/results/schema1.h5"
 
+/* An attempt of schema 1: only the program that wrote it can go on with it. */
+static void make_old_journal(const struct place *p)
+{
+    const int64_t version = 1;
+    struct journal_head head;
+    uint64_t at;
+    OK(file_mkdirs(p->journal));
+    struct journal j = {.path = file_join(p->journal, "0123456789abcdef.1"), .fd_big = -1};
+    j.fd = open(j.path, O_RDWR | O_CREAT | O_EXCL, 0666);
+    OK(journal_add(&j, JOURNAL_PLAN, &version, sizeof version, NULL, 0, &head, &at));
+    OK(journal_commit(&j));
+    journal_close(&j);
+}
+
 /* A file of schema 1 is read, and neither extended nor merged nor written again. */
 static void schema_1(void **state)
 {
@@ -222,6 +236,15 @@ static void schema_1(void **state)
     REFUSED(sink_merge(back, 2, out, false), "schema version 1");
     REFUSED(sink_merge(paths, 1, out, false), "schema version 1");
     free(out);
+    make_old_journal(&p); /* beside it, a job of that time: what is in the file is read */
+    OK(results_open(&r, p.path));
+    assert_int_equal(r.n_record, 8);
+    results_close(&r);
+    OK(unlink(p.path));
+    REFUSED(results_open(&r, p.path), "no results");
+    REFUSED(sink_hdf5.open(&s, p.path, &g.plan),
+            "r.h5.journal was written with an earlier schema version than 2");
+    assert_true(file_exists(p.journal));
     grid_free(&g);
     place_remove(&p);
     place_remove(&q);
