@@ -1,4 +1,4 @@
-#include "hdf5io/book.h"
+#include "hdf5io/book_int.h"
 
 #include "base/err.h"
 #include "base/mem.h"
@@ -10,50 +10,6 @@
 
 #define N(a)            (int)(sizeof(a) / sizeof *(a))
 #define M(type, member) offsetof(struct type, member)
-
-/* Text members of the row structs, so that copying, packing and comparing are loops. */
-static const size_t run_text[] = {M(sink_run, kvsweep_version),
-                                  M(sink_run, git_commit),
-                                  M(sink_run, config_yaml),
-                                  M(sink_run, host),
-                                  M(sink_run, device),
-                                  M(sink_run, isa),
-                                  M(sink_run, driver),
-                                  M(sink_run, libraries),
-                                  M(sink_run, mode),
-                                  M(sink_run, plan_text)};
-
-/* The columns of a row (columns.def). */
-enum field_type { FIELD_TEXT, FIELD_I32, FIELD_I64, FIELD_U64, FIELD_F64 };
-enum field_role { FIELD_NAME, FIELD_ID, FIELD_NOTE };
-struct field {
-    size_t offset, bytes;
-    enum field_type type;
-    enum field_role role;
-};
-#define FIELD(row, type, name, role) {M(row, name), sizeof(SINK_C_##type), FIELD_##type, FIELD_##role},
-static const struct field setting_field[] = {
-#define SETTING(type, name, role, since, units, what) FIELD(sink_setting, type, name, role)
-#include "hdf5io/columns.def"
-};
-static const struct field task_field[] = {
-#define TASK(type, name, role, since, units, what) FIELD(sink_task, type, name, role)
-#include "hdf5io/columns.def"
-};
-
-static const size_t example_text[] = {M(sink_example, id), M(sink_example, gold_json)};
-
-static const char *text_get(const void *row, size_t offset)
-{
-    const char *p;
-    memcpy(&p, (const char *)row + offset, sizeof p);
-    return p ? p : "";
-}
-
-static void text_set(void *row, size_t offset, const char *p)
-{
-    memcpy((char *)row + offset, &p, sizeof p);
-}
 
 void book_free(struct book *b)
 {
@@ -93,14 +49,14 @@ void book_add_setting(struct book *b, const struct sink_setting *s)
 {
     struct sink_setting *d = MEM_PUSH(b->setting, b->n_setting, b->cap_setting);
     *d = *s;
-    own_fields(b, d, setting_field, N(setting_field));
+    own_fields(b, d, book_setting_fields.f, book_setting_fields.n);
 }
 
 void book_add_task(struct book *b, const struct sink_task *s)
 {
     struct sink_task *d = MEM_PUSH(b->task, b->n_task, b->cap_task);
     *d = *s;
-    own_fields(b, d, task_field, N(task_field));
+    own_fields(b, d, book_task_fields.f, book_task_fields.n);
 }
 
 static void add_example(struct book *b, const struct sink_example *s, int32_t task)
@@ -108,13 +64,13 @@ static void add_example(struct book *b, const struct sink_example *s, int32_t ta
     struct sink_example *d = MEM_PUSH(b->example, b->n_example, b->cap_example);
     *d = *s;
     d->task = task;
-    own(b, d, example_text, N(example_text));
+    own(b, d, book_example_text.at, book_example_text.n);
 }
 
 static void take_run(struct book *b, const struct sink_run *run, const char *created)
 {
     b->run = *run;
-    own(b, &b->run, run_text, N(run_text));
+    own(b, &b->run, book_run_text.at, book_run_text.n);
     b->created = book_keep(b, created, strlen(created));
 }
 
@@ -186,177 +142,6 @@ void book_from_plan(struct book *b, const struct sink_plan *plan)
     book_sort(b);
 }
 
-/* ---- flat form ---- */
-static void put_i64(struct str *s, int64_t v)
-{
-    str_addn(s, &v, sizeof v);
-}
-
-static void put_texts(struct str *s, const void *row, const size_t *offset, int n)
-{
-    for (int i = 0; i < n; i++) {
-        const char *p = text_get(row, offset[i]);
-        put_i64(s, (int64_t)strlen(p));
-        str_add(s, p);
-    }
-}
-
-static void put_fields(struct str *s, const void *row, const struct field *f, int n)
-{
-    for (int i = 0; i < n; i++) {
-        if (f[i].type == FIELD_TEXT)
-            put_texts(s, row, &f[i].offset, 1);
-        else
-            str_addn(s, (const char *)row + f[i].offset, f[i].bytes);
-    }
-}
-
-void book_pack(const struct book *b, struct str *s)
-{
-    put_i64(s, SCHEMA_VERSION);
-    put_i64(s, b->run.n_ranks);
-    put_i64(s, b->run.threads);
-    put_i64(s, b->run.logits_first);
-    put_i64(s, b->run.topk);
-    put_i64(s, b->n_unit);
-    put_i64(s, b->n_setting);
-    put_i64(s, b->n_task);
-    put_i64(s, b->n_example);
-    put_texts(s, &b->run, run_text, N(run_text));
-    const size_t at_created = offsetof(struct book, created);
-    put_texts(s, b, &at_created, 1);
-    for (int i = 0; i < b->n_setting; i++)
-        put_fields(s, &b->setting[i], setting_field, N(setting_field));
-    for (int i = 0; i < b->n_task; i++)
-        put_fields(s, &b->task[i], task_field, N(task_field));
-    for (int64_t i = 0; i < b->n_example; i++) {
-        const struct sink_example *e = &b->example[i];
-        put_i64(s, e->task);
-        put_i64(s, e->example);
-        put_i64(s, e->n_words);
-        put_i64(s, e->iteration);
-        str_addn(s, &e->length, 8);
-        str_addn(s, &e->depth, 8);
-        put_texts(s, e, example_text, N(example_text));
-    }
-}
-
-struct reader {
-    const char *p;
-    size_t left;
-    bool bad;
-};
-
-static int64_t get_i64(struct reader *in)
-{
-    int64_t v = 0;
-    if (in->left < sizeof v) {
-        in->bad = true;
-        return 0;
-    }
-    memcpy(&v, in->p, sizeof v);
-    in->p += sizeof v;
-    in->left -= sizeof v;
-    return v;
-}
-
-static int32_t get_i32(struct reader *in)
-{
-    int64_t v = get_i64(in);
-    if (v != (int32_t)v)
-        in->bad = true;
-    return (int32_t)v;
-}
-
-static double get_f64(struct reader *in)
-{
-    int64_t u = get_i64(in);
-    double v;
-    memcpy(&v, &u, sizeof v);
-    return v;
-}
-
-static void get_texts(struct book *b, struct reader *in, void *row, const size_t *offset, int n)
-{
-    for (int i = 0; i < n; i++) {
-        int64_t len = get_i64(in);
-        if (len < 0 || (uint64_t)len > in->left)
-            in->bad = true;
-        if (in->bad) {
-            text_set(row, offset[i], "");
-            continue;
-        }
-        text_set(row, offset[i], book_keep(b, in->p, (size_t)len));
-        in->p += len;
-        in->left -= (size_t)len;
-    }
-}
-
-static void get_fields(struct book *b, struct reader *in, void *row, const struct field *f, int n)
-{
-    for (int i = 0; i < n; i++) {
-        if (f[i].type == FIELD_TEXT) {
-            get_texts(b, in, row, &f[i].offset, 1);
-        } else if (in->bad || in->left < f[i].bytes) {
-            in->bad = true;
-            memset((char *)row + f[i].offset, 0, f[i].bytes);
-        } else {
-            memcpy((char *)row + f[i].offset, in->p, f[i].bytes);
-            in->p += f[i].bytes;
-            in->left -= f[i].bytes;
-        }
-    }
-}
-
-static void get_rows(struct book *b, struct reader *in, int64_t n_setting, int64_t n_task, int64_t n_example)
-{
-    for (int64_t i = 0; i < n_setting && !in->bad; i++) {
-        struct sink_setting *s = MEM_PUSH(b->setting, b->n_setting, b->cap_setting);
-        get_fields(b, in, s, setting_field, N(setting_field));
-    }
-    for (int64_t i = 0; i < n_task && !in->bad; i++) {
-        struct sink_task *t = MEM_PUSH(b->task, b->n_task, b->cap_task);
-        get_fields(b, in, t, task_field, N(task_field));
-    }
-    for (int64_t i = 0; i < n_example && !in->bad; i++) {
-        struct sink_example *e = MEM_PUSH(b->example, b->n_example, b->cap_example);
-        e->task = get_i32(in);
-        e->example = get_i32(in);
-        e->n_words = get_i32(in);
-        e->iteration = get_i32(in);
-        e->length = get_f64(in);
-        e->depth = get_f64(in);
-        get_texts(b, in, e, example_text, N(example_text));
-        in->bad = in->bad || e->task < 0 || e->task >= n_task;
-    }
-}
-
-int book_unpack(struct book *b, const void *bytes, size_t n)
-{
-    struct reader in = {bytes, n, false};
-    *b = (struct book){.version = SCHEMA_VERSION};
-    int64_t version = get_i64(&in);
-    if (!in.bad && version != SCHEMA_VERSION)
-        return err_set(ERR_INPUT, "schema version is %lld, this program reads %d", (long long)version,
-                       SCHEMA_VERSION);
-    b->run.n_ranks = get_i32(&in);
-    b->run.threads = get_i32(&in);
-    b->run.logits_first = get_i32(&in);
-    b->run.topk = get_i32(&in);
-    b->n_unit = get_i64(&in);
-    int64_t n_setting = get_i64(&in), n_task = get_i64(&in), n_example = get_i64(&in);
-    get_texts(b, &in, &b->run, run_text, N(run_text));
-    const size_t at_created = offsetof(struct book, created);
-    get_texts(b, &in, b, &at_created, 1);
-    get_rows(b, &in, n_setting, n_task, n_example);
-    if (in.bad || in.left) {
-        book_free(b);
-        return err_set(ERR_INPUT, "the plan entry is damaged");
-    }
-    book_sort(b);
-    return 0;
-}
-
 /* ---- joining ---- */
 static bool same_texts(const void *a, const void *b, const size_t *offset, int n)
 {
@@ -393,11 +178,33 @@ static bool same_identity(const void *a, const void *b, const struct field *f, i
     return true;
 }
 
+const char *book_template_texts(const struct sink_setting *s)
+{
+    const char *texts = s->template ? strchr(s->template, '{') : NULL;
+    return texts ? texts : s->template ? s->template : "";
+}
+
+static bool same_setting(const struct sink_setting *a, const struct sink_setting *b)
+{
+    return !strcmp(book_template_texts(a), book_template_texts(b)) &&
+           same_identity(a, b, book_setting_fields.f, book_setting_fields.n);
+}
+
 bool book_same_setting(const struct sink_setting *a, const struct sink_setting *b)
 {
     size_t n = book_plain_id(a);
-    return book_plain_id(b) == n && !memcmp(a->id, b->id, n) &&
-           same_identity(a, b, setting_field, N(setting_field));
+    return book_plain_id(b) == n && !memcmp(a->id, b->id, n) && same_setting(a, b);
+}
+
+bool book_same_base(const struct sink_setting *a, const struct sink_setting *b)
+{
+    struct sink_setting x = *a;
+    x.method = b->method;
+    x.params = b->params;
+    x.prompt_method = b->prompt_method;
+    x.overrides = b->overrides;
+    x.nominal_ratio = b->nominal_ratio;
+    return same_setting(&x, b);
 }
 
 static int32_t find_setting(const struct book *b, const struct sink_setting *s)
@@ -412,7 +219,7 @@ static int32_t find_setting(const struct book *b, const struct sink_setting *s)
 static int32_t find_task(const struct book *b, const struct sink_task *t)
 {
     for (int i = 0; i < b->n_task; i++)
-        if (same_identity(&b->task[i], t, task_field, N(task_field)))
+        if (same_identity(&b->task[i], t, book_task_fields.f, book_task_fields.n))
             return i;
     return -1;
 }
@@ -448,7 +255,7 @@ static int join_examples(struct book *dst, const struct book *src, const int32_t
         const struct sink_example *have = book_example(&sorted, task, e->example);
         if (!have)
             add_example(dst, e, task);
-        else if (!same_texts(have, e, example_text, N(example_text)))
+        else if (!same_texts(have, e, book_example_text.at, book_example_text.n))
             return err_set(ERR_INPUT, "example %d of task %s is \"%s\" in one run and \"%s\" in another",
                            e->example, dst->task[task].id, have->id, e->id);
     }
@@ -469,6 +276,34 @@ static void join_logits(struct book *dst, const struct sink_run *src)
     run->topk = src->topk > run->topk ? src->topk : run->topk;
 }
 
+/* What a row says beside its identity: what is known is kept. */
+static void join_notes(struct book *b, struct sink_setting *dst, const struct sink_setting *src)
+{
+    for (int i = 0; i < book_setting_fields.n; i++) {
+        const struct field *f = &book_setting_fields.f[i];
+        if (f->role != FIELD_NOTE || f->type != FIELD_TEXT || *text_get(dst, f->offset))
+            continue;
+        text_set(dst, f->offset, text_get(src, f->offset));
+        own(b, dst, &f->offset, 1);
+    }
+}
+
+int book_weights(struct book *b, const char *model_hash, const char *xxh3)
+{
+    for (int i = 0; i < b->n_setting && *xxh3; i++) {
+        struct sink_setting *s = &b->setting[i];
+        if (strcmp(s->model_hash, model_hash) != 0 || !strcmp(s->weights_xxh3, xxh3))
+            continue;
+        if (*s->weights_xxh3)
+            return err_set(ERR_INPUT,
+                           "model %s has other weights than those recorded under the same model hash %s "
+                           "(weights_xxh3 %s, recorded %s): write another results file for it",
+                           s->model, model_hash, xxh3, s->weights_xxh3);
+        s->weights_xxh3 = book_keep(b, xxh3, strlen(xxh3));
+    }
+    return 0;
+}
+
 int book_join(struct book *dst, const struct book *src, int32_t **setting_map, int32_t **task_map)
 {
     *setting_map = mem_alloc((size_t)src->n_setting, sizeof **setting_map);
@@ -482,6 +317,11 @@ int book_join(struct book *dst, const struct book *src, int32_t **setting_map, i
         join_logits(dst, &src->run);
     if (strcmp(src->created, dst->created) < 0)
         dst->created = book_keep(dst, src->created, strlen(src->created));
+    if (src->version != dst->version)
+        return err_set(
+            ERR_INPUT,
+            "results of schema versions %d and %d do not go together: their unit ids mean different things",
+            src->version, dst->version);
     int n_before = dst->n_setting;
     for (int i = 0; i < src->n_setting; i++) {
         int32_t at = find_setting(dst, &src->setting[i]);
@@ -489,6 +329,9 @@ int book_join(struct book *dst, const struct book *src, int32_t **setting_map, i
             book_add_setting(dst, &src->setting[i]);
             at = dst->n_setting - 1;
         }
+        join_notes(dst, &dst->setting[at], &src->setting[i]);
+        TRY(book_weights(dst, src->setting[i].model_hash,
+                         text_get(&src->setting[i], M(sink_setting, weights_xxh3))));
         (*setting_map)[i] = at;
     }
     if (dst->n_setting > n_before)

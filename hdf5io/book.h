@@ -33,11 +33,17 @@ void book_add_task(struct book *b, const struct sink_task *t);
 void book_from_plan(struct book *b, const struct sink_plan *plan); /* created: now */
 /* Flat form for the journal. */
 void book_pack(const struct book *b, struct str *out);
+bool book_is_older(const void *bytes, size_t n); /* a flat form of an earlier schema version */
 int book_unpack(struct book *b, const void *bytes,
                 size_t n); /* ERR_INPUT on damage or another schema version */
 
 /* Whether two rows are of one setting, whatever their names have behind them. */
 bool book_same_setting(const struct sink_setting *a, const struct sink_setting *b);
+/* Whether two rows may be compared unit by unit: they differ at most in what is done to the cache and
+ * prompts. */
+bool book_same_base(const struct sink_setting *a, const struct sink_setting *b);
+/* The texts of a setting's chat template, without its name. */
+const char *book_template_texts(const struct sink_setting *s);
 /* Length of a setting's id without what book_name added. */
 size_t book_plain_id(const struct sink_setting *s);
 /* Makes the ids of /settings unique; the same rows get the same ids in any order. */
@@ -45,8 +51,11 @@ void book_name(struct book *b);
 
 /* Adds the rows of src that dst has not, and names settings (book_name). setting_map and task_map (owned by
  * the caller, free) say which row of dst each row of src is. An empty dst also takes the attributes and the
- * number of units. ERR_INPUT if two examples disagree. */
+ * number of units. ERR_INPUT if two examples disagree, if one model hash stands for two different weights, or
+ * if the books are of different schema versions. */
 int book_join(struct book *dst, const struct book *src, int32_t **setting_map, int32_t **task_map);
+/* The weights behind a model hash, for all of its rows. ERR_INPUT if others are recorded. */
+int book_weights(struct book *b, const char *model_hash, const char *xxh3);
 /* What computed the units: `from` alone, or together with what is listed already. */
 void book_origin(struct book *b, const struct sink_run *from, bool together);
 /* Sorts /examples; call after the rows are complete. */

@@ -52,8 +52,8 @@ static int read_root(struct h5file *f)
     if (version < 0)
         return err_set(ERR_INPUT, "%s is not a results file of kvsweep (it has no schema_version)", f->path);
     if (version < 1 || version > SCHEMA_VERSION)
-        return err_set(ERR_INPUT, "%s has schema version %lld, this program reads 1 to %d and writes %d", f->path,
-                       (long long)version, SCHEMA_VERSION, SCHEMA_VERSION);
+        return err_set(ERR_INPUT, "%s has schema version %lld, this program reads 1 to %d and writes %d",
+                       f->path, (long long)version, SCHEMA_VERSION, SCHEMA_VERSION);
     f->book.version = (int32_t)version;
     for (size_t i = 0; i < sizeof text / sizeof *text; i++)
         TRY(h5_get_text(f->file, text[i].name, &f->book, text[i].text, f->path));

@@ -11,7 +11,8 @@
 
 #include "hdf5io/book.h"
 
-enum journal_kind { JOURNAL_PLAN = 1, JOURNAL_RECORDS, JOURNAL_TIMING };
+/* WEIGHTS: "model hash, blank, weights_xxh3", as text. */
+enum journal_kind { JOURNAL_PLAN = 1, JOURNAL_RECORDS, JOURNAL_TIMING, JOURNAL_WEIGHTS };
 
 struct journal_head {
     uint32_t magic, kind;

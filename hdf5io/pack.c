@@ -48,7 +48,7 @@ done:
 
 struct counts {
     int64_t n, n_unit, n_example;
-    int n_setting, n_task;
+    int n_setting, n_task, version;
     char *mode;
 };
 
@@ -59,12 +59,8 @@ static int count_one(const char *path, struct counts *c)
     store_init(&s, NULL);
     int rc = load_one(&s, path, &found);
     if (rc == 0)
-        *c = (struct counts){s.n,
-                             store_units(&s),
-                             s.book.n_example,
-                             s.book.n_setting,
-                             s.book.n_task,
-                             mem_strdup(s.book.run.mode)};
+        *c = (struct counts){s.n,           store_units(&s), s.book.n_example,           s.book.n_setting,
+                             s.book.n_task, s.book.version,  mem_strdup(s.book.run.mode)};
     store_close(&s);
     return rc;
 }
@@ -112,6 +108,13 @@ int sink_merge(const char *const *paths, int n, const char *out, bool keep_first
     store_init(&s, NULL);
     for (int i = 0; i < n; i++) {
         TRY_GOTO(count_one(paths[i], &c[i]), done);
+        if (c[i].version != SCHEMA_VERSION) {
+            rc = err_set(
+                ERR_INPUT,
+                "%s is of schema version %d, in which unit ids meant something else: it cannot be merged",
+                paths[i], c[i].version);
+            goto done;
+        }
         if (strcmp(c[i].mode, c[0].mode) != 0) {
             rc = err_set(ERR_INPUT, "%s was made in mode %s, %s in mode %s: they cannot be merged", paths[0],
                          c[0].mode, paths[i], c[i].mode);

@@ -2,6 +2,7 @@
 
 #include "base/err.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "hdf5io/store.h"
 
@@ -67,6 +68,10 @@ int results_open(struct results *r, const char *path)
                      path, path);
         goto done;
     }
+    if (s.book.version < SCHEMA_VERSION)
+        log_warn("%s is of schema version %d: what version %d added (template, stop_ids, max_len, protocol, "
+                 "…) is empty",
+                 path, s.book.version, SCHEMA_VERSION);
     r->running = found.journal;
     r->n_unit = store_units(&s);
     TRY_GOTO(read_records(r, &s), done);

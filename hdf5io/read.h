@@ -26,9 +26,9 @@ struct results {
     bool running;   /* a journal exists */
     void *own;      /* the text behind the pointers above */
 };
-int results_open(
-    struct results *r,
-    const char *path); /* ERR_INPUT: not a results file, or of another schema version (says which) */
+int results_open(struct results *r,
+                 const char *path); /* ERR_INPUT: not a results file, or of a later schema version (says
+                                     which); an earlier one is read with empty columns and a warning */
 /* Whether results of a sweep are at `path`, finished or as a journal: other commands do not write there. */
 bool results_at(const char *path);
 void results_close(struct results *r);

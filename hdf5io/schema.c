@@ -40,7 +40,7 @@ static const struct column examples[] = {
 #define ROW row_record
 static const struct column records[] = {
 #define RECORD(type, name, role, since, units, what) S2(name, COL_##type, since, units, what),
-#define PLACE(name, units, what)              S(name, COL_I64, units, what),
+#define PLACE(name, units, what)                     S(name, COL_I64, units, what),
 #include "run/record.def"
 };
 #undef ROW

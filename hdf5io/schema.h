@@ -1,5 +1,7 @@
 /* The layout of a results file: every table, column, type and unit. Names, types and units do not change
- * without a new SCHEMA_VERSION.
+ * without a new SCHEMA_VERSION; a new value at the end of an enum is none. Version 2 added the columns that are
+ * marked so in record.def and columns.def, and gave unit ids another text; files of version 1 are read, with
+ * those columns empty.
  *
  * /settings /tasks /examples /records /metrics /budgets /ledger /timing /fidelity  compound tables, one row
  * per item, columns below. Attributes of each table: `units` and `long_name`, arrays of strings with one
@@ -74,7 +76,7 @@ struct __attribute__((packed)) row_example {
 };
 struct __attribute__((packed)) row_record {
 #define RECORD(type, name, role, since, units, what) RECORD_C_##type name;
-#define PLACE(name, units, what)              int64_t name;
+#define PLACE(name, units, what)                     int64_t name;
 #include "run/record.def"
 };
 struct __attribute__((packed)) row_value { /* /metrics, /budgets */

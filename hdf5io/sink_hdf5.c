@@ -183,6 +183,16 @@ static void warn_of_mixture(const struct sink *s)
              s->path, had->device, had->isa, now->device, now->isa);
 }
 
+/* A results file that was removed does not take its units with it. */
+static void say_taken_over(const struct sink *s, const struct store_found *found)
+{
+    if (!found->file && s->store.n)
+        log_warn("%s is not there, but %s holds %lld finished units: they are taken over (remove that folder "
+                 "too to "
+                 "begin anew)",
+                 s->path, s->dir, (long long)s->store.n);
+}
+
 static int sink_open(struct sink **out, const char *path, const struct sink_plan *plan)
 {
     struct store_found found = {0};
@@ -198,6 +208,7 @@ static int sink_open(struct sink **out, const char *path, const struct sink_plan
     remove_stale(s->path);
     TRY_GOTO(load(s, plan, &found), done);
     warn_of_mixture(s);
+    say_taken_over(s, &found);
     if (found.adds)
         TRY_GOTO(keep_base(s), done);
     TRY_GOTO(journal_open(&s->journal, s->dir, &s->plan), done);
@@ -282,6 +293,33 @@ static int sink_put(struct sink *s, const struct sink_bundle *b, int n)
     return rc;
 }
 
+static bool knows_weights(const struct book *b, const char *model_hash, const char *xxh3)
+{
+    for (int i = 0; i < b->n_setting; i++)
+        if (!strcmp(b->setting[i].model_hash, model_hash) && strcmp(b->setting[i].weights_xxh3, xxh3) != 0)
+            return false;
+    return true;
+}
+
+static int sink_put_weights(struct sink *s, const char *model_hash, const char *xxh3)
+{
+    struct journal_head head;
+    uint64_t at;
+    TRY(failed(s));
+    if (knows_weights(&s->store.book, model_hash, xxh3))
+        return 0;
+    int rc = book_weights(&s->store.book, model_hash, xxh3);
+    if (rc < 0)
+        return err_prefix(rc, "%s", s->path);
+    char *text = mem_printf("%s %s", model_hash, xxh3);
+    rc = journal_add(&s->journal, JOURNAL_WEIGHTS, text, strlen(text), NULL, 0, &head, &at);
+    free(text);
+    if (rc == 0)
+        rc = journal_commit(&s->journal);
+    s->dirty = true;
+    return fail(s, rc);
+}
+
 static int sink_put_timing(struct sink *s, const struct sink_timing *t, int n)
 {
     struct journal_head head;
@@ -340,6 +378,7 @@ const struct sink_type sink_hdf5 = {.name = "hdf5",
                                     .open = sink_open,
                                     .has = sink_has,
                                     .put = sink_put,
+                                    .put_weights = sink_put_weights,
                                     .put_timing = sink_put_timing,
                                     .refresh = sink_refresh,
                                     .close = sink_close,

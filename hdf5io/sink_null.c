@@ -28,6 +28,14 @@ static int null_put(struct sink *s, const struct sink_bundle *b, int n)
     return 0;
 }
 
+static int null_put_weights(struct sink *s, const char *model_hash, const char *xxh3)
+{
+    (void)s;
+    (void)model_hash;
+    (void)xxh3;
+    return 0;
+}
+
 static int null_put_timing(struct sink *s, const struct sink_timing *t, int n)
 {
     (void)s;
@@ -60,6 +68,7 @@ const struct sink_type sink_null = {.name = "null",
                                     .open = null_open,
                                     .has = null_has,
                                     .put = null_put,
+                                    .put_weights = null_put_weights,
                                     .put_timing = null_put_timing,
                                     .refresh = null_refresh,
                                     .close = null_close,

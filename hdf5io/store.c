@@ -273,6 +273,8 @@ static int first_entry(void *ctx, const struct journal_head *h, const void *payl
     (void)at;
     if (h->kind != JOURNAL_PLAN)
         return err_set(ERR_INPUT, "the first entry is not a plan");
+    if (book_is_older(payload, h->n_small))
+        return 2;
     TRY(book_unpack(ctx, payload, h->n_small));
     return 1; /* enough */
 }
@@ -288,8 +290,11 @@ static int open_attempt(struct store *s, const char *path)
     if (fd < 0)
         return errno == ENOENT ? 0 : err_set(ERR_IO, "cannot open %s: %s", path, strerror(errno));
     int rc = journal_scan(fd, path, first_entry, &plan, &rest);
-    if (rc <= 0) {
+    if (rc <= 0 || rc == 2) {
         close(fd);
+        s->old_journal = s->old_journal || rc == 2;
+        if (rc == 2)
+            return 0;
         if (rc == 0 && rest.bytes)
             log_warn("%s is damaged at its head (%llu bytes): left out", path,
                      (unsigned long long)rest.bytes);
@@ -362,6 +367,19 @@ static int join_books(struct store *s, int first)
     return 0;
 }
 
+/* "HASH XXH3" */
+static int take_weights(struct store *s, const void *payload, size_t n)
+{
+    char *text = mem_strndup(payload, n), *space = strchr(text, ' ');
+    int rc = space ? 0 : err_set(ERR_INPUT, "an entry about weights is damaged");
+    if (space) {
+        *space = 0;
+        rc = book_weights(&s->book, text, space + 1);
+    }
+    free(text);
+    return rc;
+}
+
 struct scan {
     struct store *s;
     int source;
@@ -373,6 +391,8 @@ static int scan_entry(void *ctx, const struct journal_head *h, const void *paylo
     struct store *s = x->s;
     if (h->kind == JOURNAL_RECORDS)
         return store_index(s, x->source, h, payload, at);
+    if (h->kind == JOURNAL_WEIGHTS)
+        return take_weights(s, payload, h->n_small);
     if (h->kind == JOURNAL_TIMING)
         store_credit(s, x->source);
     if (h->kind == JOURNAL_TIMING)
@@ -464,10 +484,29 @@ static bool is_current(const struct store *s, const struct source *c)
            identity(c->setting_map, b->n_setting) && identity(c->task_map, b->n_task);
 }
 
-static int check_plans(struct store *s, int first, const struct sink_run *must)
+static int refuse_old(const char *path, const char *what)
 {
-    for (int i = first; must && i < s->n_source; i++)
+    return err_set(ERR_INPUT,
+                   "%s%s was written with an earlier schema version than %d, in which unit ids meant "
+                   "something else: write another file "
+                   "(report, status, diff and export read this one)",
+                   path, what, SCHEMA_VERSION);
+}
+
+static int check_plans(struct store *s, int first, const struct sink_run *must, const char *path)
+{
+    if (must && s->old_journal)
+        return refuse_old(path, ".journal");
+    for (int i = first; must && i < s->n_source; i++) {
+        if (source_book(&s->source[i])->version != SCHEMA_VERSION)
+            return refuse_old(s->source[i].path, "");
         TRY(book_same_plan(source_book(&s->source[i]), must, s->source[i].path));
+    }
+    if (s->old_journal)
+        log_warn("%s.journal is of an earlier schema and left out: the program that wrote it can bring it "
+                 "into the "
+                 "file (kvsweep pack)",
+                 path);
     return 0;
 }
 
@@ -483,7 +522,7 @@ int store_load(struct store *s, const char *path, const struct sink_run *must, s
     found->file = file_exists(path);
     if (found->file)
         TRY_GOTO(open_h5(s, path), done);
-    TRY_GOTO(check_plans(s, first, must), done);
+    TRY_GOTO(check_plans(s, first, must, path), done);
     TRY_GOTO(join_books(s, first), done);
     for (int i = first; i < at_file; i++) {
         if (s->source[i].h5)

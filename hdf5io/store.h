@@ -37,6 +37,7 @@ struct source {
 };
 struct store {
     struct book book;
+    bool old_journal;            /* an attempt of an earlier schema was left out */
     bool has_origin;             /* the book says what computed the units: some were found */
     int base_setting, base_task; /* rows of the newest plan; further ones come from older runs */
     struct source *source;

@@ -1,6 +1,7 @@
 #include "hdf5io/summary.h"
 
 #include "base/mem.h"
+#include "hdf5io/book.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -205,9 +206,7 @@ static int full_row(const struct results *r, int setting)
     int found = -1;
     for (int i = 0; i < r->n_setting; i++) {
         const struct sink_setting *f = &r->setting[i];
-        if (strcmp(f->method, "full") != 0 || strcmp(f->model, s->model) != 0 ||
-            strcmp(f->model_hash, s->model_hash) != 0 || strcmp(f->dtype, s->dtype) != 0 ||
-            strcmp(f->cache_dtype, s->cache_dtype) != 0)
+        if (strcmp(f->method, "full") != 0 || !book_same_base(f, s))
             continue;
         if (found < 0 || !strcmp(f->overrides, s->overrides))
             found = i;

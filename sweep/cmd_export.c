@@ -93,8 +93,10 @@ static double budget_value(const struct record *r, int name)
     return NAN;
 }
 
-/* The numbers of a record with one of these roles (record.def), under their names. */
-static void write_columns(struct row *w, const struct record *rec, enum record_role from, enum record_role to)
+/* The numbers of a record with one of these roles (record.def), under their names; nothing where the file is
+ * older than the column. */
+static void write_columns(struct row *w, const struct results *r, const struct record *rec,
+                          enum record_role from, enum record_role to)
 {
     for (int i = 0; record_column(i); i++) {
         const struct record_column *c = record_column(i);
@@ -104,7 +106,10 @@ static void write_columns(struct row *w, const struct record *rec, enum record_r
         if (c->role < from || c->role > to)
             continue;
         memcpy(c->bytes == sizeof small ? (void *)&small : (void *)&wide, at, c->bytes);
-        cell_int(w, c->name, c->bytes == sizeof small ? small : (long long)wide);
+        if (c->since > r->schema_version)
+            cell(w, c->name, "", 0, false);
+        else
+            cell_int(w, c->name, c->bytes == sizeof small ? small : (long long)wide);
     }
 }
 
@@ -121,6 +126,13 @@ static void write_record(struct row *w, const struct results *r, const struct re
     cell_text(w, "model", s->model);
     cell_text(w, "method", s->method);
     cell_text(w, "params", s->params);
+    cell_text(w, "prompt_method", s->prompt_method);
+    cell(w, "template", s->template, strcspn(s->template, " "), true);
+    if (r->schema_version < 2)
+        cell(w, "max_len", "", 0, false);
+    else
+        cell_int(w, "max_len", s->max_len);
+    cell_text(w, "protocol", s->protocol);
     cell_text(w, "task", t->id);
     cell_text(w, "example", ex ? ex->id : "");
     cell_real(w, "length", ex ? ex->length : NAN);
@@ -132,10 +144,10 @@ static void write_record(struct row *w, const struct results *r, const struct re
     cell_real(w, "score", rec->score);
     for (int i = 0; task_metric_names()[i]; i++)
         cell_real(w, task_metric_names()[i], metric_value(rec, i));
-    write_columns(w, rec, RECORD_SIZE, RECORD_MEASURED);
+    write_columns(w, r, rec, RECORD_SIZE, RECORD_MEASURED);
     for (int i = 0; i < KV_BUDGET_N; i++)
         cell_real(w, kv_budget_name((enum kv_budget)i), budget_value(rec, i));
-    write_columns(w, rec, RECORD_ORIGIN, RECORD_ORIGIN);
+    write_columns(w, r, rec, RECORD_ORIGIN, RECORD_ORIGIN);
     cell(w, "text", rec->text ? rec->text : "", rec->n_text, true); /* may hold NULs */
     cell_text(w, "gold", ex ? ex->gold_json : "");
     cell_text(w, "error", rec->error);

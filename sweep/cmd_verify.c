@@ -1,6 +1,7 @@
 /* Recomputes bundles of a results file: same units, same batch, so every token must come out again. */
 #include "base/err.h"
 #include "base/mem.h"
+#include "hdf5io/book.h"
 #include "hdf5io/read.h"
 #include "sweep/app.h"
 #include "sweep/worker.h"
@@ -193,6 +194,17 @@ static int verify(const struct plan *p, const struct results *r, int64_t n_asked
     return rc;
 }
 
+static int check_version(const struct results *r)
+{
+    return r->schema_version == SCHEMA_VERSION
+               ? 0
+               : err_set(
+                     ERR_INPUT,
+                     "%s is of schema version %d, in which unit ids meant something else: the program that "
+                     "wrote it can verify it",
+                     r->path, r->schema_version);
+}
+
 int cmd_verify(struct app *app, int argc, char **argv)
 {
     static const struct argp_option options[] = {
@@ -213,7 +225,9 @@ int cmd_verify(struct app *app, int argc, char **argv)
     app_parse(app, &argp, argc, argv, &a);
     int rc = results_open(&r, a.path);
     if (rc == 0) {
-        rc = open_config(app, &a, &r, &c);
+        rc = check_version(&r);
+        if (rc == 0)
+            rc = open_config(app, &a, &r, &c);
         if (rc == 0)
             rc = plan_open(&p, &c);
         if (rc == 0)

@@ -6,6 +6,7 @@
 #include "sweep/group.h"
 #include "sweep/stop.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -21,6 +22,18 @@ void farm_fail(struct farm *f, int rc, int rank)
 bool farm_stopping(const struct farm *f)
 {
     return f->fail || f->wish != STOP_NO;
+}
+
+void farm_weights(struct farm *f, int model, const uint64_t weights[2], int rank)
+{
+    char text[33];
+    if (f->fail || model < 0 || model >= f->plan->n_model || (!weights[0] && !weights[1]))
+        return;
+    snprintf(text, sizeof text, "%016llx%016llx", (unsigned long long)weights[0],
+             (unsigned long long)weights[1]);
+    int rc = f->type->put_weights(f->sink, f->plan->model[model].hash, text);
+    if (rc < 0)
+        farm_fail(f, rc, rank);
 }
 
 /* What arrived in one round of taking messages, or was computed here: packed bundles, and their records
@@ -112,6 +125,7 @@ static void take_message(struct farm *f, int from, struct arrived *a)
         f->wish = (enum stop_wish)m.wish;
     if (m.kind == MSG_WISH)
         return;
+    farm_weights(f, m.loaded, m.weights, from);
     if (m.kind == MSG_RESULT) {
         take_result(f, &m, a);
     } else if (m.kind == MSG_ERROR) {
@@ -190,6 +204,7 @@ static void run_own(struct farm *f, const struct job *job)
     struct record r[PLAN_BATCH] = {0};
     int rc = worker_run(&f->worker, job, r);
     if (rc == 0) {
+        farm_weights(f, f->worker.loaded, f->worker.weights, 0);
         commit_own(f, r, job->n);
         for (int i = 0; i < job->n; i++)
             record_free(&r[i]);

@@ -32,6 +32,7 @@ static void tell(struct follower *f, enum msg_kind kind, int job, int rc, const 
     struct farm_msg m = {.kind = (int32_t)kind,
                          .job = job,
                          .loaded = f->worker.loaded,
+                         .weights = {f->worker.weights[0], f->worker.weights[1]},
                          .wish = (int32_t)stop_wished(),
                          .rc = rc};
     struct str out = {0};
@@ -48,6 +49,7 @@ static void send_result(struct follower *f, int job, const struct record *r, int
     struct farm_msg m = {.kind = MSG_RESULT,
                          .job = job,
                          .loaded = f->worker.loaded,
+                         .weights = {f->worker.weights[0], f->worker.weights[1]},
                          .wish = (int32_t)stop_wished(),
                          .n_small = small.n};
     str_addn(&out, &m, sizeof m);

@@ -12,7 +12,8 @@
 enum msg_kind { MSG_READY, MSG_RESULT, MSG_GAVE_UP, MSG_ERROR, MSG_WISH, MSG_WORK, MSG_STOP, MSG_END };
 struct farm_msg {
     int32_t kind, job, loaded, wish, rc, rank;
-    uint64_t n_small; /* RESULT: bytes of the records; their logits follow */
+    uint64_t weights[2]; /* of the loaded model (struct worker) */
+    uint64_t n_small;    /* RESULT: bytes of the records; their logits follow */
 };
 
 struct farm_peer {
@@ -43,6 +44,9 @@ struct farm {
 void farm_fail(struct farm *f, int rc, int rank); /* rank -1: of no rank in particular */
 bool farm_stopping(const struct farm *f);
 void farm_refresh(struct farm *f);
+/* The results are told which weights a rank has read, before any of its units: they may hold units of others
+ * under the same model hash, and the run then fails. */
+void farm_weights(struct farm *f, int model, const uint64_t weights[2], int rank);
 int farm_follow(struct link *l, const struct plan *plan, const struct farm_options *opt);
 /* Reads what the file holds already: scores for the progress line, timings. */
 int farm_history(struct farm *f);

@@ -146,6 +146,9 @@ static int time_one(struct farm *f, int setting, int task, int example)
     struct run_unit unit = plan_run_unit(p, u - p->unit);
     struct run_timing t = {0};
     TRY(worker_load(&f->worker, p->setting[setting].model, NULL));
+    farm_weights(f, f->worker.loaded, f->worker.weights, 0);
+    if (f->fail)
+        return f->fail;
     int rc = runner_timing(f->worker.runner, p->model[p->setting[setting].model].task[task], &unit, &t);
     if (is_units_own(rc)) {
         if (!f->opt->quiet)

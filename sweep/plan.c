@@ -78,7 +78,7 @@ int plan_model_open(struct plan_model *m, const struct config *c, const struct c
         .id = cfg->id, .path = cfg->path, .template = cfg->template, .max_len = cfg->max_len};
     plan_dtypes(c, &m->config, &m->run.dtype, &m->run.cache_dtype);
     model_config_kv_shape(&m->config, m->run.cache_dtype, &m->shape);
-    return plan_model_identity(m, c->mode, sketch);
+    return plan_model_identity(m, sketch);
 }
 
 void plan_model_close(struct plan_model *m)

@@ -12,7 +12,7 @@ void plan_setting_free(struct plan_setting *s);
 /* After the tasks are open: refuses budgets that no example can meet. */
 int plan_setting_budgets(const struct plan *p);
 /* Texts of the template and stop ids of a model, once its tokenizer can be opened; `sketch`: none will do. */
-int plan_model_identity(struct plan_model *m, enum run_mode mode, bool sketch);
+int plan_model_identity(struct plan_model *m, bool sketch);
 /* The template's texts without its name. */
 const char *plan_template_texts(const struct plan_model *m);
 /* Unit ids, in place. */

@@ -81,9 +81,8 @@ static int resolve(const struct config *c, const char *model, const struct confi
     else
         kv_spec_copy(&v->spec, &method->spec);
     str_free(&text);
-    return rc < 0
-               ? err_prefix(rc, "%s: overrides: setting %s/%s", last->where, model, method->spec.label)
-               : rc;
+    return rc < 0 ? err_prefix(rc, "%s: overrides: setting %s/%s", last->where, model, method->spec.label)
+                  : rc;
 }
 
 /* What a prompt of n tokens takes, without room for an answer. Where a prompt is shortened before a plain

@@ -59,9 +59,9 @@ static const char *prompt_name(const struct plan_setting *s)
     return s->all.prompt ? s->spec->method->name : "";
 }
 
-/* Whatever is in here is a column of /settings or /tasks, or (mode) one of the file; of overrides, what they come
- * to on this task: a rule for another task changes nothing here. A line for what comes later is added only where
- * it says something new. */
+/* Whatever is in here is a column of /settings or /tasks, or (mode) one of the file; of overrides, what they
+ * come to on this task: a rule for another task changes nothing here. A line for what comes later is added
+ * only where it says something new. */
 void plan_unit_id(const struct plan *p, struct plan_unit *u)
 {
     const struct plan_setting *set = &p->setting[u->setting];
@@ -76,10 +76,10 @@ void plan_unit_id(const struct plan *p, struct plan_unit *u)
     char *method =
         v->prompt ? mem_printf("%s:%s", v->spec.method->name, v->prompt->params) : mem_strdup(v->spec.text);
     struct str s = {0};
-    str_printf(&s, "kvsweep unit 2\nmodel %s %s\ntemplate %s\nstop_ids %s\nmax_len %lld\n", m->run.id, m->hash,
-               plan_template_texts(m), m->stop_ids, (long long)m->run.max_len);
-    str_printf(&s, "dtype %s\ncache_dtype %s\nprompt_method %s\nmethod %s\n",
-               dtype_name(m->run.dtype), dtype_name(m->run.cache_dtype), prompt_name(set), method);
+    str_printf(&s, "kvsweep unit 2\nmodel %s %s\ntemplate %s\nstop_ids %s\nmax_len %lld\n", m->run.id,
+               m->hash, plan_template_texts(m), m->stop_ids, (long long)m->run.max_len);
+    str_printf(&s, "dtype %s\ncache_dtype %s\nprompt_method %s\nmethod %s\n", dtype_name(m->run.dtype),
+               dtype_name(m->run.cache_dtype), prompt_name(set), method);
     free(method);
     str_printf(&s, "rope_theta_factor %s\nmode %s\ntask %s %s:%s\nsource %s\n", theta,
                p->config->mode == MODE_PAPER ? "paper" : "fair", task->cfg->id, task->cfg->type->name,

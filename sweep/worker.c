@@ -45,6 +45,9 @@ int worker_load(struct worker *w, int model, struct comm *c)
     const struct plan_model *m = &w->plan->model[model];
     int rc = c ? runner_load_together(w->runner, &m->run, c) : runner_load(w->runner, &m->run);
     w->loaded = rc < 0 ? -1 : model;
+    memset(w->weights, 0, sizeof w->weights);
+    if (rc == 0)
+        model_weights_xxh3(runner_model(w->runner), w->weights);
     return rc;
 }
 

@@ -17,7 +17,8 @@ struct job {
 struct worker {
     struct runner *runner;
     const struct plan *plan;
-    int rank, loaded; /* model of the plan, or -1 */
+    int rank, loaded;    /* model of the plan, or -1 */
+    uint64_t weights[2]; /* weights_xxh3 of that model, 0 where it is not known */
 };
 
 int worker_open(struct worker *w, const struct link *l, const struct plan *plan, int (*poll)(void *),

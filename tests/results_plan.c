@@ -16,7 +16,7 @@ static void describe(struct grid *g, int n_setting)
             .id = methods[i],
             .model = i == 2 ? "tiny/one" : "tiny_one",
             .model_hash = i == 2 ? "00ff" : "abcd",
-            .weights_xxh3 = i == 3 ? "77" : "",
+            .weights_xxh3 = i == 2 ? "" : "77",
             .model_path = "/models/tiny",
             .weight_type = "BF16",
             .family = "llama",

@@ -2,6 +2,8 @@
  * refusals. */
 #include "results_check.h"
 
+#include <math.h>
+
 static void round_trip(void **state)
 {
     (void)state;
@@ -179,6 +181,75 @@ static void refusals(void **state)
     place_remove(&p);
 }
 
+#define SCHEMA_1 "fixtures/results/schema1.h5"
+
+/* An attempt of schema 1: only the program that wrote it can go on with it. */
+static void make_old_journal(const struct place *p)
+{
+    const int64_t version = 1;
+    struct journal_head head;
+    uint64_t at;
+    OK(file_mkdirs(p->journal));
+    struct journal j = {.path = file_join(p->journal, "0123456789abcdef.1"), .fd_big = -1};
+    j.fd = open(j.path, O_RDWR | O_CREAT | O_EXCL, 0666);
+    OK(journal_add(&j, JOURNAL_PLAN, &version, sizeof version, NULL, 0, &head, &at));
+    OK(journal_commit(&j));
+    journal_close(&j);
+}
+
+/* A file of schema 1 is read, and neither extended nor merged nor written again. */
+static void schema_1(void **state)
+{
+    (void)state;
+    struct place p = place_make(), q = place_make();
+    struct grid g;
+    struct sink *s;
+    struct results r;
+    grid_init(&g, 2, 5);
+    OK(results_open(&r, SCHEMA_1));
+    assert_int_equal(r.schema_version, 1);
+    assert_int_equal(r.n_record, 8);
+    assert_int_equal(r.n_timing, 2);
+    assert_string_equal(r.setting[0].model, "tiny");
+    assert_string_equal(r.setting[0].template, "");
+    assert_string_equal(r.setting[0].protocol, "");
+    assert_int_equal(r.setting[0].max_len, 0);
+    assert_true(isnan(r.timing[0].s_compress));
+    for (int64_t i = 0; i < r.n_record; i++) {
+        assert_int_equal(r.record[i].n_context, r.record[i].n_prompt);
+        assert_int_equal(r.record[i].kept_min, -1);
+        assert_true(r.record[i].kv_bytes_full > 0);
+    }
+    results_close(&r);
+    size_t n;
+    char *bytes;
+    OK(file_read(SCHEMA_1, &bytes, &n));
+    OK(file_write_atomic(p.path, bytes, n));
+    free(bytes);
+    REFUSED(sink_hdf5.open(&s, p.path, &g.plan), "earlier schema version than 2");
+    assert_false(file_exists(p.journal));
+    REFUSED(sink_pack(p.path, 0), "schema version 1");
+    finish(q.path, &g);
+    char *out = file_join(q.dir, "m.h5");
+    const char *paths[] = {p.path, q.path}, *back[] = {q.path, p.path};
+    REFUSED(sink_merge(paths, 2, out, false), "schema version 1");
+    REFUSED(sink_merge(back, 2, out, false), "schema version 1");
+    REFUSED(sink_merge(paths, 1, out, false), "schema version 1");
+    free(out);
+    make_old_journal(&p); /* beside it, a job of that time: what is in the file is read */
+    OK(results_open(&r, p.path));
+    assert_int_equal(r.n_record, 8);
+    results_close(&r);
+    OK(unlink(p.path));
+    REFUSED(results_open(&r, p.path), "no results");
+    REFUSED(sink_hdf5.open(&s, p.path, &g.plan),
+            "r.h5.journal was written with an earlier schema version than 2");
+    assert_true(file_exists(p.journal));
+    grid_free(&g);
+    place_remove(&p);
+    place_remove(&q);
+}
+
 static void merge_and_pack(void **state)
 {
     (void)state;
@@ -338,8 +409,8 @@ static void setting_names(void **state)
     row[1].dtype = "bf16";
     row[2].model_hash = "12345678ff";
     row[3].id = "tiny/other";
-    static const char *const want[4] = {"tiny/full@f32+model-abcd", "tiny/full@bf16+model-abcd",
-                                        "tiny/full@f32+model-12345678", "tiny/other"};
+    static const char *const want[4] = {"tiny/full@f32@abcd", "tiny/full@bf16@abcd", "tiny/full@f32@12345678",
+                                        "tiny/other"};
     struct book there = {0}, back = {0};
     join_rows(&there, &row[0], 1);
     assert_string_equal(there.setting[0].id, "tiny/full");
@@ -357,13 +428,113 @@ static void setting_names(void **state)
     grid_free(&g);
 }
 
+/* Every column of a setting that unit ids cover makes a row of its own; what only notes something does not.
+ */
+static void setting_identity(void **state)
+{
+    (void)state;
+    struct grid g;
+    grid_init(&g, 1, 1);
+    struct sink_setting row[12];
+    for (int i = 0; i < 12; i++) {
+        row[i] = g.setting[0];
+        row[i].id = "tiny/full";
+        row[i].weights_xxh3 = "";
+    }
+    row[1].template = "chatml {\"before\": \"x\"}";
+    row[2].max_len = 512;
+    row[3].dtype = "bf16";
+    row[4].cache_dtype = "bf16";
+    row[5].protocol = "after";
+    row[6].model_hash = "1234567890";
+    row[7].stop_ids = "2";
+    row[8].prompt_method = "llmlingua2";
+    row[9].template = "other {\"before\": \"\"}"; /* the texts of row 0 under another name */
+    row[10].model_path = "/elsewhere";
+    row[11].weight_type = "F32";
+    static const char *const want[9] = {
+        "@none@max_len=200@f32@cache-f16@abcd",     "@chatml@max_len=200@f32@cache-f16@abcd",
+        "@none@max_len=512@f32@cache-f16@abcd",     "@none@max_len=200@bf16@cache-f16@abcd",
+        "@none@max_len=200@f32@cache-bf16@abcd",    "@none@max_len=200@f32@cache-f16@after@abcd",
+        "@none@max_len=200@f32@cache-f16@12345678", "@none@max_len=200@f32@cache-f16@abcd",
+        "@none@max_len=200@f32@cache-f16@abcd"};
+    struct book b = {0};
+    join_rows(&b, row, 12);
+    assert_int_equal(b.n_setting, 9);
+    for (int i = 0; i < 9; i++) {
+        const size_t n = strlen("tiny/full"), m = strlen(want[i]);
+        assert_int_equal(book_plain_id(&b.setting[i]), n);
+        assert_memory_equal(b.setting[i].id + n, want[i], m);
+        assert_int_equal(strlen(b.setting[i].id), n + m + 9); /* and eight digits for all the rest */
+        for (int k = 0; k < i; k++)
+            assert_string_not_equal(b.setting[i].id, b.setting[k].id);
+    }
+    /* two rows that differ in one thing have its suffix alone */
+    static const char *const pair[8] = {
+        "", "@chatml", "@max_len=512", "@bf16", "@cache-bf16", "@after", "@12345678", NULL};
+    for (int i = 1; pair[i]; i++) {
+        struct book two = {0};
+        join_rows(&two, &row[0], 1);
+        join_rows(&two, &row[i], 1);
+        char *id = mem_printf("tiny/full%s", pair[i]);
+        assert_string_equal(two.setting[1].id, id);
+        assert_true((i == 5) == !strcmp(two.setting[0].id, "tiny/full"));
+        free(id);
+        book_free(&two);
+    }
+    book_free(&b);
+    grid_free(&g);
+}
+
+/* One model hash stands for one set of weights: a run that has read others is refused, in the run and by
+ * merge. */
+static void weights(void **state)
+{
+    (void)state;
+    struct place p = place_make(), q = place_make(), m = place_make();
+    struct grid g;
+    struct sink *s;
+    struct results r;
+    grid_init(&g, 2, 6);
+    for (int i = 0; i < 2; i++)
+        g.setting[i].weights_xxh3 = "";
+    OK(sink_hdf5.open(&s, p.path, &g.plan));
+    OK(sink_hdf5.put_weights(s, "abcd", "11"));
+    OK(grid_put(&g, &sink_hdf5, s, 0, 6));
+    OK(sink_hdf5.close(s)); /* the journal alone says it */
+    OK(unlink(p.path));
+    OK(results_open(&r, p.path));
+    assert_string_equal(r.setting[1].weights_xxh3, "11");
+    results_close(&r);
+    OK(sink_hdf5.open(&s, p.path, &g.plan));
+    REFUSED(sink_hdf5.put_weights(s, "abcd", "12"), "model tiny_one has other weights");
+    OK(sink_hdf5.put_weights(s, "abcd", "11"));
+    OK(grid_put(&g, &sink_hdf5, s, 0, g.n));
+    OK(sink_hdf5.close(s));
+    OK(sink_hdf5.open(&s, p.path, &g.plan));
+    REFUSED(sink_hdf5.put_weights(s, "abcd", "12"), "recorded 11");
+    OK(sink_hdf5.close(s));
+    OK(sink_hdf5.open(&s, q.path, &g.plan));
+    OK(sink_hdf5.put_weights(s, "abcd", "12"));
+    OK(grid_put(&g, &sink_hdf5, s, 0, g.n));
+    OK(sink_hdf5.close(s));
+    const char *paths[] = {p.path, q.path};
+    REFUSED(sink_merge(paths, 2, m.path, false), "model tiny_one has other weights");
+    assert_false(file_exists(m.path));
+    grid_free(&g);
+    place_remove(&p);
+    place_remove(&q);
+    place_remove(&m);
+}
+
 int main(void)
 {
     log_set_level(LOG_QUIET);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(round_trip),  cmocka_unit_test(resume),      cmocka_unit_test(extend),
-        cmocka_unit_test(differences), cmocka_unit_test(refusals),    cmocka_unit_test(merge_and_pack),
-        cmocka_unit_test(origins),     cmocka_unit_test(merge_order), cmocka_unit_test(setting_names),
+        cmocka_unit_test(round_trip),       cmocka_unit_test(resume),      cmocka_unit_test(extend),
+        cmocka_unit_test(differences),      cmocka_unit_test(refusals),    cmocka_unit_test(merge_and_pack),
+        cmocka_unit_test(origins),          cmocka_unit_test(merge_order), cmocka_unit_test(setting_names),
+        cmocka_unit_test(setting_identity), cmocka_unit_test(weights),     cmocka_unit_test(schema_1),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -49,6 +49,13 @@ void file_release(const struct file_map *m, size_t at, size_t bytes)
         madvise((void *)(uintptr_t)(m->data + from), to - from, MADV_DONTNEED);
 }
 
+void file_want(const struct file_map *m, size_t at, size_t bytes)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), from = at / page * page;
+    if (m->data && bytes && at + bytes <= m->bytes)
+        madvise((void *)(uintptr_t)(m->data + from), at + bytes - from, MADV_WILLNEED);
+}
+
 int file_read(const char *path, char **data, size_t *bytes)
 {
     FILE *f = fopen(path, "rbe");

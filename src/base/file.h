@@ -15,8 +15,13 @@ int file_map(struct file_map *m, const char *path);
 void file_unmap(struct file_map *m);
 /* Tells the kernel that the pages of [at, at+bytes) are not needed any more (they can be read again). */
 void file_release(const struct file_map *m, size_t at, size_t bytes);
+/* Tells the kernel that these bytes will be read soon, so that it fetches them without waiting. */
+void file_want(const struct file_map *m, size_t at, size_t bytes);
 /* Whole file as owned, NUL-terminated bytes. */
 int file_read(const char *path, char **data, size_t *bytes);
+/* Refuses what downloads leave in place of a file: nothing at all, the pointer of Git LFS, a page of HTML. The
+ * line says which, and what to do. `data`: the file's bytes. ERR_INPUT. */
+int file_stand_in(const char *path, const void *data, size_t bytes);
 /* Where `path` leads if its last part is a symbolic link (also to nothing yet), else `path`; owned. */
 char *file_resolve(const char *path);
 /* Whether something is there that is neither a regular file nor a folder: a device, a FIFO, a socket. */

@@ -2,6 +2,7 @@
  * configuration classes. */
 #include "base/err.h"
 #include "model/file_int.h"
+#include "model/rope_config.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -28,6 +29,7 @@ static const struct defaults known[] = {
 struct reader {
     const char *path; /* of config.json */
     const json_t *root;
+    struct str *notes;
 };
 
 static bool given(const json_t *v)
@@ -84,60 +86,16 @@ static int must_be_false(const struct reader *r, const char *key)
     return v ? err_set(ERR_INPUT, "%s: '%s' is true, which is not supported", r->path, key) : 0;
 }
 
-static int read_scaling(const struct reader *r, const json_t *s, struct model_config *c)
-{
-    const json_t *t = json_object_get(s, "rope_type");
-    t = given(t) ? t : json_object_get(s, "type");
-    const char *type = given(t) ? json_string_value(t) : "default";
-    double original, partial;
-    char shown[80];
-    if (!type)
-        return err_set(ERR_INPUT, "%s: the type in 'rope_scaling' must be a string", r->path);
-    TRY(number_in(r, s, "partial_rotary_factor", 1, &partial));
-    if (partial != 1)
-        return err_set(ERR_INPUT, "%s: 'partial_rotary_factor' %g is not supported (only 1)", r->path,
-                       partial);
-    if (!strcmp(type, "default"))
-        return 0;
-    bool linear = !strcmp(type, "linear");
-    if (!linear && strcmp(type, "llama3") != 0)
-        return err_set(ERR_INPUT, "%s: rope scaling '%s' is not supported (default, linear, llama3 are)",
-                       r->path, file_shown(shown, type));
-    c->rope_scaling = linear ? ROPE_LINEAR : ROPE_LLAMA3;
-    TRY(number_in(r, s, "factor", NAN, &c->rope_factor));
-    if (linear)
-        return 0;
-    TRY(number_in(r, s, "low_freq_factor", NAN, &c->rope_low_freq));
-    TRY(number_in(r, s, "high_freq_factor", NAN, &c->rope_high_freq));
-    TRY(number_in(r, s, "original_max_position_embeddings", (double)c->max_len, &original));
-    if (original > 1e12 || c->rope_high_freq <= c->rope_low_freq)
-        return err_set(ERR_INPUT,
-                       "%s: llama3 rope scaling needs high_freq_factor above low_freq_factor and a real "
-                       "original_max_position_embeddings",
-                       r->path);
-    c->rope_original_len = (int64_t)original;
-    return 0;
-}
-
-/* transformers 5 writes one object `rope_parameters`; before, there were rope_theta and rope_scaling. */
 static int read_rope(const struct reader *r, struct model_config *c)
 {
-    const json_t *p = json_object_get(r->root, "rope_parameters");
-    const json_t *s = json_object_get(r->root, "rope_scaling");
-    double partial;
-    c->rope_factor = c->rope_low_freq = c->rope_high_freq = 1;
-    TRY(number_in(r, r->root, "partial_rotary_factor", 1, &partial));
-    if (partial != 1)
-        return err_set(ERR_INPUT, "%s: 'partial_rotary_factor' %g is not supported (only 1)", r->path,
-                       partial);
-    TRY(number_in(r, r->root, "rope_theta", 10000, &c->rope_theta));
-    if (given(p) ? !json_is_object(p) : given(s) && !json_is_object(s))
-        return err_set(ERR_INPUT, "%s: '%s' must be an object", r->path,
-                       given(p) ? "rope_parameters" : "rope_scaling");
-    if (given(p))
-        TRY(number_in(r, p, "rope_theta", c->rope_theta, &c->rope_theta));
-    if (given(p) || given(s))
-        TRY(read_scaling(r, given(p) ? p : s, c));
+    struct rope_config rope;
+    TRY(rope_config_read(&rope, r->root, r->path, c->max_len, r->notes));
+    c->rope_theta = rope.theta;
+    c->rope_scaling = rope.scaling;
+    c->rope_factor = rope.factor;
+    c->rope_low_freq = rope.low_freq;
+    c->rope_high_freq = rope.high_freq;
+    c->rope_original_len = rope.original_len;
     return 0;
 }
 
@@ -171,8 +129,10 @@ static int read_window(const struct reader *r, const struct defaults *d, struct 
 
 static int read_dtype(const struct reader *r, struct model_config *c)
 {
-    const json_t *v = json_object_get(r->root, "dtype");
-    v = given(v) ? v : json_object_get(r->root, "torch_dtype");
+    const json_t *v = json_object_get(r->root, "dtype"), *old = json_object_get(r->root, "torch_dtype");
+    if (given(v) && given(old) && !json_equal(v, old))
+        str_printf(r->notes, "%s: 'dtype' counts and 'torch_dtype' beside it does not\n", r->path);
+    v = given(v) ? v : old;
     const char *s = given(v) ? json_string_value(v) : "float32";
     char shown[80];
     c->dtype = DT_F32;
@@ -249,13 +209,13 @@ static int read_root(const struct reader *r, struct model_config *c)
     return fam->check(c, r->path);
 }
 
-int config_read(struct model_config *cfg, const char *dir)
+int config_read(struct model_config *cfg, const char *dir, struct str *notes)
 {
     *cfg = (struct model_config){0};
     char *path = file_join(dir, "config.json");
     json_t *root;
     int rc = file_json(path, &root);
-    struct reader r = {path, root};
+    struct reader r = {path, root, notes};
     if (rc == 0)
         rc = read_root(&r, cfg);
     json_decref(root);

@@ -4,6 +4,7 @@
 #include "base/str.h"
 #include "model/encoder.h"
 #include "model/file_int.h"
+#include "model/hash.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -20,6 +21,11 @@ int file_json(const char *path, json_t **root)
     json_error_t e;
     *root = NULL;
     TRY(file_read(path, &text, &n));
+    int rc = file_stand_in(path, text, n);
+    if (rc < 0) {
+        free(text);
+        return rc;
+    }
     json_t *j = json_loadb(text, n, JSON_REJECT_DUPLICATES, &e);
     free(text);
     if (!j)
@@ -66,30 +72,7 @@ void file_tensor_release(const struct model_file *f, const char *name)
                      t->t.bytes);
 }
 
-static void hash_file(struct model_file *f)
-{
-    const struct model_config *c = &f->cfg;
-    struct str s = {0};
-    str_printf(&s,
-               "%s %s layers %d heads %d %d dim %d model %" PRId64 " ff %" PRId64 " vocab %" PRId64
-               " eps %.9g theta %.17g scaling %d %.17g %.17g %.17g %" PRId64 " len %" PRId64
-               " tied %d bias %d %d dtype %s\n",
-               c->family, c->architecture, c->n_layer, c->n_head, c->n_kv_head, c->head_dim, c->d_model,
-               c->d_ff, c->n_vocab, (double)c->norm_eps, c->rope_theta, (int)c->rope_scaling, c->rope_factor,
-               c->rope_low_freq, c->rope_high_freq, c->rope_original_len, c->max_len, c->tied, c->qkv_bias,
-               c->o_bias, dtype_name(c->dtype));
-    for (int i = 0; i < f->n; i++) {
-        const struct model_tensor *t = &f->t[i].t;
-        str_printf(&s, "%s %d %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 "\n", f->t[i].name, t->type,
-                   t->n[0], t->n[1], t->n[2], t->n[3]);
-    }
-    XXH128_hash_t h = XXH3_128bits(s.data, s.n);
-    f->hash[0] = h.high64;
-    f->hash[1] = h.low64;
-    str_free(&s);
-}
-
-/* Two fine-tunes have equal headers; shared memory must not mix them up. */
+/* Equal samples do not make equal files; shared memory must not mix them up. */
 void file_identify(struct model_file *f, const char *path)
 {
     struct stat st;
@@ -119,19 +102,40 @@ static void correct_dtype(struct model_file *f)
         f->cfg.dtype = t->t.type == GGML_F32 ? DT_F32 : t->t.type == GGML_F16 ? DT_F16 : DT_BF16;
 }
 
+/* `tie_word_embeddings` beside an output head in the file: as transformers (modeling_utils.py, tie_weights) a
+ * head with values of its own is used. */
+static void check_head(struct model_file *f)
+{
+    const struct file_tensor *e = file_tensor_find(f, "model.embed_tokens.weight");
+    const struct file_tensor *h = file_tensor_find(f, "lm_head.weight");
+    if (f->gguf || !f->cfg.tied || !e || !h)
+        return;
+    f->cfg.tied = e->t.type == h->t.type && e->t.bytes == h->t.bytes &&
+                  memcmp(e->t.data, h->t.data, e->t.bytes) == 0;
+    str_printf(&f->notes,
+               "%s: 'tie_word_embeddings' is true, but the weights hold an output head (lm_head.weight); %s\n",
+               f->path,
+               f->cfg.tied ? "it equals the embeddings" : "its values differ from the embeddings: it is used");
+    file_tensor_release(f, e->name);
+    file_tensor_release(f, h->name);
+}
+
 static int open_model(struct model_file *f)
 {
     if (file_is_dir(f->path)) {
-        TRY(config_read(&f->cfg, f->path));
+        TRY(config_read(&f->cfg, f->path, &f->notes));
         TRY(weights_open_folder(f));
+        TRY(stop_ids_dir(&f->stop, f->path));
     } else if (!file_exists(f->path)) {
         return err_set(ERR_INPUT, "%s: no such model file or folder (`kvsweep fetch` downloads known models)",
                        f->path);
     } else {
         TRY(gguf_model_open(f));
+        TRY(stop_ids_gguf(&f->stop, f->gguf));
     }
     TRY(file_tensor_sort(f));
     correct_dtype(f);
+    check_head(f);
     return 0;
 }
 
@@ -182,6 +186,8 @@ void model_file_close(struct model_file *f)
     gguf_close(f->gguf);
     free(f->t);
     free(f->map);
+    stop_ids_free(&f->stop);
+    str_free(&f->notes);
     free(f->missing);
     free(f->path);
     free(f);
@@ -195,6 +201,17 @@ const struct model_config *model_file_config(const struct model_file *f)
 void model_file_hash(const struct model_file *f, uint64_t hash[2])
 {
     memcpy(hash, f->hash, sizeof f->hash);
+}
+
+int model_file_stop_ids(const struct model_file *f, const int32_t **ids)
+{
+    *ids = f->stop.v;
+    return f->stop.n;
+}
+
+const char *model_file_notes(const struct model_file *f)
+{
+    return str_c(&f->notes);
 }
 
 uint64_t model_file_bytes(const struct model_file *f)

@@ -3,8 +3,10 @@
 #define KVS_MODEL_FILE_INT_H
 
 #include "base/file.h"
+#include "base/str.h"
 #include "model/gguf.h"
 #include "model/model.h"
+#include "model/stop_ids.h"
 
 struct file_tensor {
     char *name; /* owned */
@@ -21,13 +23,16 @@ struct model_file {
     int n_map, cap_map;
     struct file_tensor *t; /* sorted by name */
     int n, cap;
+    struct stop_ids stop;
+    struct str notes; /* see model_file_notes */
     char *missing; /* the weights file that is not there, NULL if all are */
     uint64_t hash[2];
     uint64_t identity; /* of the very files (device, inode, size, time): what shared memory may rely on */
 };
 
-/* Reads config.json of `dir`; the checkpoint's dtype and tied head may be corrected by the weights later. */
-int config_read(struct model_config *cfg, const char *dir);
+/* Reads config.json of `dir`; the checkpoint's dtype and tied head may be corrected by the weights later. Lines
+ * about keys that were not used are added to `notes`. */
+int config_read(struct model_config *cfg, const char *dir, struct str *notes);
 /* The same for a prompt encoder (encoder.h). */
 int encoder_config_read(struct model_config *cfg, const char *dir);
 /* Maps the weights of f->path (a folder) and fills f->t: model.safetensors, else pytorch_model.bin, each whole or in

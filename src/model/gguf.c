@@ -280,7 +280,9 @@ static int read_header(struct gguf *g)
 
 static int finish_open(struct gguf **out, struct gguf *g)
 {
-    int rc = read_header(g);
+    int rc = file_stand_in(g->path, g->map.data, g->map.bytes);
+    if (rc == 0)
+        rc = read_header(g);
     if (rc < 0) {
         gguf_close(g);
         g = NULL;

@@ -117,21 +117,46 @@ static int read_sizes(struct reader *r, struct model_config *c)
     return 0;
 }
 
-/* llama3 scaling comes as the tensor rope_freqs.weight (see model.c); linear as a factor. */
-static int read_rope(struct reader *r, struct model_config *c)
+/* Scaling that a GGUF file can ask for and that is not computed. */
+static int refuse_scaling(struct reader *r)
 {
-    struct gguf_text type = {"none", 4};
+    static const char *const tensors[] = {"rope_factors_long.weight", "rope_factors_short.weight"};
+    double factor;
+    for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++)
+        if (gguf_tensor_find(r->g, tensors[i]))
+            return err_set(ERR_INPUT, "%s: tensor '%s': rope scaling 'longrope' is not supported",
+                           gguf_path(r->g), tensors[i]);
+    TRY(get_real(r, "rope.scaling.attn_factor", 1, &factor));
+    return factor == 1 ? 0
+                       : err_set(ERR_INPUT, "%s: key '%s' is %g, which is not supported (only 1)",
+                                 gguf_path(r->g), r->key, factor);
+}
+
+/* llama3 scaling comes as the tensor rope_freqs.weight (see model.c). As llama.cpp reads the keys
+ * (src/llama-model.cpp): a factor counts unless the type says none, under its new name before the old one. */
+static int read_rope(struct reader *r, struct model_config *c, struct str *notes)
+{
+    struct gguf_text type = {"linear", 6};
     TRY(get_real(r, "rope.freq_base", 10000, &c->rope_theta));
-    TRY(get_real(r, "rope.scale_linear", 1, &c->rope_factor)); /* the old spelling */
     c->rope_low_freq = c->rope_high_freq = 1;
+    TRY(get_real(r, "rope.scale_linear", 1, &c->rope_factor)); /* the old spelling */
+    double old = c->rope_factor;
+    TRY(get_real(r, "rope.scaling.factor", c->rope_factor, &c->rope_factor));
+    if (old != 1 && old != c->rope_factor)
+        str_printf(notes, "%s: rope.scaling.factor %g counts and rope.scale_linear %g does not\n",
+                   gguf_path(r->g), c->rope_factor, old);
+    TRY(refuse_scaling(r));
     if (gguf_has(r->g, arch_key(r, "rope.scaling.type")))
         TRY(gguf_text(r->g, r->key, &type));
-    bool linear = type.n == 6 && !memcmp(type.s, "linear", 6);
-    if (!linear && !(type.n == 4 && !memcmp(type.s, "none", 4)))
+    bool none = type.n == 4 && !memcmp(type.s, "none", 4);
+    if (!none && !(type.n == 6 && !memcmp(type.s, "linear", 6)))
         return err_set(ERR_INPUT, "%s: key '%s' is not supported with this value (none and linear are)",
                        gguf_path(r->g), r->key);
-    if (linear)
-        TRY(get_real(r, "rope.scaling.factor", c->rope_factor, &c->rope_factor));
+    if (none && c->rope_factor != 1) {
+        str_printf(notes, "%s: a rope scaling factor of %g does not count: rope.scaling.type is none\n",
+                   gguf_path(r->g), c->rope_factor);
+        c->rope_factor = 1;
+    }
     c->rope_scaling = c->rope_factor == 1 ? ROPE_PLAIN : ROPE_LINEAR;
     return 0;
 }
@@ -144,12 +169,12 @@ static enum dtype checkpoint_dtype(const struct gguf *g)
     return t && t->type == GGML_F16 ? DT_F16 : DT_BF16;
 }
 
-static int read_config(struct reader *r, struct model_config *c)
+static int read_config(struct reader *r, struct model_config *c, struct str *notes)
 {
     double eps;
     const struct gguf_tensor *embed = gguf_tensor_find(r->g, "token_embd.weight");
     TRY(read_sizes(r, c));
-    TRY(read_rope(r, c));
+    TRY(read_rope(r, c, notes));
     TRY(get_real(r, "attention.layer_norm_rms_epsilon", NAN, &eps));
     c->norm_eps = (float)eps;
     if (!embed || embed->n_dim != 2)
@@ -204,7 +229,7 @@ int gguf_model_open(struct model_file *f)
     strncpy(f->cfg.family, fam->name, sizeof f->cfg.family - 1);
     memcpy(f->cfg.architecture, name, sizeof name);
     struct reader r = {.g = f->gguf, .arch = name};
-    TRY(read_config(&r, &f->cfg));
+    TRY(read_config(&r, &f->cfg, &f->notes));
     TRY(fam->check(&f->cfg, f->path));
     add_tensors(f);
     return 0;

@@ -7,6 +7,7 @@
 #include "kernels/comm.h"
 #include "kernels/half.h"
 #include "model/file_int.h"
+#include "model/hash.h"
 #include "model/share.h"
 
 #include <assert.h>
@@ -81,6 +82,8 @@ static int lay_out(struct load *l, struct ops *ops, enum dtype dtype)
         it->at = l->bytes;
         l->bytes += (it->bytes + LOAD_ALIGN - 1) / LOAD_ALIGN * LOAD_ALIGN;
     }
+    l->note = l->bytes;
+    l->bytes += LOAD_ALIGN;
     return 0;
 }
 
@@ -179,11 +182,20 @@ static int threads_of(const struct model_options *opt)
     return opt->threads > 0 ? opt->threads : 1;
 }
 
-/* Host memory that reading wants. */
+/* What reading wants: host memory, and the hashes of what was read. */
 struct stage {
     void *data;
     size_t bytes;
+    struct content content;
 };
+
+/* All of a tensor has been read: its pages are still there to be hashed, then they may go. */
+static void let_go(const struct model_file *f, const char *name, struct stage *stage,
+                   const struct model_options *opt)
+{
+    content_add(&stage->content, f, name, threads_of(opt));
+    file_tensor_release(f, name);
+}
 
 /* A part's rows to their place on the device; through the halves of the stage. */
 static int send_rows(const struct model_file *f, const struct load_item *it, int part, char *dst,
@@ -204,7 +216,7 @@ static int send_rows(const struct model_file *f, const struct load_item *it, int
 }
 
 static int bring_rows(const struct load *l, const struct load_item *it, const struct model_file *f,
-                      struct ops *ops, const struct model_options *opt, const struct stage *stage)
+                      struct ops *ops, const struct model_options *opt, struct stage *stage)
 {
     const enum dtype dtype = item_dtype(it, opt);
     char *dst = (char *)l->block + it->at;
@@ -215,7 +227,7 @@ static int bring_rows(const struct load *l, const struct load_item *it, const st
         else
             TRY(send_rows(f, it, i, dst, ops, opt, stage));
         dst += (size_t)(rows * it->n_in) * dtype_bytes(dtype);
-        file_tensor_release(f, it->name[i]);
+        let_go(f, it->name[i], stage, opt);
     }
     return 0;
 }
@@ -228,9 +240,9 @@ static bool as_it_is(const struct model_file *f, const struct load_item *it, enu
 }
 
 static int bring_packed(const struct load_item *it, const struct model_file *f, struct ops *ops,
-                        const struct model_options *opt, void *stage)
+                        const struct model_options *opt, struct stage *stage)
 {
-    struct tensor src = {stage, opt->dtype, {it->n_out, it->n_in, 1, 1}};
+    struct tensor src = {stage->data, opt->dtype, {it->n_out, it->n_in, 1, 1}};
     bool direct = as_it_is(f, it, opt->dtype);
     int64_t row = 0;
     if (direct)
@@ -238,21 +250,44 @@ static int bring_packed(const struct load_item *it, const struct model_file *f, 
     for (int i = 0; i < it->n_part && !direct; i++) {
         struct tensor to = tensor_rows(&src, row, it->part[i].n[0]);
         TRY(read_rows(f, it, i, 0, to.n[0], to.data, opt->dtype, threads_of(opt)));
-        file_tensor_release(f, it->name[i]);
+        let_go(f, it->name[i], stage, opt);
         row += to.n[0];
     }
     ops->pack(ops, it->weight, &src);
     TRY(ops->sync(ops)); /* the stage is used again */
     if (direct)
-        file_tensor_release(f, it->name[0]);
+        let_go(f, it->name[0], stage, opt);
     return 0;
 }
 
 static int bring(const struct load *l, const struct load_item *it, const struct model_file *f,
-                 struct ops *ops, const struct model_options *opt, const struct stage *stage)
+                 struct ops *ops, const struct model_options *opt, struct stage *stage)
 {
-    return by_rows(it, ops) ? bring_rows(l, it, f, ops, opt, stage)
-                            : bring_packed(it, f, ops, opt, stage->data);
+    return by_rows(it, ops) ? bring_rows(l, it, f, ops, opt, stage) : bring_packed(it, f, ops, opt, stage);
+}
+
+/* Everything is read: the hash of the whole goes behind the weights. */
+static int write_note(struct load *l, const struct model_file *f, struct ops *ops,
+                      const struct model_options *opt, struct stage *stage)
+{
+    content_close(&stage->content, f, threads_of(opt), l->content);
+    if (in_host(ops)) {
+        memcpy((char *)l->block + l->note, l->content, sizeof l->content);
+        return 0;
+    }
+    ops->copy(ops, (char *)l->block + l->note, l->content, sizeof l->content);
+    return ops->sync(ops);
+}
+
+/* The same for those who got the block from another process. */
+static int read_note(struct load *l, struct ops *ops)
+{
+    if (in_host(ops)) {
+        memcpy(l->content, (char *)l->block + l->note, sizeof l->content);
+        return 0;
+    }
+    ops->copy(ops, l->content, (char *)l->block + l->note, sizeof l->content);
+    return ops->sync(ops);
 }
 
 /* Rows go through a part of it; a matrix to be packed must fit, if it is not taken as it is. */
@@ -278,6 +313,7 @@ static size_t stage_bytes(const struct load *l, const struct model_file *f, cons
 static int stage_open(struct stage *s, const struct load *l, const struct model_file *f, struct ops *ops,
                       const struct model_options *opt)
 {
+    content_open(&s->content, f);
     s->bytes = stage_bytes(l, f, ops, opt);
     s->data = s->bytes ? ops->alloc(ops, s->bytes, MEM_WORKSPACE, PLACE_HOST) : NULL;
     return s->bytes && !s->data
@@ -289,15 +325,18 @@ static void stage_close(struct stage *s, struct ops *ops)
 {
     if (s->data)
         ops->free(ops, s->data);
+    free(s->content.t);
 }
 
-static int bring_all(const struct load *l, const struct model_file *f, struct ops *ops,
+static int bring_all(struct load *l, const struct model_file *f, struct ops *ops,
                      const struct model_options *opt)
 {
     struct stage stage;
     int rc = stage_open(&stage, l, f, ops, opt);
     for (int i = 0; i < l->n && rc == 0; i++)
         rc = bring(l, &l->item[i], f, ops, opt, &stage);
+    if (rc == 0)
+        rc = write_note(l, f, ops, opt, &stage);
     stage_close(&stage, ops);
     if (rc == 0)
         log_debug("%s: weights read from the file (%zu bytes)", f->path, l->bytes);
@@ -321,7 +360,7 @@ static uint64_t group_key(const struct load *l, const struct model_file *f, cons
 {
     struct str s = {0};
     bool gpu = ops->plain_weights; /* whatever the GPU */
-    str_printf(&s, "layout 1 %016lx %016lx %s %s %s %s %zu", (unsigned long)f->hash[0],
+    str_printf(&s, "layout 2 %016lx %016lx %s %s %s %s %zu", (unsigned long)f->hash[0],
                (unsigned long)f->hash[1], dtype_name(dtype), ops->name, gpu ? "" : ops->isa,
                gpu ? "" : ops->libraries, l->bytes);
     uint64_t key = share_key(s.data, s.n);
@@ -367,8 +406,8 @@ static int all_well(struct comm *c, int rc)
 }
 
 /* Rank 0 reads and everyone gets, some items at a time: reading is far slower than handing on. */
-static int hand_on(const struct load *l, const struct model_file *f, struct ops *ops,
-                   const struct model_options *opt, const struct stage *stage)
+static int hand_on(struct load *l, const struct model_file *f, struct ops *ops,
+                   const struct model_options *opt, struct stage *stage)
 {
     struct comm *c = opt->comm;
     int rc = 0;
@@ -379,11 +418,15 @@ static int hand_on(const struct load *l, const struct model_file *f, struct ops 
                 rc = bring(l, &l->item[i], f, ops, opt, stage);
             to = i + 1 < l->n ? l->item[i + 1].at : l->bytes;
         }
+        if (i == l->n && c->rank == 0 && rc == 0)
+            rc = write_note(l, f, ops, opt, stage);
         TRY(all_well(c, rc));
         rc = c->broadcast(c, (char *)l->block + from, to - from, 0);
         if (c->lost)
             return rc;
     }
+    if (rc == 0 && c->rank > 0)
+        rc = read_note(l, ops);
     return all_well(c, rc);
 }
 
@@ -399,7 +442,7 @@ static int load_together(struct load *l, const struct model_file *f, struct ops 
         log_info("%s: the ranks of this group do not load the same; each reads the weights itself", f->path);
         return bring_all(l, f, ops, opt);
     }
-    struct stage stage = {NULL, 0};
+    struct stage stage = {0};
     if (c->rank == 0)
         rc = stage_open(&stage, l, f, ops, opt);
     rc = all_well(c, rc);
@@ -417,7 +460,7 @@ static uint64_t block_key(const struct load *l, const struct model_file *f, cons
                           enum dtype dtype)
 {
     struct str s = {0};
-    str_printf(&s, "layout 1 %016lx %016lx %016lx %s %s %s %s %zu", (unsigned long)f->hash[0],
+    str_printf(&s, "layout 2 %016lx %016lx %016lx %s %s %s %s %zu", (unsigned long)f->hash[0],
                (unsigned long)f->hash[1], (unsigned long)f->identity, dtype_name(dtype), ops->name, ops->isa,
                ops->libraries, l->bytes);
     uint64_t key = share_key(s.data, s.n);
@@ -452,6 +495,8 @@ int load_run(struct load *l, const struct model_file *f, struct ops *ops, const 
         rc = load_together(l, f, ops, opt, rc, full);
     else if (rc == 0 && !full)
         rc = bring_all(l, f, ops, opt);
+    if (rc == 0 && full)
+        rc = read_note(l, ops);
     if (rc == 0 && l->share && !full)
         rc = share_publish(l->share);
     return rc;

@@ -46,10 +46,19 @@ struct model_file;
 int model_file_open(struct model_file **f, const char *path); /* ERR_INPUT names file and key */
 void model_file_close(struct model_file *f);
 const struct model_config *model_file_config(const struct model_file *f);
-/* XXH3-128 of the configuration and of all tensor headers (name, type, shape), not of paths. */
+/* XXH3-128 of the configuration, of all tensors' names, types, shapes and samples of their bytes, and of the
+ * stop ids (hash.h); not of paths. */
 void model_file_hash(const struct model_file *f, uint64_t hash[2]);
 /* Name of the type that holds most bytes of the tensors: "BF16", "Q4_1". */
 const char *model_file_weight_type(const struct model_file *f);
+/* XXH3-128 of the whole content of all tensors; reads everything. */
+void model_file_weights_xxh3(const struct model_file *f, int threads, uint64_t hash[2]);
+/* Ids that end an answer, as the model's own files name them (stop_ids.h): ascending, each once. Returns the
+ * count, 0 where they name none; borrowed. */
+int model_file_stop_ids(const struct model_file *f, const int32_t **ids);
+/* What a person should know of how these files were read (two keys for one thing and which one counts):
+ * lines that end with a newline; "" for none. Borrowed. */
+const char *model_file_notes(const struct model_file *f);
 /* Total bytes of the tensors in the file. */
 uint64_t model_file_bytes(const struct model_file *f);
 /* ERR_INPUT if it is absent or its shape is not the expected one. */
@@ -83,6 +92,9 @@ void model_close(struct model *m);
 const struct model_config *model_config(const struct model *m);
 struct ops *model_ops(struct model *m);
 uint64_t model_weight_bytes(const struct model *m); /* what the device holds */
+/* model_file_weights_xxh3 of the file that the weights came from: who read them made it beside that, who mapped
+ * or received them got it with them. */
+void model_weights_xxh3(const struct model *m, uint64_t hash[2]);
 /* Multiplications and additions of one token's products (2 per multiply-add), and weight bytes read per
  * forward; the output head counted apart. */
 double model_flops(const struct model *m, double *head);

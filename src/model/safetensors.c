@@ -108,6 +108,7 @@ static int read_header(struct model_file *f, const struct file_map *m, int map, 
 int safetensors_add(struct model_file *f, const struct file_map *m, int map, const char *path)
 {
     uint64_t n = 0;
+    TRY(file_stand_in(path, m->data, m->bytes));
     if (m->bytes < 8)
         return err_set(ERR_INPUT, "%s: not a safetensors file (%zu bytes)", path, m->bytes);
     memcpy(&n, m->data, 8);

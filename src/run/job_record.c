@@ -66,16 +66,20 @@ static int answer_text(struct runner *r, const struct job *j, const struct slot 
     return 0;
 }
 
+static void put_metric(struct record *rec, const char *name, double value)
+{
+    const char *const *names = task_metric_names();
+    for (int k = 0; names[k]; k++)
+        if (!strcmp(names[k], name))
+            rec->metric[rec->n_metric++] = (struct record_metric){k, value};
+}
+
 static void put_score(const struct task *task, const struct job *j, struct record *rec)
 {
     struct score_extra extra[4];
     int n = task_score(task, j->unit->example, rec->text, rec->n_text, &rec->score, extra);
-    const char *const *names = task_metric_names();
-    rec->metric = mem_alloc((size_t)(n > 0 ? n : 1), sizeof *rec->metric);
     for (int i = 0; i < n; i++)
-        for (int k = 0; names[k]; k++)
-            if (!strcmp(names[k], extra[i].name))
-                rec->metric[rec->n_metric++] = (struct record_metric){k, extra[i].value};
+        put_metric(rec, extra[i].name, extra[i].value);
 }
 
 /* A sequence that got no memory says how much it wanted, and what would have fitted. */
@@ -118,8 +122,12 @@ int job_record(struct runner *r, const struct task *task, struct job *j, struct 
     if (l->status == ST_NAN && !rec->error)
         rec->error = mem_printf("a logit was not finite after %d new tokens", l->n_new);
     TRY(answer_text(r, j, l, rec));
+    rec->metric = mem_alloc(5, sizeof *rec->metric); /* as many as a task gives, and one */
+    int64_t outside = tok_n_outside(r->tok, l->token, l->n_new);
     if (rec->status == ST_OK)
         put_score(task, j, rec);
+    if (outside)
+        put_metric(rec, "outside_vocab", (double)outside);
     rec->n_vocab = (int32_t)r->engine.n_vocab;
     rec->n_first = l->n_first;
     rec->n_top = l->n_top;

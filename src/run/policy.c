@@ -80,6 +80,23 @@ static void add_stop_ids(struct prompt *p, const struct tok *tok)
         add_stop(p, ids[i]);
 }
 
+/* Fair: everything that says so ends an answer. */
+static void add_fair_stops(struct prompt *p, const struct tok *tok, const struct chat_template *tpl)
+{
+    add_stop_ids(p, tok);
+    add_stop(p, tok_eos(tok));
+    if (tpl->stop)
+        add_stop(p, tok_id(tok, tpl->stop));
+}
+
+int policy_stop_ids(const struct chat_template *tpl, const struct tok *tok, int32_t stop[POLICY_STOPS])
+{
+    struct prompt p = {0};
+    add_fair_stops(&p, tok, tpl);
+    memcpy(stop, p.stop, sizeof p.stop);
+    return p.n_stop;
+}
+
 /* Last id of "\n" encoded alone, or -1. */
 static int newline_id(const struct tok *tok, int32_t *id)
 {
@@ -229,10 +246,7 @@ static int fair_prompt(const struct run_model *m, const struct model_config *cfg
         TRY(check_room(m, cfg, tok, traits, tpl, ex));
         TRY(cut_ids(tok, p, limit));
     }
-    add_stop_ids(p, tok);
-    add_stop(p, tok_eos(tok));
-    if (tpl->stop)
-        add_stop(p, tok_id(tok, tpl->stop));
+    add_fair_stops(p, tok, tpl);
     if (traits->newline_stops) {
         TRY(newline_id(tok, &p->newline));
         p->min_one = true;
@@ -323,23 +337,4 @@ void prompt_free(struct prompt *p)
     free(p->text);
     free(p->ids);
     *p = (struct prompt){.newline = -1};
-}
-
-static int by_id(const void *a, const void *b)
-{
-    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
-    return x < y ? -1 : x > y;
-}
-
-int policy_stop_ids(enum run_mode mode, const struct run_model *m, const struct tok *tok, int32_t stop[8])
-{
-    const struct chat_template *tpl = tok_template(m->template ? m->template : "none");
-    struct prompt p = {.newline = -1};
-    add_stop_ids(&p, tok);
-    add_stop(&p, tok_eos(tok));
-    if (tpl && tpl->stop && (mode == MODE_FAIR || !strcmp(tpl->name, "llama3")))
-        add_stop(&p, tok_id(tok, tpl->stop));
-    qsort(p.stop, (size_t)p.n_stop, sizeof *p.stop, by_id);
-    memcpy(stop, p.stop, sizeof p.stop);
-    return p.n_stop;
 }

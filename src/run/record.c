@@ -23,8 +23,8 @@ const char *record_stop_name(int s)
     return s >= 0 && s < STOP_N ? names[s] : "unknown";
 }
 
-#define RECORD(type, name, role, since, units, what)                                                                \
-    {#name, RECORD_##type, RECORD_##role, offsetof(struct record, name), sizeof(RECORD_C_##type)},
+#define RECORD(type, name, role, since, units, what)                                                         \
+    {#name, RECORD_##type, RECORD_##role, offsetof(struct record, name), sizeof(RECORD_C_##type), since},
 static const struct record_column columns[] = {
 #include "run/record.def"
 };
@@ -70,9 +70,9 @@ void record_free(struct record *r)
 }
 
 /* ---- flat form ----
- * small: per record {magic, bytes of what follows}, its scalars in the order of record.def, struct parts, text, error,
- * tokens, metrics, budgets, ledger, fidelity. big: per record topk_id, logsumexp, topk_logit, first, in the
- * sizes that the small part states. Nothing is padded. */
+ * small: per record {magic, bytes of what follows}, its scalars in the order of record.def, struct parts,
+ * text, error, tokens, metrics, budgets, ledger, fidelity. big: per record topk_id, logsumexp, topk_logit,
+ * first, in the sizes that the small part states. Nothing is padded. */
 #define RECORD_MAGIC 0x3252564bu /* "KVR2" */
 
 enum { HAS_TEXT = 1, HAS_ERROR = 2, HAS_TOKEN = 4, HAS_ALL = 7 };
@@ -297,8 +297,7 @@ static bool unpack_small(struct reader *all, struct record *r)
     return take_text(&in, &r->text, f.text_len, f.flags & HAS_TEXT) &&
            take_text(&in, &r->error, f.error_len, f.flags & HAS_ERROR) &&
            take_array(&in, &r->token, f.flags & HAS_TOKEN ? (uint64_t)r->n_new : 0, 4) &&
-           take_pairs(&in, r) &&
-           take_array(&in, &r->ledger, (uint64_t)f.n_ledger, sizeof *r->ledger) &&
+           take_pairs(&in, r) && take_array(&in, &r->ledger, (uint64_t)f.n_ledger, sizeof *r->ledger) &&
            take_array(&in, &r->fidelity, (uint64_t)f.n_fidelity, sizeof *r->fidelity) && in.left == 0;
 }
 

@@ -68,6 +68,7 @@ struct record_column {
     enum record_type type;
     enum record_role role;
     size_t offset, bytes; /* in struct record */
+    int since;            /* first schema version of results files that has it */
 };
 const struct record_column *record_column(int i); /* NULL past the end */
 /* Whether a scalar of two records is the same bits; NaNs are all the same. */

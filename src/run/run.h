@@ -85,6 +85,7 @@ struct run_timing {
 };
 int runner_timing(struct runner *r, const struct task *task, const struct run_unit *u, struct run_timing *t);
 
+enum { POLICY_STOPS = 64 }; /* most ids that end an answer */
 /* Prompt policy (policy.c): what is sent for an example. */
 struct prompt {
     char *text;   /* after truncation and template, as it is tokenised; owned */
@@ -94,7 +95,7 @@ struct prompt {
     int64_t n_plain; /* n_uncut without the prompt method; 0: there was none */
     bool truncated;
     uint64_t hash;   /* XXH3-64 of the int32 ids */
-    int32_t stop[8]; /* ids that end the answer */
+    int32_t stop[POLICY_STOPS]; /* ids that end the answer */
     int n_stop;
     int32_t newline;     /* id that ends the answer like a stop (samsum), or -1 */
     bool min_one;        /* stop ids and newline are forbidden as the first token */
@@ -115,9 +116,6 @@ int policy_prompt(enum run_mode mode, const char *method, const struct rewriter 
                   const struct run_model *m, const struct model_config *cfg, const struct tok *tok,
                   const struct task_traits *traits, const struct example *ex, struct prompt *p);
 void prompt_free(struct prompt *p);
-/* Ids that end an answer of this model (mode, template), ascending, each once; returns how many. What a task
- * adds (a newline) is not among them. */
-int policy_stop_ids(enum run_mode mode, const struct run_model *m, const struct tok *tok, int32_t stop[8]);
 /* Fair mode: ERR_INPUT, with the figures, where max_len - max_new holds fewer tokens than the template, the
  * text around the context and 64 tokens of the context (all of it, if it has fewer): the cut in the middle
  * would take more than context. policy_prompt refuses likewise. The second needs no tokenizer: true only if
@@ -126,6 +124,9 @@ int policy_room(const struct run_model *m, const struct model_config *cfg, const
                 const struct task_traits *traits, const struct example *ex);
 bool policy_surely_fits(const struct run_model *m, const struct model_config *cfg,
                         const struct task_traits *traits, const struct example *ex);
+/* The ids that end an answer in fair mode, whatever the task; those of paper mode are among them. Returns the
+ * count: 0 means that every answer runs to its full length. */
+int policy_stop_ids(const struct chat_template *tpl, const struct tok *tok, int32_t stop[POLICY_STOPS]);
 
 /* Tokenizer of a model path: a folder with tokenizer.json, or the tables inside a GGUF file. */
 int run_tok_open(struct tok **t, const char *model_path);

@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "model/gguf.h"
+#include "model/stop_ids.h"
 #include "run/run.h"
 
 #include <stdlib.h>
@@ -119,15 +120,34 @@ static int open_gguf(struct tok **t, const struct gguf *g)
     return rc;
 }
 
-int run_tok_open(struct tok **t, const char *model_path)
+/* The tokenizer alone, and what ends an answer of its model. */
+static int open_both(struct tok **t, struct stop_ids *stop, const char *model_path)
 {
-    *t = NULL;
-    if (file_is_dir(model_path))
-        return tok_open_dir(t, model_path);
+    if (file_is_dir(model_path)) {
+        TRY(tok_open_dir(t, model_path));
+        return stop_ids_dir(stop, model_path);
+    }
     struct gguf *g;
     TRY(gguf_open(&g, model_path));
     int rc = open_gguf(t, g);
+    if (rc == 0)
+        rc = stop_ids_gguf(stop, g);
     gguf_close(g);
+    return rc;
+}
+
+int run_tok_open(struct tok **t, const char *model_path)
+{
+    struct stop_ids stop = {0};
+    *t = NULL;
+    int rc = open_both(t, &stop, model_path);
+    if (rc == 0) {
+        tok_set_stop_ids(*t, stop.v, stop.n);
+    } else {
+        tok_close(*t);
+        *t = NULL;
+    }
+    stop_ids_free(&stop);
     return rc;
 }
 

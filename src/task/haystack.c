@@ -91,6 +91,8 @@ static int add_file(struct haystack *h, const char *dir, const char *name)
     char *path = file_join(dir, name), *data = NULL;
     size_t n = 0;
     int rc = file_read(path, &data, &n);
+    if (rc == 0 && n)
+        rc = file_stand_in(path, data, n);
     if (rc == 0 && !utf8_valid(data, n))
         rc = err_set(ERR_INPUT, "haystack file %s is not UTF-8 text", path);
     if (rc == 0 && memchr(data, 0, n))

@@ -12,11 +12,13 @@ int rows_open(struct rows *r, const char *path)
     *r = (struct rows){.path = path};
     TRY(file_map(&r->map, path));
     r->at = json_bom(r->map.data, r->map.bytes);
-    if (r->map.bytes < 2 ||
-        (memcmp(r->map.data, "\xff\xfe", 2) != 0 && memcmp(r->map.data, "\xfe\xff", 2) != 0))
-        return 0;
-    rows_close(r);
-    return err_set(ERR_INPUT, "%s is UTF-16 text; it must be UTF-8", path);
+    int rc = file_stand_in(path, r->map.data, r->map.bytes);
+    if (rc == 0 && r->map.bytes >= 2 &&
+        (memcmp(r->map.data, "\xff\xfe", 2) == 0 || memcmp(r->map.data, "\xfe\xff", 2) == 0))
+        rc = err_set(ERR_INPUT, "%s is UTF-16 text; it must be UTF-8", path);
+    if (rc < 0)
+        rows_close(r);
+    return rc;
 }
 
 void rows_close(struct rows *r)

@@ -199,6 +199,7 @@ static int read_vocabulary(struct tok *t, const char *dir)
 static int open_dir(struct tok *t, const char *dir)
 {
     TRY(read_vocabulary(t, dir));
+    TRY(tok_read_extra(t, dir));
     int rc = tok_finish(t);
     if (rc < 0)
         return err_prefix(rc, "%s", dir);
@@ -257,6 +258,23 @@ int tok_stop_ids(const struct tok *t, const int32_t **ids)
 {
     *ids = t->stop.n ? t->stop.v : &t->eos;
     return t->stop.n ? (int)t->stop.n : t->eos >= 0;
+}
+
+void tok_set_stop_ids(struct tok *t, const int32_t *ids, int n)
+{
+    t->stop.n = 0;
+    for (int i = 0; i < n; i++)
+        *MEM_PUSH(t->stop.v, t->stop.n, t->stop.cap) = ids[i];
+    if (t->eos < 0 && n)
+        t->eos = ids[0];
+}
+
+int64_t tok_n_outside(const struct tok *t, const int32_t *ids, int64_t n)
+{
+    int64_t outside = 0;
+    for (int64_t i = 0; i < n; i++)
+        outside += !tok_piece(t, ids[i]);
+    return outside;
 }
 
 bool tok_is_special(const struct tok *t, int32_t id)
@@ -475,12 +493,11 @@ static int collect_tokens(const struct tok *t, const int32_t *ids, int64_t n, bo
                           struct pieces *p)
 {
     for (int64_t i = 0; i < n; i++) {
-        if (ids[i] < 0 || ids[i] >= t->n_vocab)
-            return err_set(ERR_INPUT, "token id %d at %lld is outside the vocabulary (0 to %d)", ids[i],
-                           (long long)i, t->n_vocab - 1);
-        if (skip_special && t->special[ids[i]])
+        if (ids[i] < 0)
+            return err_set(ERR_INPUT, "token id %d at %lld is below 0", ids[i], (long long)i);
+        if (skip_special && tok_is_special(t, ids[i]))
             continue;
-        if (t->text[ids[i]])
+        if (tok_piece(t, ids[i]))
             collect(t, t->text[ids[i]], t->n_text[ids[i]], p);
         else if (t->world.n)
             collect(t, "\xff", 1, p); /* no text: the whole becomes U+FFFD, see decode */

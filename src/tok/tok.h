@@ -32,8 +32,8 @@ struct tok_gguf {
 
 /* `dir` is a model folder with tokenizer.json, or else SentencePiece's tokenizer.model, or else the
  * vocabulary of RWKV's World models, rwkv_vocab_v20230424.txt (and tokenizer_config.json,
- * special_tokens_map.json, generation_config.json where present: bos/eos ids, add_bos_token,
- * clean_up_tokenization_spaces). ERR_INPUT names file and key. */
+ * special_tokens_map.json, added_tokens.json, generation_config.json where present: tokens that stand there alone,
+ * bos/eos ids, add_bos_token, clean_up_tokenization_spaces). ERR_INPUT names file and key. */
 int tok_open_dir(struct tok **t, const char *dir);
 /* A *.tiktoken file: one "BASE64 RANK" per line, the bytes of a token and its id, which is also the order of
  * the merges. Texts are cut by the pattern of cl100k_base, and nothing in them is a special token (tiktoken's
@@ -57,10 +57,14 @@ int32_t tok_role_id(const struct tok *t, enum tok_role role);
 const char *tok_piece(const struct tok *t, int32_t id);
 /* Id of an exact token text ("<|eot_id|>", "</s>"), or -1. */
 int32_t tok_id(const struct tok *t, const char *text);
-/* End ids of the folder's generation_config.json when there is one, else {eos}. Returns the count; borrowed.
- */
+/* The ids that end an answer, as the model's files name them (model/stop_ids.h); the first one is the eos of a
+ * tokenizer that names none. */
+void tok_set_stop_ids(struct tok *t, const int32_t *ids, int n);
+/* What tok_set_stop_ids was given, or else {eos}. Returns the count, 0 for none; borrowed. */
 int tok_stop_ids(const struct tok *t, const int32_t **ids);
 bool tok_is_special(const struct tok *t, int32_t id);
+/* How many of the ids the tokenizer has no text for: models have more rows of embeddings than tokens. */
+int64_t tok_n_outside(const struct tok *t, const int32_t *ids, int64_t n);
 
 /* ids as `tokenizers` gives them: special/added tokens found in the text become their ids; with `add_special`
  * the post-processor (BOS, EOS) is applied. *ids is owned by the caller (free). Text must be valid UTF-8
@@ -89,7 +93,8 @@ int tok_join(const struct tok *t, const char *const *piece, size_t n, char **tex
 /* Text of ids, owned, with a NUL behind its *n_bytes (NULL if not wanted); models also generate the character
  * NUL, so that the text may hold some. `skip_special` leaves special tokens out; the clean-up of blanks
  * (spec/tasks.md 2.8) is applied when the tokenizer asks for it. Incomplete UTF-8 becomes U+FFFD as in the
- * field's library. ERR_INPUT for ids outside the vocabulary. */
+ * field's library. Ids above the vocabulary are no text (tok_n_outside counts them); ERR_INPUT for negative ones.
+ */
 int tok_decode(const struct tok *t, const int32_t *ids, int64_t n_ids, bool skip_special, char **text,
                size_t *n_bytes);
 

@@ -8,18 +8,16 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "tok/tok_int.h"
+#include "tok/tok_json.h"
 
-/* *j = NULL where the file does not exist. Only generation_config.json holds whole numbers that matter; the
- * others may hold ones beyond 64 bits (model_max_length: 10^30 is how the field writes "no limit"). */
-static int load(const char *dir, const char *name, json_t **j)
+int tok_config_load(const char *dir, const char *name, json_t **j)
 {
     char *path = file_join(dir, name);
-    json_error_t why;
     *j = NULL;
     int rc = 0;
     size_t big = strcmp(name, "generation_config.json") != 0 ? JSON_DECODE_INT_AS_REAL : 0;
-    if (file_exists(path) && !(*j = json_load_file(path, JSON_ALLOW_NUL | big, &why)))
-        rc = err_set(ERR_INPUT, "%s: not readable as JSON: line %d: %s", path, why.line, why.text);
+    if (file_exists(path))
+        rc = tok_json_file(path, big, j);
     if (*j && !json_is_object(*j)) {
         json_decref(*j);
         *j = NULL;
@@ -38,7 +36,7 @@ static void read_token(const struct tok *t, const json_t *j, const char *key, in
         *id = tok_id(t, text);
 }
 
-static const char *const role_key[TOK_N_ROLE] = {"bos_token",  "eos_token", "unk_token", "pad_token",
+const char *const tok_role_key[TOK_N_ROLE] = {"bos_token",  "eos_token", "unk_token", "pad_token",
                                                  "mask_token", "cls_token", "sep_token"};
 
 /* The Llama and Gemma classes of the field's library build BOS and EOS from these flags, whatever
@@ -61,45 +59,29 @@ static void read_add_flags(struct tok *t, const json_t *j)
     }
 }
 
-/* eos_token_id: a number or a list of numbers. */
-static int read_stop(struct tok *t, const json_t *v, const char *dir)
-{
-    size_t n = json_is_array(v) ? json_array_size(v) : json_is_integer(v);
-    for (size_t i = 0; i < n; i++) {
-        const json_t *e = json_is_array(v) ? json_array_get(v, i) : v;
-        json_int_t id = json_integer_value(e);
-        if (!json_is_integer(e) || id < 0 || id > TOK_MAX_ID)
-            return err_set(ERR_INPUT, "%s/generation_config.json: eos_token_id: token ids are expected", dir);
-        *MEM_PUSH(t->stop.v, t->stop.n, t->stop.cap) = (int32_t)id;
-    }
-    return 0;
-}
-
+/* Its end ids are read with the model (model/stop_ids.h). */
 static int read_generation(struct tok *t, const char *dir)
 {
     json_t *j;
-    TRY(load(dir, "generation_config.json", &j));
+    TRY(tok_config_load(dir, "generation_config.json", &j));
     const json_t *bos = json_object_get(j, "bos_token_id");
-    int rc = read_stop(t, json_object_get(j, "eos_token_id"), dir);
     if (t->bos < 0 && json_is_integer(bos) && json_integer_value(bos) >= 0 &&
         json_integer_value(bos) < t->n_vocab)
         t->bos = (int32_t)json_integer_value(bos);
-    if (t->eos < 0 && t->stop.n)
-        t->eos = t->stop.v[0];
     json_decref(j);
-    return rc;
+    return 0;
 }
 
 int tok_read_config(struct tok *t, const char *dir)
 {
     json_t *config, *map;
-    TRY(load(dir, "tokenizer_config.json", &config));
-    int rc = load(dir, "special_tokens_map.json", &map);
+    TRY(tok_config_load(dir, "tokenizer_config.json", &config));
+    int rc = tok_config_load(dir, "special_tokens_map.json", &map);
     if (rc >= 0) {
         const json_t *clean = json_object_get(config, "clean_up_tokenization_spaces");
         for (int i = 0; i < TOK_N_ROLE; i++) {
-            read_token(t, config, role_key[i], &t->role[i]);
-            read_token(t, map, role_key[i], &t->role[i]);
+            read_token(t, config, tok_role_key[i], &t->role[i]);
+            read_token(t, map, tok_role_key[i], &t->role[i]);
         }
         if (t->bos < 0)
             t->bos = t->role[TOK_BOS];
@@ -118,7 +100,7 @@ int tok_read_config(struct tok *t, const char *dir)
 int tok_config_legacy(const char *dir, bool *legacy)
 {
     json_t *config;
-    TRY(load(dir, "tokenizer_config.json", &config));
+    TRY(tok_config_load(dir, "tokenizer_config.json", &config));
     const json_t *v = json_object_get(config, "legacy");
     if (json_is_boolean(v))
         *legacy = json_is_true(v);

@@ -308,6 +308,10 @@ int tok_merges_from_scores(struct bpe *b, const char *const *token, const float 
 /* tok_json.c, tok_config.c */
 int tok_read_json(struct tok *t, const char *path);
 int tok_read_config(struct tok *t, const char *dir);
+extern const char *const tok_role_key[TOK_N_ROLE]; /* "bos_token", … */
+/* tok_extra.c: adds the tokens that tokenizer_config.json, special_tokens_map.json and added_tokens.json name
+ * beside tokenizer.json. Before tok_finish. */
+int tok_read_extra(struct tok *t, const char *dir);
 /* "legacy" of tokenizer_config.json, which decides how a SentencePiece model file is used; unchanged where
  * absent. */
 int tok_config_legacy(const char *dir, bool *legacy);

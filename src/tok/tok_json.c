@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/file.h"
 #include "base/mem.h"
 #include "tok/tok_int.h"
 #include "tok/tok_json.h"
@@ -425,12 +426,24 @@ static int read_root(struct tok *t, const json_t *j)
     return read_added(t, json_object_get(j, "added_tokens"));
 }
 
+int tok_json_file(const char *path, size_t flags, json_t **j)
+{
+    char *text;
+    size_t n;
+    json_error_t why;
+    *j = NULL;
+    TRY(file_read(path, &text, &n));
+    int rc = file_stand_in(path, text, n);
+    if (rc == 0 && !(*j = json_loadb(text, n, JSON_ALLOW_NUL | flags, &why)))
+        rc = err_set(ERR_INPUT, "%s: not readable as JSON: line %d: %s", path, why.line, why.text);
+    free(text);
+    return rc;
+}
+
 int tok_read_json(struct tok *t, const char *path)
 {
-    json_error_t why;
-    json_t *j = json_load_file(path, JSON_ALLOW_NUL, &why);
-    if (!j)
-        return err_set(ERR_INPUT, "%s: not readable as JSON: line %d: %s", path, why.line, why.text);
+    json_t *j;
+    TRY(tok_json_file(path, 0, &j));
     int rc = read_root(t, j);
     json_decref(j);
     return rc < 0 ? err_prefix(rc, "%s", path) : 0;

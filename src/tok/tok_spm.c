@@ -288,7 +288,11 @@ int tok_read_spm(struct tok *t, const char *path, bool legacy)
     char *data;
     size_t n;
     TRY(file_read(path, &data, &n));
-    int rc;
+    int rc = file_stand_in(path, data, n);
+    if (rc < 0) {
+        free(data);
+        return rc;
+    }
     if (read_model(&m, (struct reader){(const unsigned char *)data, n}))
         rc = use_model(t, &m, legacy);
     else

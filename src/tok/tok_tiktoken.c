@@ -121,8 +121,13 @@ int tok_open_tiktoken(struct tok **out, const char *path)
     size_t n;
     *out = NULL;
     TRY(file_read(path, &data, &n));
+    int rc = file_stand_in(path, data, n);
+    if (rc < 0) {
+        free(data);
+        return rc;
+    }
     struct tok *t = tok_new();
-    int rc = open_ranks(t, data, n);
+    rc = open_ranks(t, data, n);
     free(data);
     if (rc < 0) {
         tok_close(t);

@@ -1,0 +1,176 @@
+#include "model/rope_config.h"
+
+#include "base/err.h"
+#include "model/file_int.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <math.h>
+#include <string.h>
+
+struct reader {
+    const char *path;
+    const json_t *root;
+    const char *name;   /* of the object that counts: "rope_scaling", "rope_parameters"; NULL: there is none */
+    const json_t *used; /* that object */
+    struct str *notes;
+};
+
+static bool given(const json_t *v)
+{
+    return v && !json_is_null(v);
+}
+
+/* A number above 0; `def` NAN: required. */
+static int number(const struct reader *r, const json_t *v, const char *key, double def, double *out)
+{
+    *out = def;
+    if (!v && !isnan(def))
+        return 0;
+    *out = json_number_value(v);
+    if (!json_is_number(v) || !(*out > 0) || !isfinite(*out))
+        return err_set(ERR_INPUT, "%s: '%s' %s", r->path, key,
+                       v ? "must be a number above 0" : "is missing (rope scaling needs it)");
+    return 0;
+}
+
+static bool known_kind(const char *kind)
+{
+    return !strcmp(kind, "default") || !strcmp(kind, "linear") || !strcmp(kind, "llama3");
+}
+
+/* The kind under both of its names, whether it counts or not. */
+static int check_kinds(const struct reader *r, const json_t *object, const char *name)
+{
+    static const char *const keys[] = {"rope_type", "type"};
+    char shown[80];
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const json_t *v = json_object_get(object, keys[i]);
+        const char *kind = json_string_value(v);
+        if (given(v) && !kind)
+            return err_set(ERR_INPUT, "%s: '%s' in '%s' must be a string", r->path, keys[i], name);
+        if (kind && !known_kind(kind))
+            return err_set(ERR_INPUT,
+                           "%s: %s.%s: rope scaling '%s' is not supported (default, linear, llama3 are)",
+                           r->path, name, keys[i], file_shown(shown, kind));
+    }
+    return 0;
+}
+
+static int check_object(const struct reader *r, const char *name)
+{
+    const json_t *object = json_object_get(r->root, name), *v;
+    const char *key;
+    char shown[80];
+    if (given(object) && !json_is_object(object))
+        return err_set(ERR_INPUT, "%s: '%s' must be an object", r->path, name);
+    TRY(check_kinds(r, object, name));
+    json_object_foreach((json_t *)(uintptr_t)object, key, v)
+    {
+        if (!json_is_object(v))
+            continue;
+        TRY(check_kinds(r, v, file_shown(shown, key)));
+        return err_set(ERR_INPUT,
+                       "%s: '%s' has one object per layer type ('%s'), which is not supported for this "
+                       "model_type",
+                       r->path, name, shown);
+    }
+    return 0;
+}
+
+/* Which of the two objects counts. */
+static int choose(struct reader *r)
+{
+    static const char *const names[] = {"rope_scaling", "rope_parameters"};
+    for (int i = 0; i < 2; i++)
+        TRY(check_object(r, names[i]));
+    for (int i = 1; i >= 0; i--) {
+        const json_t *v = json_object_get(r->root, names[i]);
+        if (json_object_size(v)) {
+            r->name = names[i];
+            r->used = v;
+        }
+    }
+    return 0;
+}
+
+static void tell_loser(const struct reader *r, const struct rope_config *c)
+{
+    const json_t *other = json_object_get(r->root, "rope_parameters");
+    if (r->used && r->used != other && json_object_size(other) && !json_equal(r->used, other))
+        str_printf(r->notes,
+                   "%s: 'rope_scaling' counts and 'rope_parameters' beside it does not, as in transformers "
+                   "(rope_theta is %g)\n",
+                   r->path, c->theta);
+}
+
+/* A number that may stand inside the object or at the top level: the inner one counts. */
+static int either(const struct reader *r, const char *key, double def, double *out)
+{
+    const json_t *inner = json_object_get(r->used, key), *outer = json_object_get(r->root, key);
+    double lost = 0;
+    TRY(number(r, inner ? inner : given(outer) ? outer : NULL, key, def, out));
+    if (inner && given(outer))
+        TRY(number(r, outer, key, def, &lost));
+    if (inner && given(outer) && lost != *out)
+        str_printf(r->notes, "%s: '%s' %g in '%s' counts and %g at the top level does not\n", r->path, key, *out,
+                   r->name, lost);
+    return 0;
+}
+
+static int read_kind(const struct reader *r, const char **kind)
+{
+    const json_t *new = json_object_get(r->used, "rope_type"), *old = json_object_get(r->used, "type");
+    const char *n = json_string_value(new), *o = json_string_value(old);
+    if (new && !n)
+        return err_set(ERR_INPUT, "%s: 'rope_type' in '%s' must be a string", r->path, r->name);
+    *kind = n ? n : o ? o : "default";
+    if (n && o && strcmp(n, o) != 0)
+        str_printf(r->notes, "%s: 'rope_type' '%s' in '%s' counts and 'type' '%s' does not\n", r->path, n,
+                   r->name, o);
+    if (!n && !o && json_object_get(r->used, "factor"))
+        str_printf(r->notes, "%s: 'factor' in '%s' does not count: no 'rope_type' says how to scale\n", r->path,
+                   r->name);
+    return 0;
+}
+
+static int read_llama3(const struct reader *r, int64_t max_len, struct rope_config *c)
+{
+    static const char key[] = "original_max_position_embeddings";
+    const json_t *inner = json_object_get(r->used, key), *outer = json_object_get(r->root, key);
+    double len;
+    TRY(number(r, json_object_get(r->used, "low_freq_factor"), "low_freq_factor", NAN, &c->low_freq));
+    TRY(number(r, json_object_get(r->used, "high_freq_factor"), "high_freq_factor", NAN, &c->high_freq));
+    TRY(number(r, inner, key, (double)max_len, &len));
+    if (given(outer) && json_number_value(outer) != len)
+        str_printf(r->notes, "%s: '%s' at the top level does not count, %g does (%s)\n", r->path, key, len,
+                   inner ? r->name : "max_position_embeddings");
+    if (len > 1e12 || c->high_freq <= c->low_freq)
+        return err_set(ERR_INPUT,
+                       "%s: llama3 rope scaling needs high_freq_factor above low_freq_factor and a real "
+                       "original_max_position_embeddings",
+                       r->path);
+    c->original_len = (int64_t)len;
+    return 0;
+}
+
+int rope_config_read(struct rope_config *c, const json_t *root, const char *path, int64_t max_len,
+                     struct str *notes)
+{
+    struct reader r = {.path = path, .root = root, .notes = notes};
+    double partial;
+    const char *kind = NULL;
+    *c = (struct rope_config){.scaling = ROPE_PLAIN, .factor = 1, .low_freq = 1, .high_freq = 1};
+    TRY(choose(&r));
+    TRY(either(&r, "rope_theta", 10000, &c->theta));
+    tell_loser(&r, c);
+    TRY(either(&r, "partial_rotary_factor", 1, &partial));
+    if (partial != 1)
+        return err_set(ERR_INPUT, "%s: 'partial_rotary_factor' %g is not supported (only 1)", path, partial);
+    TRY(read_kind(&r, &kind));
+    if (!strcmp(kind, "default"))
+        return 0;
+    c->scaling = !strcmp(kind, "linear") ? ROPE_LINEAR : ROPE_LLAMA3;
+    TRY(number(&r, json_object_get(r.used, "factor"), "factor", NAN, &c->factor));
+    return c->scaling == ROPE_LLAMA3 ? read_llama3(&r, max_len, c) : 0;
+}
