@@ -74,9 +74,7 @@ bool means_counts(const struct record *r)
 
 void means_add(struct means_sum *s, double score)
 {
-    const double sum = s->sum + score;
-    s->low += fabs(s->sum) >= fabs(score) ? (s->sum - sum) + score : (score - sum) + s->sum;
-    s->sum = sum;
+    s->sum += score;
     s->n++;
 }
 
@@ -97,7 +95,7 @@ static double numpy_round(double v)
 /* In percent, as the reference averages. */
 static double percent_of_task(const struct means *m, int task, const struct means_sum *s)
 {
-    const double v = 100 * (s->sum + s->low) / (double)s->n;
+    const double v = 100 * s->sum / (double)s->n;
     return m->paper && m->longbench[task] ? python_round(v) : v;
 }
 

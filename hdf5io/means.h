@@ -31,9 +31,10 @@ struct means {
 void means_init(struct means *m, const char *const *category, int n_task, bool paper);
 void means_free(struct means *m);
 
-/* The scores of a task so far, added up so that their order does not matter (Neumaier 1974). */
+/* The scores of a task so far, in the order of its examples: a sum's last bit, which rounding can show, is
+ * then that of the reference. */
 struct means_sum {
-    double sum, low;
+    double sum;
     int64_t n;
 };
 /* Whether the unit has a score: it ended well. */

@@ -23,15 +23,27 @@ void progress_duration(char out[32], double seconds)
         snprintf(out, 32, "%lds", s);
 }
 
+static void open_scores(struct progress *g)
+{
+    const struct plan *p = g->plan;
+    const char **category = mem_alloc((size_t)p->n_task, sizeof *category);
+    g->first = mem_alloc((size_t)p->n_task + 1, sizeof *g->first);
+    for (int t = 0; t < p->n_task; t++) {
+        category[t] = task_traits(p->model[0].task[t])->category;
+        g->first[t + 1] = g->first[t] + p->task[t].n_example;
+    }
+    means_init(&g->means, category, p->n_task, p->config->mode == MODE_PAPER);
+    free(category);
+    const size_t n = (size_t)p->n_setting * (size_t)g->first[p->n_task];
+    g->score = mem_alloc(n, sizeof *g->score);
+    for (size_t i = 0; i < n; i++)
+        g->score[i] = NAN;
+}
+
 void progress_open(struct progress *g, const struct plan *plan, bool quiet)
 {
     *g = (struct progress){.plan = plan, .quiet = quiet};
-    g->sum = mem_alloc((size_t)plan->n_setting * (size_t)plan->n_task, sizeof *g->sum);
-    const char **category = mem_alloc((size_t)plan->n_task, sizeof *category);
-    for (int t = 0; t < plan->n_task; t++)
-        category[t] = task_traits(plan->model[0].task[t])->category;
-    means_init(&g->means, category, plan->n_task, plan->config->mode == MODE_PAPER);
-    free(category);
+    open_scores(g);
     g->s_start = g->s_said = clock_now();
     g->terminal = isatty(STDERR_FILENO);
 }
@@ -40,7 +52,8 @@ void progress_close(struct progress *g)
 {
     if (g->terminal && g->n_said)
         fputc('\n', stderr);
-    free(g->sum);
+    free(g->score);
+    free(g->first);
     means_free(&g->means);
     *g = (struct progress){0};
 }
@@ -51,9 +64,24 @@ void progress_unit(struct progress *g, const struct record *r, bool before)
     g->n_done++;
     g->n_bad += r->status != ST_OK;
     const struct plan *p = g->plan;
-    if (r->setting >= 0 && r->setting < p->n_setting && r->task >= 0 && r->task < p->n_task &&
-        means_counts(r))
-        means_add(&g->sum[r->setting * p->n_task + r->task], r->score);
+    if (r->setting < 0 || r->setting >= p->n_setting || r->task < 0 || r->task >= p->n_task ||
+        r->example < 0 || r->example >= p->task[r->task].n_example)
+        return;
+    double *score = g->score + (int64_t)r->setting * g->first[p->n_task] + g->first[r->task] + r->example;
+    *score = means_counts(r) ? r->score : NAN;
+}
+
+/* Sums of a setting's scores by task, in the order of the examples. */
+static struct means_sum *sums(const struct progress *g, int setting)
+{
+    const struct plan *p = g->plan;
+    struct means_sum *sum = mem_alloc((size_t)p->n_task, sizeof *sum);
+    const double *score = g->score + (int64_t)setting * g->first[p->n_task];
+    for (int t = 0; t < p->n_task; t++)
+        for (int i = g->first[t]; i < g->first[t + 1]; i++)
+            if (!isnan(score[i]))
+                means_add(&sum[t], score[i]);
+    return sum;
 }
 
 void progress_ahead(struct progress *g, double cost)
@@ -74,14 +102,16 @@ static void add_scores(const struct progress *g, struct str *line)
     const struct means *m = &g->means;
     for (int i = 0; i < g->plan->n_setting; i++) {
         const struct plan_setting *s = &g->plan->setting[i];
+        struct means_sum *sum = sums(g, i);
         for (int w = 0; w < m->n_whole; w++) {
-            const double score = means_of_group(m, &m->whole[w], g->sum + i * g->plan->n_task);
+            const double score = means_of_group(m, &m->whole[w], sum);
             if (isnan(score))
                 continue;
             str_printf(line, "  %s", g->plan->n_model > 1 ? s->id : s->spec->label);
             str_printf(line, m->n_whole > 1 ? " %s %.2f" : "%s %.2f", m->n_whole > 1 ? m->whole[w].name : "",
                        100 * score);
         }
+        free(sum);
     }
 }
 

@@ -9,7 +9,8 @@
 struct progress {
     const struct plan *plan;
     struct means means;
-    struct means_sum *sum; /* [setting, task]: of scores */
+    double *score; /* [setting, example of any task]; NaN: none yet */
+    int *first;    /* [task + 1]: its first example in there */
     int64_t n_done, n_bad;
     double cost_all, cost_done;     /* of this run, by the plan's estimate */
     double s_start, s_said, s_last; /* clock: start, last line, last finished work */
