@@ -260,7 +260,7 @@ static void make_lines(const struct side *x, struct pairs *p, struct lines *l)
     adjust(l, 0);
     int from = l->n;
     for (int c = 0; c < m->n_category; c++)
-        if (m->category[c].n_task > 1)
+        if (m->category[c].n_task > 1 && m->longbench[m->category[c].task[0]]) /* others are wholes */
             add_line(l, p, m, "category", mem_strdup(m->category[c].name), &m->category[c], &r);
     adjust(l, from);
     from = l->n;
