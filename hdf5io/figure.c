@@ -213,10 +213,18 @@ static int points_of(const struct summary *s, const char *model, struct point *p
     int n = 0;
     for (int i = 0; i < s->r->n_setting; i++) {
         const struct summary_setting *o = &s->setting[i];
-        if (strcmp(s->r->setting[i].model, model) != 0 || isnan(o->score.mean) || isnan(o->kv_bytes))
+        if (strcmp(s->r->setting[i].model, model) != 0 || !s->means.n_whole || isnan(o->kv_bytes))
             continue;
-        p[n++] = (struct point){
-            i, o->kv_bytes / 1048576, 100 * o->score.mean, 100 * o->score.lo, 100 * o->score.hi, false};
+        const struct interval score = s->whole[i * s->means.n_whole].score;
+        if (isnan(score.mean))
+            continue;
+        const bool none = score.kind == INTERVAL_NONE;
+        p[n++] = (struct point){i,
+                                o->kv_bytes / 1048576,
+                                100 * score.mean,
+                                100 * (none ? score.mean : score.lo),
+                                100 * (none ? score.mean : score.hi),
+                                false};
     }
     qsort(p, (size_t)n, sizeof *p, by_bytes);
     double best = -1;

@@ -54,21 +54,26 @@ static void settings_section(struct str *o, const struct summary *s)
 {
     str_add(o, "<h2>Settings</h2><div class=\"wrap\"><table>\n");
     table_settings(s, TABLE_HTML, o);
-    str_add(o, "</table></div>\n<p class=\"note\">Score: mean over tasks of the mean over examples, in "
-               "percent, with the 95 % interval of a "
-               "bootstrap over examples (2,000 resamples within tasks). Difference: the same examples under "
-               "the setting and under "
-               "<code>full</code>, resampled in pairs. KV bytes: what one sequence really occupies, measured "
-               "from the allocator, as if it "
-               "were alone, with room for its longest answer (in brackets the part on the device, where the "
-               "rest waits in host memory); true ratio: the uncompressed cache of the same "
-               "dtype over that. Times come "
-               "from isolated runs (nothing shared, one sequence): the prompt pass, and decode per new "
-               "token; in brackets the share of the "
-               "limit measured on this machine in the same run (product rate for the prompt, memory "
-               "bandwidth over the bytes that a token must "
-               "read). More than 100 % means that part of the weights stayed in the CPU's caches. An "
-               "interval of width zero means that every example gave the same score.</p>\n");
+    str_add(
+        o,
+        "</table></div>\n<p class=\"note\">Score: mean over tasks of the mean over examples, in percent, "
+        "with its 95 % interval: Wilson's for 0/1 scores of one task, else bootstrap-t (5,000 resamples "
+        "within "
+        "tasks). A star: too little spread to resample, the interval is wider than it need be. LongBench's "
+        "15 datasets and the needle are never averaged together. Difference: the same examples under the "
+        "setting and under <code>full</code>; Tango's interval for 0/1 scores, else bootstrap-t. p: exact "
+        "McNemar test or sign flips, adjusted for the number of settings (Holm). Could show: the least "
+        "difference that a sample like this one shows at 5 % with a power of 80 %. KV bytes: what one "
+        "sequence really occupies, measured "
+        "from the allocator, as if it "
+        "were alone, with room for its longest answer (in brackets the part on the device, where the "
+        "rest waits in host memory); true ratio: the uncompressed cache of the same "
+        "dtype over that. Times come "
+        "from isolated runs (nothing shared, one sequence): the prompt pass, and decode per new "
+        "token; in brackets the share of the "
+        "limit measured on this machine in the same run (product rate for the prompt, memory "
+        "bandwidth over the bytes that a token must "
+        "read). More than 100 % means that part of the weights stayed in the CPU's caches.</p>\n");
 }
 
 static void tasks_section(struct str *o, const struct summary *s)
@@ -77,9 +82,17 @@ static void tasks_section(struct str *o, const struct summary *s)
         return;
     str_add(o, "<h2>Tasks</h2><div class=\"wrap\"><table>\n");
     table_tasks(s, TABLE_HTML, o);
-    str_add(o, "</table></div>\n<p class=\"note\">100 × mean score over the examples that ended well. "
-               "passage_count is run but, as in the "
-               "reference, not averaged.</p>\n");
+    str_add(o,
+            "</table></div>\n<p class=\"note\">100 × mean score over the examples that ended well, with 95 % "
+            "intervals. passage_count is run but, as in the reference, not averaged; the mean is that of the "
+            "tasks.</p>\n");
+    struct str rows = {0};
+    if (table_categories(s, TABLE_HTML, &rows)) {
+        str_add(o, "<h2>Categories</h2><div class=\"wrap\"><table>\n");
+        str_add(o, str_c(&rows));
+        str_add(o, "</table></div>\n");
+    }
+    str_free(&rows);
 }
 
 static void fidelity_section(struct str *o, const struct summary *s)
@@ -273,17 +286,20 @@ static int put_table(const struct summary *s, const char *dir, const char *name,
     return rc;
 }
 
-static int put_fidelity(const struct summary *s, const char *dir)
+/* A table that some files do not have, as DIR/NAME.md and DIR/NAME.csv. */
+static int put_if_any(const struct summary *s, const char *dir, const char *name,
+                      bool (*make)(const struct summary *, enum table_form, struct str *))
 {
-    struct str md = {0}, csv = {0};
+    static const char *const ext[] = {[TABLE_MD] = ".md", [TABLE_CSV] = ".csv"};
     int rc = 0;
-    if (table_fidelity(s, TABLE_MD, &md) && table_fidelity(s, TABLE_CSV, &csv)) {
-        rc = put(dir, "fidelity.md", &md);
-        if (rc == 0)
-            rc = put(dir, "fidelity.csv", &csv);
+    for (enum table_form form = TABLE_MD; form <= TABLE_CSV && rc == 0; form++) {
+        struct str text = {0};
+        char *file = mem_printf("%s%s", name, ext[form]);
+        if (make(s, form, &text))
+            rc = put(dir, file, &text);
+        free(file);
+        str_free(&text);
     }
-    str_free(&md);
-    str_free(&csv);
     return rc;
 }
 
@@ -338,7 +354,8 @@ static int write_all(const struct summary *s, const char *dir)
     TRY(put_table(s, dir, "settings.csv", table_settings, TABLE_CSV));
     TRY(put_table(s, dir, "tasks.md", table_tasks, TABLE_MD));
     TRY(put_table(s, dir, "tasks.csv", table_tasks, TABLE_CSV));
-    TRY(put_fidelity(s, dir));
+    TRY(put_if_any(s, dir, "categories", table_categories));
+    TRY(put_if_any(s, dir, "fidelity", table_fidelity));
     TRY(put_needles(s, dir));
     struct put_ctx c = {.dir = dir};
     for_models(s, put_frontier, &c);
@@ -356,7 +373,7 @@ int report_write(const char *results_path, const char *dir)
     struct results r;
     TRY(results_open(&r, results_path));
     struct summary s;
-    summary_make(&s, &r);
+    summary_make(&s, &r, SUMMARY_ALL);
     int rc = write_all(&s, dir);
     summary_free(&s);
     results_close(&r);

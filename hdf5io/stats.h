@@ -1,21 +1,20 @@
-/* Statistics over per-example scores. All resampling is seeded: equal input gives equal output. */
+/* Small statistics that the others stand on. Every random draw is seeded: equal input gives equal output. */
 #ifndef KVS_HDF5IO_STATS_H
 #define KVS_HDF5IO_STATS_H
 
 #include <stdint.h>
 
-/* A mean with its 95 % percentile-bootstrap interval (Efron 1979; 2,000 resamples). NaN when there is
- * nothing. */
-struct interval {
-    double mean, lo, hi;
-    int64_t n; /* examples behind it */
-};
+/* Points of the standard normal distribution: two-sided 5 %, and a power of 80 %. */
+#define STATS_Z95 1.959963984540054
+#define STATS_Z80 0.8416212335729143
 
-/* Values in groups (tasks): the mean of the groups' means; examples are resampled within their group.
- * value[at[g] .. at[g+1]) is group g. */
-struct interval stats_mean(const double *value, const int64_t *at, int n_group);
-/* The same for differences a - b of the same examples: a resample takes both or none. */
-struct interval stats_paired(const double *a, const double *b, const int64_t *at, int n_group);
-double stats_median(double *value, int64_t n); /* sorts in place; NaN for n == 0 */
+/* The next 64 random bits: SplitMix64 (Steele, Lea, Flood 2014). */
+uint64_t stats_random(uint64_t *state);
+/* The k-th smallest of n values, k from 0 (Hoare 1961); changes their order. */
+double stats_select(double *value, int64_t n, int64_t k);
+double stats_median(double *value, int64_t n); /* changes their order; NaN for n == 0 */
+
+/* P values of one table adjusted for their number (Holm 1979). NaN is no member of the family and stays. */
+void stats_holm(const double *p, int n, double *adjusted);
 
 #endif

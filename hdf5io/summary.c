@@ -2,15 +2,11 @@
 
 #include "base/mem.h"
 #include "hdf5io/book.h"
+#include "hdf5io/stats.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-bool summary_averaged(const struct sink_task *t)
-{
-    return strcmp(t->category, "not_averaged") != 0;
-}
 
 /* Whether "a,b,c" has the part [part, part + n). */
 static bool has_part(const char *list, const char *part, size_t n)
@@ -65,56 +61,6 @@ static void place_units(struct summary *s)
     }
 }
 
-/* Collects scores of a setting (or pairs of two) in groups by task. Returns the number of groups. */
-static int collect(const struct summary *s, int a, int b, int task, double *va, double *vb, int64_t *at)
-{
-    const struct results *r = s->r;
-    int n_group = 0;
-    int64_t n = 0;
-    at[0] = 0;
-    for (int64_t row = 0; row < r->n_example; row++) {
-        const struct sink_example *e = &r->example[row];
-        if (row && e->task != r->example[row - 1].task)
-            at[++n_group] = n;
-        if (task >= 0 ? e->task != task : !summary_averaged(&r->task[e->task]))
-            continue;
-        const struct record *x = summary_unit(s, a, row), *y = b < 0 ? x : summary_unit(s, b, row);
-        if (!x || !y || x->status != ST_OK || y->status != ST_OK)
-            continue;
-        va[n] = x->score;
-        if (vb)
-            vb[n] = y->score;
-        n++;
-    }
-    at[++n_group] = n;
-    return n_group;
-}
-
-static struct interval score_of(const struct summary *s, int setting, int task)
-{
-    size_t n = (size_t)s->r->n_example;
-    double *v = mem_alloc(n, sizeof *v);
-    int64_t *at = mem_alloc((size_t)s->r->n_task + 2, sizeof *at);
-    int groups = collect(s, setting, -1, task, v, NULL, at);
-    struct interval i = stats_mean(v, at, groups);
-    free(v);
-    free(at);
-    return i;
-}
-
-struct interval summary_diff(const struct summary *s, int a, int b, int task)
-{
-    size_t n = (size_t)s->r->n_example;
-    double *va = mem_alloc(n, sizeof *va), *vb = mem_alloc(n, sizeof *vb);
-    int64_t *at = mem_alloc((size_t)s->r->n_task + 2, sizeof *at);
-    int groups = collect(s, a, b, task, va, vb, at);
-    struct interval i = stats_paired(va, vb, at, groups);
-    free(va);
-    free(vb);
-    free(at);
-    return i;
-}
-
 static void count_units(struct summary *s, int setting)
 {
     struct summary_setting *o = &s->setting[setting];
@@ -144,27 +90,6 @@ static void count_units(struct summary *s, int setting)
     o->kv_bytes_full = n_bytes ? full / (double)n_bytes : NAN;
     o->ratio = bytes > 0 ? full / bytes : NAN;
     o->kept_tokens = n_kept ? kept / (double)n_kept : NAN;
-}
-
-static void take_fidelity(struct summary *s, int setting)
-{
-    struct summary_setting *o = &s->setting[setting];
-    double kl = 0, top1 = 0, gold = 0, worst = 0;
-    int64_t n = 0;
-    for (int64_t row = 0; row < s->r->n_example; row++) {
-        const struct record *x = summary_unit(s, setting, row);
-        for (int k = 0; x && k < x->n_fidelity; k++, n++) {
-            kl += x->fidelity[k].kl;
-            top1 += x->fidelity[k].top1;
-            gold += x->fidelity[k].gold_logprob;
-            worst = x->fidelity[k].kl > worst ? x->fidelity[k].kl : worst;
-        }
-    }
-    o->n_fidelity = n;
-    o->kl = n ? kl / (double)n : NAN;
-    o->kl_max = n ? worst : NAN;
-    o->top1 = n ? top1 / (double)n : NAN;
-    o->gold_logprob = n ? gold / (double)n : NAN;
 }
 
 static void take_times(struct summary *s, int setting)
@@ -214,31 +139,49 @@ static int full_row(const struct results *r, int setting)
     return found;
 }
 
-void summary_make(struct summary *s, const struct results *r)
+static void init_means(struct summary *s)
+{
+    const struct results *r = s->r;
+    const char **category = mem_alloc((size_t)r->n_task + 1, sizeof *category);
+    for (int t = 0; t < r->n_task; t++)
+        category[t] = r->task[t].category;
+    means_init(&s->means, category, r->n_task, r->mode && !strcmp(r->mode, "paper"));
+    free(category);
+}
+
+void summary_make(struct summary *s, const struct results *r, enum summary_depth depth)
 {
     size_t n = (size_t)r->n_setting;
     *s = (struct summary){.r = r,
                           .setting = mem_alloc(n, sizeof *s->setting),
                           .cell = mem_alloc(n * (size_t)r->n_task, sizeof *s->cell),
                           .unit = mem_alloc(n * (size_t)r->n_example, sizeof *s->unit)};
+    init_means(s);
+    s->whole = mem_alloc(n * (size_t)s->means.n_whole, sizeof *s->whole);
+    s->category = mem_alloc(n * (size_t)s->means.n_category, sizeof *s->category);
     place_units(s);
     for (int i = 0; i < r->n_setting; i++) {
-        struct summary_setting *o = &s->setting[i];
         count_units(s, i);
-        take_times(s, i);
-        take_fidelity(s, i);
-        o->score = score_of(s, i, -1);
-        for (int t = 0; t < r->n_task; t++)
-            s->cell[i * r->n_task + t].score = score_of(s, i, t);
-        o->full = full_row(r, i);
-        o->diff = o->full >= 0 && o->full != i ? summary_diff(s, i, o->full, -1)
-                                               : (struct interval){NAN, NAN, NAN, 0};
+        s->setting[i].full = full_row(r, i);
     }
+    struct resampler draws = {0};
+    if (depth >= SUMMARY_SCORES)
+        summary_add_scores(s, &draws);
+    if (depth >= SUMMARY_ALL) {
+        summary_add_diffs(s, &draws);
+        summary_add_fidelity(s, &draws);
+        for (int i = 0; i < r->n_setting; i++)
+            take_times(s, i);
+    }
+    resampler_free(&draws);
 }
 
 void summary_free(struct summary *s)
 {
+    means_free(&s->means);
     free(s->setting);
+    free(s->whole);
+    free(s->category);
     free(s->cell);
     free(s->unit);
     *s = (struct summary){0};

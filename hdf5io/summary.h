@@ -3,15 +3,17 @@
 #define KVS_HDF5IO_SUMMARY_H
 
 #include "hdf5io/read.h"
-#include "hdf5io/stats.h"
+#include "hdf5io/score_set.h"
 
+struct summary_whole { /* setting x whole (means.h) */
+    struct interval score;
+    struct comparison diff; /* to `full` of the same model, same examples; n == 0 without it */
+};
 struct summary_cell { /* setting x task */
     struct interval score;
     int64_t n_done, n_bad; /* units; those with a status other than ok */
 };
 struct summary_setting {
-    struct interval score; /* mean over the averaged tasks */
-    struct interval diff;  /* to `full` of the same model, same examples; n == 0 without it */
     int64_t n_done, n_bad;
     int64_t n_status[ST_N];
     double kv_bytes, kv_bytes_full; /* mean per unit, as if alone */
@@ -23,28 +25,37 @@ struct summary_setting {
     double prefill_limit,
         decode_limit; /* share of the limit reached, 0..1; NaN when the file holds no limits */
     int64_t n_timing;
-    /* means over the tokens of /fidelity; NaN without any */
-    double kl, kl_max, top1, gold_logprob;
+    /* means over the tokens of /fidelity, with intervals over examples; NaN without any */
+    struct interval kl, top1, gold_logprob;
+    double kl_max;
     int64_t n_fidelity; /* tokens */
     int full;           /* row of `full` of the same model, or -1 */
 };
 struct summary {
     const struct results *r;
+    struct means means;
     struct summary_setting *setting; /* [n_setting] */
+    struct summary_whole *whole;     /* [n_setting * means.n_whole] */
+    struct interval *category;       /* [n_setting * means.n_category] */
     struct summary_cell *cell;       /* [n_setting * n_task] */
     const struct record *
         *unit; /* [n_setting * n_example_all]: record or NULL, by setting and position in r->example */
 };
-void summary_make(struct summary *s, const struct results *r);
+enum summary_depth {
+    SUMMARY_COUNTS, /* which units there are and how many */
+    SUMMARY_SCORES, /* and scores with their intervals */
+    SUMMARY_ALL
+};
+void summary_make(struct summary *s, const struct results *r, enum summary_depth depth);
 void summary_free(struct summary *s);
 const struct record *summary_unit(const struct summary *s, int setting, int64_t example_row);
-/* Whether the task counts in the mean over tasks (LongBench's passage_count is run but not averaged). */
-bool summary_averaged(const struct sink_task *t);
 
 /* Name of a task; where the file has others of that name, with what tells them apart: "passkey (seed=8)". */
 void summary_task_label(const struct results *r, int task, struct str *out);
 
-/* Paired difference a - b over the examples that both have, task by task (task < 0: all averaged tasks). */
-struct interval summary_diff(const struct summary *s, int a, int b, int task);
+/* The parts of summary_make in summary_score.c: scores, differences to `full`, fidelity. */
+void summary_add_scores(struct summary *s, struct resampler *r);
+void summary_add_diffs(struct summary *s, struct resampler *r);
+void summary_add_fidelity(struct summary *s, struct resampler *r);
 
 #endif

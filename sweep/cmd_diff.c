@@ -2,6 +2,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "hdf5io/book.h"
+#include "hdf5io/stats.h"
 #include "hdf5io/summary.h"
 #include "kv/kv.h"
 #include "sweep/app.h"
@@ -117,13 +118,23 @@ struct side {
     int setting;
 };
 
-/* Scores of the examples that both sides have, grouped by the first side's tasks; n_task + 1 ends in at[]. */
+/* Scores of the examples that both sides have, by the first side's tasks. */
 struct pairs {
-    double *a, *b;
-    int64_t *at;
-    int n_task;
+    struct score_set a, b, d;
     int64_t wins, losses, ties, both_answers;
     int64_t alone_a, alone_b; /* finished units without a partner */
+};
+
+/* A line of the table: a task, a category or a whole. */
+struct line {
+    char *name;
+    const char *level;
+    struct interval a, b;
+    struct comparison d;
+};
+struct lines {
+    struct line *line;
+    int n, cap;
 };
 
 /* For every task of x the row of y that holds the same examples, or -1. A name alone says little: the same
@@ -156,22 +167,19 @@ static int64_t partner(const struct side *x, int64_t row, const struct side *y, 
     return o && !strcmp(o->id, e->id) && !strcmp(o->gold_json, e->gold_json) ? o - y->r->example : -1;
 }
 
-static bool is_scored(const struct record *u)
-{
-    return u && u->status == ST_OK;
-}
-
 static int64_t count_scored(const struct side *x)
 {
     int64_t n = 0;
     for (int64_t i = 0; i < x->r->n_example; i++)
-        n += is_scored(summary_unit(x->s, x->setting, i));
+        n += means_counts(summary_unit(x->s, x->setting, i));
     return n;
 }
 
-static void add_pair(struct pairs *p, int64_t n, const struct record *u, const struct record *v)
+static void add_pair(struct pairs *p, int task, const struct record *u, const struct record *v)
 {
-    p->a[n] = u->score, p->b[n] = v->score;
+    score_set_add(&p->a, task, u->score);
+    score_set_add(&p->b, task, v->score);
+    score_set_add(&p->d, task, u->score - v->score);
     p->wins += u->score > v->score, p->losses += u->score < v->score, p->ties += u->score == v->score;
     p->both_answers += u->text && v->text && record_same_text(u, v);
 }
@@ -179,26 +187,96 @@ static void add_pair(struct pairs *p, int64_t n, const struct record *u, const s
 static void pair_up(const struct side *x, const struct side *y, struct pairs *p)
 {
     const struct results *r = x->r;
-    *p = (struct pairs){.a = mem_alloc((size_t)r->n_example, sizeof *p->a),
-                        .b = mem_alloc((size_t)r->n_example, sizeof *p->b),
-                        .at = mem_alloc((size_t)r->n_task + 1, sizeof *p->at),
-                        .n_task = r->n_task};
+    *p = (struct pairs){0};
+    score_set_init(&p->a, r->n_task);
+    score_set_init(&p->b, r->n_task);
+    score_set_init(&p->d, r->n_task);
     int *task_of = match_tasks(r, y->r);
-    int64_t n = 0;
     for (int64_t i = 0; i < r->n_example; i++) { /* ordered by task */
         int64_t k = partner(x, i, y, task_of);
         const struct record *u = summary_unit(x->s, x->setting, i);
         const struct record *v = k < 0 ? NULL : summary_unit(y->s, y->setting, k);
-        if (is_scored(u) && is_scored(v)) {
-            add_pair(p, n++, u, v);
-            p->at[r->example[i].task + 1]++;
-        }
+        if (means_counts(u) && means_counts(v))
+            add_pair(p, r->example[i].task, u, v);
     }
-    for (int t = 0; t < r->n_task; t++)
-        p->at[t + 1] += p->at[t];
-    p->alone_a = count_scored(x) - n;
-    p->alone_b = count_scored(y) - n;
+    score_set_ready(&p->a, SAMPLE_SCORES);
+    score_set_ready(&p->b, SAMPLE_SCORES);
+    score_set_ready(&p->d, SAMPLE_DIFFERENCES);
+    p->alone_a = count_scored(x) - p->d.n;
+    p->alone_b = count_scored(y) - p->d.n;
     free(task_of);
+}
+
+static void pairs_free(struct pairs *p)
+{
+    score_set_free(&p->a);
+    score_set_free(&p->b);
+    score_set_free(&p->d);
+}
+
+static void add_line(struct lines *l, struct pairs *p, const struct means *m, const char *level, char *name,
+                     const struct means_group *g, struct resampler *r)
+{
+    const struct comparison d = score_set_compare(&p->d, g->task, g->n_task, r);
+    const bool task = !strcmp(level, "task");
+    if (d.effect.n == 0) {
+        free(name);
+        return;
+    }
+    *MEM_PUSH(l->line, l->n, l->cap) = (struct line){
+        .name = name,
+        .level = level,
+        .a = task ? score_set_task(&p->a, m, g->task[0], r) : score_set_group(&p->a, m, g, r),
+        .b = task ? score_set_task(&p->b, m, g->task[0], r) : score_set_group(&p->b, m, g, r),
+        .d = d,
+    };
+}
+
+/* P values of lines [from, n) are adjusted together: those of tasks, of categories, of wholes. */
+static void adjust(struct lines *l, int from)
+{
+    const int n = l->n - from;
+    double *p = mem_alloc((size_t)n + 1, sizeof *p), *holm = mem_alloc((size_t)n + 1, sizeof *holm);
+    for (int i = 0; i < n; i++)
+        p[i] = l->line[from + i].d.p;
+    stats_holm(p, n, holm);
+    for (int i = 0; i < n; i++)
+        l->line[from + i].d.p_holm = holm[i];
+    free(p);
+    free(holm);
+}
+
+/* Tasks, then categories of several tasks, then wholes. */
+static void make_lines(const struct side *x, struct pairs *p, struct lines *l)
+{
+    const struct means *m = &x->s->means;
+    struct resampler r = {0};
+    for (int t = 0; t < m->n_task; t++) {
+        struct str label = {0};
+        summary_task_label(x->r, t, &label);
+        add_line(l, p, m, "task", mem_strdup(str_c(&label)), &(struct means_group){NULL, &t, 1}, &r);
+        str_free(&label);
+    }
+    adjust(l, 0);
+    int from = l->n;
+    for (int c = 0; c < m->n_category; c++)
+        if (m->category[c].n_task > 1 && m->longbench[m->category[c].task[0]]) /* others are wholes */
+            add_line(l, p, m, "category", mem_strdup(m->category[c].name), &m->category[c], &r);
+    adjust(l, from);
+    from = l->n;
+    for (int w = 0; w < m->n_whole; w++)
+        add_line(l, p, m, "whole",
+                 m->n_whole < 2 ? mem_strdup("mean of tasks") : mem_printf("mean of %s", m->whole[w].name),
+                 &m->whole[w], &r);
+    adjust(l, from);
+    resampler_free(&r);
+}
+
+static void lines_free(struct lines *l)
+{
+    for (int i = 0; i < l->n; i++)
+        free(l->line[i].name);
+    free(l->line);
 }
 
 static void add_json_text(struct str *out, const char *name, const char *text)
@@ -216,49 +294,53 @@ static void add_json_real(struct str *out, const char *name, double v)
         str_printf(out, ", \"%s\": null", name);
 }
 
-static void print_row(const struct diff_args *a, struct str *out, const char *task, struct interval x,
-                      struct interval y, struct interval d, bool first)
+static void print_text(const struct line *l, struct str *out)
 {
-    if (!a->json) {
-        str_printf(out, "%s\t%lld\t%.2f\t%.2f\t%+.2f\t[%+.2f, %+.2f]\n", task, (long long)d.n, 100 * x.mean,
-                   100 * y.mean, 100 * d.mean, 100 * d.lo, 100 * d.hi);
-        return;
-    }
-    str_add(out, first ? "{" : ", {");
-    add_json_text(out, "task", task);
-    str_printf(out, ", \"n\": %lld", (long long)d.n);
-    add_json_real(out, "a", x.mean);
-    add_json_real(out, "b", y.mean);
-    add_json_real(out, "diff", d.mean);
-    add_json_real(out, "lo", d.lo);
-    add_json_real(out, "hi", d.hi);
+    const struct comparison *d = &l->d;
+    str_printf(out, "%s\t%lld\t%.2f\t%.2f\t%+.2f\t", l->name, (long long)d->effect.n, 100 * l->a.mean,
+               100 * l->b.mean, 100 * d->effect.mean);
+    if (d->effect.kind == INTERVAL_NONE)
+        str_add(out, "–");
+    else
+        str_printf(out, "[%+.2f, %+.2f]%s", 100 * d->effect.lo, 100 * d->effect.hi,
+                   interval_conservative(&d->effect) ? "*" : "");
+    str_printf(out, isnan(d->p) ? "\t–" : "\t%.4f", d->p);
+    str_printf(out, isnan(d->p_holm) ? "\t–" : "\t%.4f", d->p_holm);
+    str_printf(out, isnan(d->detectable) ? "\t–\n" : "\t%.2f\n", 100 * d->detectable);
+}
+
+static void print_json(const struct line *l, struct str *out)
+{
+    const struct comparison *d = &l->d;
+    str_addc(out, '{');
+    add_json_text(out, "task", l->name);
+    str_printf(out, ", \"level\": \"%s\"", l->level);
+    add_json_real(out, "a", l->a.mean);
+    add_json_real(out, "b", l->b.mean);
+    add_json_real(out, "effect", d->effect.mean);
+    add_json_real(out, "lo", d->effect.lo);
+    add_json_real(out, "hi", d->effect.hi);
+    str_printf(out, ", \"n\": %lld, \"n_discordant\": %lld", (long long)d->effect.n,
+               (long long)d->n_discordant);
+    add_json_real(out, "p", d->p);
+    add_json_real(out, "p_holm", d->p_holm);
+    str_printf(out, ", \"test\": \"%s\", \"interval\": \"%s\"", test_name(d->test),
+               interval_name(d->effect.kind));
+    add_json_real(out, "detectable", d->detectable);
     str_addc(out, '}');
 }
 
-static void print_rows(const struct diff_args *a, const struct side *x, const struct pairs *p,
-                       struct str *out)
+static void print_lines(const struct diff_args *a, const struct lines *l, struct str *out)
 {
-    bool first = true;
-    for (int t = 0; t <= p->n_task; t++) {
-        bool total = t == p->n_task;
-        const int64_t *at = total ? p->at : p->at + t;
-        int groups = total ? p->n_task : 1;
-        if (at[groups] == at[0])
-            continue;
-        struct str label = {0};
-        if (total)
-            str_add(&label, "mean of tasks");
-        else
-            summary_task_label(x->r, t, &label);
-        print_row(a, out, str_c(&label), stats_mean(p->a, at, groups), stats_mean(p->b, at, groups),
-                  stats_paired(p->a, p->b, at, groups), first);
-        first = false;
-        str_free(&label);
+    for (int i = 0; i < l->n; i++) {
+        if (a->json && i)
+            str_add(out, ", ");
+        (a->json ? print_json : print_text)(&l->line[i], out);
     }
 }
 
 static void print(const struct diff_args *a, const struct side *x, const struct side *y,
-                  const struct pairs *p)
+                  const struct pairs *p, const struct lines *l)
 {
     struct str out = {0};
     const char *ida = x->r->setting[x->setting].id, *idb = y->r->setting[y->setting].id;
@@ -269,16 +351,16 @@ static void print(const struct diff_args *a, const struct side *x, const struct 
         str_add(&out, ", ");
         add_json_text(&out, "b", idb);
         str_add(&out, ", \"tasks\": [");
-        print_rows(a, x, p, &out);
+        print_lines(a, l, &out);
         str_printf(&out,
                    "], \"better\": %lld, \"worse\": %lld, \"equal\": %lld, \"same_answer\": %lld, "
                    "\"unpaired_a\": %lld, \"unpaired_b\": %lld}\n",
                    better, worse, equal, same, (long long)p->alone_a, (long long)p->alone_b);
         fputs(out.data, stdout);
     } else {
-        str_printf(&out, "task\tn\t%s\t%s\tdifference\t95 %%\n", ida, idb);
-        print_rows(a, x, p, &out);
-        app_table(stdout, out.data, "12345");
+        str_printf(&out, "task\tn\t%s\t%s\tdifference\t95 %%\tp\tp (Holm)\tcould show\n", ida, idb);
+        print_lines(a, l, &out);
+        app_table(stdout, out.data, "12345678");
         printf("first better on %lld, worse on %lld, equal on %lld examples; same answer on %lld\n", better,
                worse, equal, same);
         if (p->alone_a || p->alone_b)
@@ -306,15 +388,17 @@ static int compare(const struct diff_args *a, struct side *x, struct side *y)
     free(names);
     TRY(rc);
     struct pairs p;
+    struct lines l = {0};
     pair_up(x, y, &p);
-    if (p.at[p.n_task] == 0)
+    if (p.d.n == 0)
         rc = err_set(ERR_INPUT, "the two settings have no finished example in common (the same task, "
                                 "parameters, data and example)");
-    else
-        print(a, x, y, &p);
-    free(p.a);
-    free(p.b);
-    free(p.at);
+    else {
+        make_lines(x, &p, &l);
+        print(a, x, y, &p, &l);
+    }
+    lines_free(&l);
+    pairs_free(&p);
     return rc;
 }
 
@@ -331,7 +415,8 @@ int cmd_diff(struct app *app, int argc, char **argv)
                                      .args_doc = "A.h5 [B.h5]",
                                      .doc = "Compares X (of A.h5) with Y (of B.h5, or A.h5) on the same "
                                             "examples: paired differences with 95 % "
-                                            "bootstrap intervals."};
+                                            "intervals, p values and the least difference that the "
+                                            "sample could show."};
     struct diff_args a = {0};
     app_parse(app, &argp, argc, argv, &a);
     struct results r[2] = {{0}};
@@ -340,7 +425,7 @@ int cmd_diff(struct app *app, int argc, char **argv)
     for (int i = 0; i <= last && rc == 0; i++) {
         rc = results_open(&r[i], a.path[i]);
         if (rc == 0)
-            summary_make(&s[i], &r[i]);
+            summary_make(&s[i], &r[i], SUMMARY_COUNTS);
     }
     struct side x = {&r[0], &s[0], 0}, y = {&r[last], &s[last], 0};
     if (rc == 0)

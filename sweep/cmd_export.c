@@ -1,5 +1,5 @@
 #include "base/err.h"
-#include "hdf5io/read.h"
+#include "hdf5io/summary.h"
 #include "sweep/app.h"
 #include "task/task.h"
 
@@ -10,6 +10,7 @@
 struct export_args {
     const char *path, *out;
     char format; /* 'c' or 'j' */
+    bool scores;
 };
 
 static error_t parser(int key, char *arg, struct argp_state *state)
@@ -20,6 +21,8 @@ static error_t parser(int key, char *arg, struct argp_state *state)
         exit(1);
     } else if (key == 'c' || key == 'j') {
         a->format = (char)key;
+    } else if (key == 's') {
+        a->scores = true;
     } else if (key == 'o') {
         a->out = arg;
     } else if (key == ARGP_KEY_ARG && !a->path) {
@@ -180,11 +183,65 @@ static void write_all(const struct results *r, bool json, struct str *out)
     str_free(&line);
 }
 
+/* One row of --scores: what `name` (a task, a category, a whole) scored under a setting. */
+static void write_score(struct row *w, const struct summary *m, int setting, const char *level,
+                        const char *name, struct interval in)
+{
+    const struct sink_setting *s = &m->r->setting[setting];
+    cell_text(w, "setting", s->id);
+    cell_text(w, "model", s->model);
+    cell_text(w, "method", s->method);
+    cell_text(w, "params", s->params);
+    cell_text(w, "level", level);
+    cell_text(w, "name", name);
+    cell_int(w, "n", in.n);
+    cell_real(w, "score", in.mean);
+    cell_real(w, "lo", in.lo);
+    cell_real(w, "hi", in.hi);
+    cell_text(w, "interval", interval_name(in.kind));
+}
+
+/* Appends a row; before the first one of CSV the names of the columns. */
+static void add_score(const struct summary *m, int setting, const char *level, const char *name,
+                      struct interval in, bool json, struct str *out)
+{
+    struct str line = {0}, header = {0};
+    struct row w = {&line, out->n || json ? NULL : &header, json, 0};
+    write_score(&w, m, setting, level, name, in);
+    if (header.n)
+        str_printf(out, "%s\n", str_c(&header));
+    str_printf(out, json ? "{%s}\n" : "%s\n", str_c(&line));
+    str_free(&line);
+    str_free(&header);
+}
+
+static void write_scores(const struct results *r, bool json, struct str *out)
+{
+    struct summary m;
+    summary_make(&m, r, SUMMARY_SCORES);
+    for (int i = 0; i < r->n_setting; i++) {
+        for (int t = 0; t < r->n_task; t++) {
+            struct str label = {0};
+            summary_task_label(r, t, &label);
+            add_score(&m, i, "task", str_c(&label), m.cell[i * r->n_task + t].score, json, out);
+            str_free(&label);
+        }
+        for (int c = 0; c < m.means.n_category; c++)
+            add_score(&m, i, "category", m.means.category[c].name, m.category[i * m.means.n_category + c],
+                      json, out);
+        for (int w = 0; w < m.means.n_whole; w++)
+            add_score(&m, i, "whole", m.means.whole[w].name, m.whole[i * m.means.n_whole + w].score, json,
+                      out);
+    }
+    summary_free(&m);
+}
+
 int cmd_export(struct app *app, int argc, char **argv)
 {
     static const struct argp_option options[] = {
         {"csv", 'c', 0, 0, "comma-separated values with a header (RFC 4180)", 0},
         {"jsonl", 'j', 0, 0, "one JSON object per line", 0},
+        {"scores", 's', 0, 0, "scores of tasks, categories and wholes with intervals instead of units", 0},
         {"output", 'o', "FILE", 0, "write there instead of the standard output", 0},
         {0}};
     static const struct argp argp = {
@@ -199,7 +256,10 @@ int cmd_export(struct app *app, int argc, char **argv)
     if (a.out && results_at(a.out))
         return err_set(ERR_INPUT, "%s holds results: choose another name for the export", a.out);
     TRY(results_open(&r, a.path));
-    write_all(&r, a.format == 'j', &out);
+    if (a.scores)
+        write_scores(&r, a.format == 'j', &out);
+    else
+        write_all(&r, a.format == 'j', &out);
     int rc = app_write(a.out, &out);
     str_free(&out);
     results_close(&r);

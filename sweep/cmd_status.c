@@ -1,8 +1,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/mem.h"
-#include "hdf5io/read.h"
-#include "hdf5io/stats.h"
+#include "hdf5io/summary.h"
 #include "sweep/app.h"
 #include "sweep/progress.h"
 
@@ -34,31 +33,6 @@ static error_t parser(int key, char *arg, struct argp_state *state)
     } else
         return ARGP_ERR_UNKNOWN;
     return 0;
-}
-
-/* Mean of a setting's scores with its interval; tasks weigh the same. */
-static struct interval setting_score(const struct results *r, int setting, int64_t *n_done)
-{
-    double *v = mem_alloc((size_t)r->n_record + 1, sizeof *v);
-    int64_t *at = mem_alloc((size_t)r->n_task + 1, sizeof *at), n = 0;
-    int groups = 0;
-    *n_done = 0;
-    for (int t = 0; t < r->n_task; t++) {
-        int64_t before = n;
-        for (int64_t i = 0; i < r->n_record; i++) {
-            if (r->record[i].setting != setting || r->record[i].task != t)
-                continue;
-            ++*n_done;
-            if (isfinite(r->record[i].score))
-                v[n++] = r->record[i].score;
-        }
-        if (n > before)
-            at[++groups] = n;
-    }
-    struct interval in = stats_mean(v, at, groups);
-    free(v);
-    free(at);
-    return in;
 }
 
 /* The journal lies beside what a link leads to (hdf5io/journal.h). */
@@ -111,8 +85,21 @@ static int64_t count_bad(const struct results *r)
     return n;
 }
 
-static void print_text(const struct results *r)
+static void add_score(struct str *t, struct interval in)
 {
+    if (isnan(in.mean))
+        str_add(t, "\t–\t");
+    else if (in.kind == INTERVAL_NONE)
+        str_printf(t, "\t%.2f\t–", 100 * in.mean);
+    else
+        str_printf(t, "\t%.2f\t%.1f to %.1f%s", 100 * in.mean, 100 * in.lo, 100 * in.hi,
+                   interval_conservative(&in) ? "*" : "");
+}
+
+static void print_text(const struct summary *m)
+{
+    const struct results *r = m->r;
+    const int n_whole = m->means.n_whole;
     char left[32];
     double s = seconds_left(r);
     progress_duration(left, s);
@@ -123,15 +110,15 @@ static void print_text(const struct results *r)
                                     : "stopped: the same command resumes");
     printf(s > 0 ? ", about %s left\n\n" : "\n\n", left);
     struct str t = {0};
-    str_add(&t, "setting\tdone\tscore\t95 % interval\n");
+    str_add(&t, "setting\tdone");
+    for (int w = 0; w < n_whole; w++)
+        str_printf(&t, "\t%s\t95 %% interval", n_whole > 1 ? m->means.whole[w].name : "score");
+    str_addc(&t, '\n');
     for (int i = 0; i < r->n_setting; i++) {
-        int64_t done;
-        struct interval in = setting_score(r, i, &done);
-        str_printf(&t, "%s\t%lld\t", r->setting[i].id, (long long)done);
-        if (in.n)
-            str_printf(&t, "%.3f\t%.3f to %.3f\n", in.mean, in.lo, in.hi);
-        else
-            str_add(&t, "–\t\n");
+        str_printf(&t, "%s\t%lld", r->setting[i].id, (long long)m->setting[i].n_done);
+        for (int w = 0; w < n_whole; w++)
+            add_score(&t, m->whole[i * n_whole + w].score);
+        str_addc(&t, '\n');
     }
     app_table(stdout, str_c(&t), "12");
     str_free(&t);
@@ -142,17 +129,31 @@ static json_t *real(double v)
     return isfinite(v) ? json_real(v) : json_null();
 }
 
-static int print_json(const struct results *r)
+/* score, low and high are of the first whole (LongBench where there is LongBench); all are in `wholes`. */
+static json_t *json_setting(const struct summary *m, int setting)
 {
-    json_t *root = json_object(), *settings = json_array();
-    for (int i = 0; i < r->n_setting; i++) {
-        int64_t done;
-        struct interval in = setting_score(r, i, &done);
-        json_array_append_new(settings,
-                              json_pack("{s:s, s:I, s:I, s:o, s:o, s:o}", "id", r->setting[i].id, "done",
-                                        (json_int_t)done, "scored", (json_int_t)in.n, "score", real(in.mean),
-                                        "low", real(in.lo), "high", real(in.hi)));
+    const int n_whole = m->means.n_whole;
+    json_t *all = json_array();
+    struct interval first = {NAN, NAN, NAN, 0, INTERVAL_NONE};
+    for (int w = 0; w < n_whole; w++) {
+        const struct interval in = m->whole[setting * n_whole + w].score;
+        first = w ? first : in;
+        json_array_append_new(all, json_pack("{s:s, s:I, s:o, s:o, s:o, s:s}", "name", m->means.whole[w].name,
+                                             "scored", (json_int_t)in.n, "score", real(in.mean), "low",
+                                             real(in.lo), "high", real(in.hi), "interval",
+                                             interval_name(in.kind)));
     }
+    return json_pack("{s:s, s:I, s:I, s:o, s:o, s:o, s:o}", "id", m->r->setting[setting].id, "done",
+                     (json_int_t)m->setting[setting].n_done, "scored", (json_int_t)first.n, "score",
+                     real(first.mean), "low", real(first.lo), "high", real(first.hi), "wholes", all);
+}
+
+static int print_json(const struct summary *m)
+{
+    const struct results *r = m->r;
+    json_t *root = json_object(), *settings = json_array();
+    for (int i = 0; i < r->n_setting; i++)
+        json_array_append_new(settings, json_setting(m, i));
     double left = seconds_left(r);
     json_object_set_new(root, "file", json_string(r->path));
     json_object_set_new(root, "done", json_integer((json_int_t)r->n_record));
@@ -182,11 +183,14 @@ int cmd_status(struct app *app, int argc, char **argv)
     struct results r;
     app_parse(app, &argp, argc, argv, &a);
     TRY(results_open(&r, a.path));
+    struct summary m;
+    summary_make(&m, &r, SUMMARY_SCORES);
     int rc = 0;
     if (a.json)
-        rc = print_json(&r);
+        rc = print_json(&m);
     else
-        print_text(&r);
+        print_text(&m);
+    summary_free(&m);
     results_close(&r);
     return rc;
 }

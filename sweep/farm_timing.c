@@ -102,7 +102,7 @@ int farm_history(struct farm *f)
         if (!u)
             continue;
         struct record mine = r.record[i];
-        mine.setting = u->setting;
+        mine.setting = u->setting, mine.task = u->task, mine.example = u->example;
         n_lacking += lacks_fidelity(p, u, &mine);
         progress_unit(&f->progress, &mine, true);
     }

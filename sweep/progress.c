@@ -23,12 +23,27 @@ void progress_duration(char out[32], double seconds)
         snprintf(out, 32, "%lds", s);
 }
 
+static void open_scores(struct progress *g)
+{
+    const struct plan *p = g->plan;
+    const char **category = mem_alloc((size_t)p->n_task, sizeof *category);
+    g->first = mem_alloc((size_t)p->n_task + 1, sizeof *g->first);
+    for (int t = 0; t < p->n_task; t++) {
+        category[t] = task_traits(p->model[0].task[t])->category;
+        g->first[t + 1] = g->first[t] + p->task[t].n_example;
+    }
+    means_init(&g->means, category, p->n_task, p->config->mode == MODE_PAPER);
+    free(category);
+    const size_t n = (size_t)p->n_setting * (size_t)g->first[p->n_task];
+    g->score = mem_alloc(n, sizeof *g->score);
+    for (size_t i = 0; i < n; i++)
+        g->score[i] = NAN;
+}
+
 void progress_open(struct progress *g, const struct plan *plan, bool quiet)
 {
     *g = (struct progress){.plan = plan, .quiet = quiet};
-    size_t cells = (size_t)plan->n_setting * (size_t)plan->n_task;
-    g->sum = mem_alloc(cells, sizeof *g->sum);
-    g->n_score = mem_alloc(cells, sizeof *g->n_score);
+    open_scores(g);
     g->s_start = g->s_said = clock_now();
     g->terminal = isatty(STDERR_FILENO);
 }
@@ -37,8 +52,9 @@ void progress_close(struct progress *g)
 {
     if (g->terminal && g->n_said)
         fputc('\n', stderr);
-    free(g->sum);
-    free(g->n_score);
+    free(g->score);
+    free(g->first);
+    means_free(&g->means);
     *g = (struct progress){0};
 }
 
@@ -48,12 +64,24 @@ void progress_unit(struct progress *g, const struct record *r, bool before)
     g->n_done++;
     g->n_bad += r->status != ST_OK;
     const struct plan *p = g->plan;
-    if (r->setting >= 0 && r->setting < p->n_setting && r->task >= 0 && r->task < p->n_task &&
-        isfinite(r->score)) {
-        int cell = r->setting * p->n_task + r->task;
-        g->sum[cell] += r->score;
-        g->n_score[cell]++;
-    }
+    if (r->setting < 0 || r->setting >= p->n_setting || r->task < 0 || r->task >= p->n_task ||
+        r->example < 0 || r->example >= p->task[r->task].n_example)
+        return;
+    double *score = g->score + (int64_t)r->setting * g->first[p->n_task] + g->first[r->task] + r->example;
+    *score = means_counts(r) ? r->score : NAN;
+}
+
+/* Sums of a setting's scores by task, in the order of the examples. */
+static struct means_sum *sums(const struct progress *g, int setting)
+{
+    const struct plan *p = g->plan;
+    struct means_sum *sum = mem_alloc((size_t)p->n_task, sizeof *sum);
+    const double *score = g->score + (int64_t)setting * g->first[p->n_task];
+    for (int t = 0; t < p->n_task; t++)
+        for (int i = g->first[t]; i < g->first[t + 1]; i++)
+            if (!isnan(score[i]))
+                means_add(&sum[t], score[i]);
+    return sum;
 }
 
 void progress_ahead(struct progress *g, double cost)
@@ -67,29 +95,23 @@ void progress_cost(struct progress *g, double cost)
     g->s_last = clock_now();
 }
 
-/* Mean of the means of tasks, as in the report; -1 without any score. */
-static double setting_score(const struct progress *g, int setting)
-{
-    double sum = 0;
-    int n = 0;
-    for (int t = 0; t < g->plan->n_task; t++) {
-        int cell = setting * g->plan->n_task + t;
-        if (g->n_score[cell]) {
-            sum += g->sum[cell] / (double)g->n_score[cell];
-            n++;
-        }
-    }
-    return n ? sum / n : -1;
-}
-
-/* Setting names without the model when there is only one. */
+/* In percent, as everywhere. Setting names without the model when there is only one, names of wholes where
+ * there are several. */
 static void add_scores(const struct progress *g, struct str *line)
 {
+    const struct means *m = &g->means;
     for (int i = 0; i < g->plan->n_setting; i++) {
         const struct plan_setting *s = &g->plan->setting[i];
-        double score = setting_score(g, i);
-        if (score >= 0)
-            str_printf(line, "  %s %.2f", g->plan->n_model > 1 ? s->id : s->spec->label, score);
+        struct means_sum *sum = sums(g, i);
+        for (int w = 0; w < m->n_whole; w++) {
+            const double score = means_of_group(m, &m->whole[w], sum);
+            if (isnan(score))
+                continue;
+            str_printf(line, "  %s", g->plan->n_model > 1 ? s->id : s->spec->label);
+            str_printf(line, m->n_whole > 1 ? " %s %.2f" : "%s %.2f", m->n_whole > 1 ? m->whole[w].name : "",
+                       100 * score);
+        }
+        free(sum);
     }
 }
 

@@ -3,12 +3,14 @@
 #ifndef KVS_SWEEP_PROGRESS_H
 #define KVS_SWEEP_PROGRESS_H
 
+#include "hdf5io/means.h"
 #include "sweep/plan.h"
 
 struct progress {
     const struct plan *plan;
-    double *sum;      /* [setting, task]: of scores */
-    int64_t *n_score; /* [setting, task]: units with a score */
+    struct means means;
+    double *score; /* [setting, example of any task]; NaN: none yet */
+    int *first;    /* [task + 1]: its first example in there */
     int64_t n_done, n_bad;
     double cost_all, cost_done;     /* of this run, by the plan's estimate */
     double s_start, s_said, s_last; /* clock: start, last line, last finished work */
