@@ -31,7 +31,7 @@ static int missing(const struct config_model *cfg)
                          cfg->where, cfg->id, cfg->path);
 }
 
-static int read_header(struct plan_model *m, const struct config_model *cfg)
+static int read_header(struct plan_model *m, const struct config *c, const struct config_model *cfg)
 {
     struct model_file *f = NULL;
     int rc = model_file_open(&f, cfg->path);
@@ -43,6 +43,7 @@ static int read_header(struct plan_model *m, const struct config_model *cfg)
     snprintf(m->hash, sizeof m->hash, "%016llx%016llx", (unsigned long long)hash[0],
              (unsigned long long)hash[1]);
     m->file_bytes = model_file_bytes(f);
+    plan_tell_file(c, cfg, f);
     model_file_close(f);
     return 0;
 }
@@ -51,7 +52,7 @@ int plan_model_open(struct plan_model *m, const struct config *c, const struct c
 {
     *m = (struct plan_model){0};
     if (file_exists(cfg->path) || file_is_dir(cfg->path)) {
-        TRY(read_header(m, cfg));
+        TRY(read_header(m, c, cfg));
     } else if (sketch && cfg->shape.n_layer) {
         m->config = cfg->shape;
         m->assumed = true;
@@ -63,6 +64,21 @@ int plan_model_open(struct plan_model *m, const struct config *c, const struct c
     plan_dtypes(c, &m->config, &m->run.dtype, &m->run.cache_dtype);
     model_config_kv_shape(&m->config, m->run.cache_dtype, &m->shape);
     return 0;
+}
+
+/* The tokenizer, and what is to be said of it. A model to be looked at only may lack it. */
+static int open_tok(struct plan_model *m, const struct config_model *cfg, bool sketch)
+{
+    if (m->assumed)
+        return 0;
+    int rc = run_tok_open(&m->tok, cfg->path);
+    if (rc == 0)
+        rc = plan_tell_tok(cfg, m->tok);
+    if (rc < 0 && sketch) {
+        log_warn("model '%s': %s", cfg->id, err_text());
+        return 0;
+    }
+    return rc < 0 ? err_prefix(rc, "model '%s'", cfg->id) : 0;
 }
 
 void plan_model_close(struct plan_model *m)
@@ -209,6 +225,7 @@ static int build(struct plan *p)
     for (int i = 0; i < c->n_model; i++) {
         TRY(plan_model_open(&p->model[i], c, &c->model[i], p->sketch));
         p->n_model++;
+        TRY(open_tok(&p->model[i], &c->model[i], p->sketch));
     }
     for (int i = 0; i < c->n_model; i++)
         for (int k = 0; k < c->n_method; k++)

@@ -20,7 +20,7 @@ struct plan_model {
     char hash[33]; /* model_file_hash, hex */
     uint64_t file_bytes;
     bool assumed;    /* its files are absent: config is the shape that the model file gives (plan_sketch) */
-    struct tok *tok; /* only when a task counts tokens */
+    struct tok *tok; /* NULL in a plan for looking at only, where there is none */
     struct task **task; /* [n_task]: a task that counts tokens has its own examples per model, others share */
 };
 /* A method as one task, or several alike, run it. */
@@ -98,6 +98,8 @@ void plan_dtypes(const struct config *c, const struct model_config *m, enum dtyp
 int plan_model_open(struct plan_model *m, const struct config *c, const struct config_model *cfg,
                     bool sketch);
 void plan_model_close(struct plan_model *m);
+/* The notes of a model's files (model_file_notes) as warnings. */
+void plan_tell_notes(const char *id, const struct model_file *f);
 
 /* Example as the tables of the results file show it (of the first model). */
 const struct example *plan_example(const struct plan *p, int task, int example);

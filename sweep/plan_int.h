@@ -18,4 +18,8 @@ char *plan_task_params(const struct config_task *cfg);
 /* Estimated seconds on one core. */
 double plan_cost(const struct plan *p, const struct plan_bundle *b);
 
+/* plan_tell.c: lines for people about a model's files, and about its tokenizer and template. */
+void plan_tell_file(const struct config *c, const struct config_model *cfg, const struct model_file *f);
+int plan_tell_tok(const struct config_model *cfg, const struct tok *tok);
+
 #endif
