@@ -2,6 +2,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "sweep/bench.h"
+#include "sweep/defaults.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -177,6 +178,8 @@ static int with_model(struct bench *b, const struct config_model *cm)
     b->path = cm->path;
     TRY(runner_open(&b->r, &o));
     TRY(runner_load(b->r, &m));
+    for (int i = 0; i < b->n_spec; i++)
+        TRY(defaults_apply(&b->spec[i], cm, model_config(runner_model(b->r))->architecture));
     runner_limits(b->r, &b->lim);
     print_head(b);
     TRY(dispatch(b));

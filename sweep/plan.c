@@ -31,7 +31,7 @@ static int missing(const struct config_model *cfg)
                          cfg->where, cfg->id, cfg->path);
 }
 
-static int read_header(struct plan_model *m, const struct config_model *cfg)
+static int read_header(struct plan_model *m, const struct config *c, const struct config_model *cfg)
 {
     struct model_file *f = NULL;
     int rc = model_file_open(&f, cfg->path);
@@ -44,6 +44,7 @@ static int read_header(struct plan_model *m, const struct config_model *cfg)
              (unsigned long long)hash[1]);
     m->file_bytes = model_file_bytes(f);
     m->weight_type = model_file_weight_type(f);
+    plan_tell_file(c, cfg, f);
     model_file_close(f);
     return 0;
 }
@@ -62,11 +63,26 @@ static int check_window(const struct plan_model *m, const struct config_model *c
         (long long)len, (long long)window);
 }
 
+/* The tokenizer, and what is to be said of it. A model to be looked at only may lack it. */
+static int open_tok(struct plan_model *m, const struct config_model *cfg, bool sketch)
+{
+    if (m->assumed)
+        return 0;
+    int rc = run_tok_open(&m->tok, cfg->path);
+    if (rc == 0)
+        rc = plan_tell_tok(cfg, m->tok);
+    if (rc < 0 && sketch) {
+        log_warn("model '%s': %s", cfg->id, err_text());
+        return 0;
+    }
+    return rc < 0 ? err_prefix(rc, "model '%s'", cfg->id) : 0;
+}
+
 int plan_model_open(struct plan_model *m, const struct config *c, const struct config_model *cfg, bool sketch)
 {
     *m = (struct plan_model){.weight_type = ""};
     if (file_exists(cfg->path) || file_is_dir(cfg->path)) {
-        TRY(read_header(m, cfg));
+        TRY(read_header(m, c, cfg));
         TRY(check_window(m, cfg));
     } else if (sketch && cfg->shape.n_layer) {
         m->config = cfg->shape;
@@ -78,7 +94,8 @@ int plan_model_open(struct plan_model *m, const struct config *c, const struct c
         .id = cfg->id, .path = cfg->path, .template = cfg->template, .max_len = cfg->max_len};
     plan_dtypes(c, &m->config, &m->run.dtype, &m->run.cache_dtype);
     model_config_kv_shape(&m->config, m->run.cache_dtype, &m->shape);
-    return plan_model_identity(m, sketch);
+    TRY(open_tok(m, cfg, sketch));
+    return plan_model_identity(m);
 }
 
 void plan_model_close(struct plan_model *m)
@@ -146,7 +163,7 @@ static int need_tok(struct plan *p, int model, const char *why)
         return 0;
     if (m->assumed)
         return err_prefix(missing(&p->config->model[model]), "%s", why);
-    int rc = run_tok_open(&m->tok, m->run.path);
+    int rc = run_tok_open(&m->tok, m->run.path); /* a plan for looking at only goes without where it can */
     return rc < 0 ? err_prefix(rc, "model '%s'", m->run.id) : 0;
 }
 
@@ -255,8 +272,8 @@ static int build(struct plan *p)
     p->setting = mem_alloc((size_t)c->n_model * (size_t)c->n_method, sizeof *p->setting);
     p->task = mem_alloc((size_t)c->n_task, sizeof *p->task);
     for (int i = 0; i < c->n_model; i++) {
+        p->n_model++; /* also a half-open one is closed */
         TRY(plan_model_open(&p->model[i], c, &c->model[i], p->sketch));
-        p->n_model++;
     }
     for (int i = 0; i < c->n_model; i++)
         for (int k = 0; k < c->n_method; k++)

@@ -23,7 +23,7 @@ struct plan_model {
     const char *weight_type; /* model_file_weight_type; "" where the files are absent */
     char *template_text;     /* "NAME {its texts as JSON}", owned */
     char *stop_ids;          /* "2,32000", owned; "" where the tokenizer is absent */
-    struct tok *tok;         /* NULL where the files are absent */
+    struct tok *tok; /* NULL where the files are absent, and in a plan for looking at only, where there is none */
     struct task **task; /* [n_task]: a task that counts tokens has its own examples per model, others share */
 };
 /* A method as one task, or several alike, run it. */
@@ -101,6 +101,8 @@ void plan_dtypes(const struct config *c, const struct model_config *m, enum dtyp
 int plan_model_open(struct plan_model *m, const struct config *c, const struct config_model *cfg,
                     bool sketch);
 void plan_model_close(struct plan_model *m);
+/* The notes of a model's files (model_file_notes) as warnings. */
+void plan_tell_notes(const char *id, const struct model_file *f);
 
 /* Example as the tables of the results file show it (of the first model). */
 const struct example *plan_example(const struct plan *p, int task, int example);

@@ -47,21 +47,14 @@ static char *stop_text(int32_t *id, int n)
     return s.data ? s.data : mem_strdup("");
 }
 
-int plan_model_identity(struct plan_model *m, bool sketch)
+int plan_model_identity(struct plan_model *m)
 {
     int32_t stop[POLICY_STOPS];
     const struct chat_template *tpl = tok_template(m->run.template ? m->run.template : "none");
     if (!tpl)
         return err_set(ERR_INPUT, "model %s: unknown template '%s'", m->run.id, m->run.template);
     m->template_text = template_text(tpl);
-    int n = 0, rc = 0;
-    if (!m->assumed && !m->tok)
-        rc = run_tok_open(&m->tok, m->run.path);
-    if (rc < 0 && !sketch)
-        return err_prefix(rc, "model '%s'", m->run.id);
-    if (m->tok)
-        n = policy_stop_ids(tpl, m->tok, stop);
-    m->stop_ids = stop_text(stop, n);
+    m->stop_ids = stop_text(stop, m->tok ? policy_stop_ids(tpl, m->tok, stop) : 0);
     return 0;
 }
 

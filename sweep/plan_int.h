@@ -11,8 +11,8 @@ int plan_setting_add(struct plan *p, int model, const struct config_method *meth
 void plan_setting_free(struct plan_setting *s);
 /* After the tasks are open: refuses budgets that no example can meet. */
 int plan_setting_budgets(const struct plan *p);
-/* Texts of the template and stop ids of a model, once its tokenizer can be opened; `sketch`: none will do. */
-int plan_model_identity(struct plan_model *m, bool sketch);
+/* Texts of the template and stop ids of a model, once its tokenizer is open (none without). */
+int plan_model_identity(struct plan_model *m);
 /* The template's texts without its name. */
 const char *plan_template_texts(const struct plan_model *m);
 /* Unit ids, in place. */
@@ -21,5 +21,9 @@ void plan_unit_id(const struct plan *p, struct plan_unit *u);
 char *plan_task_params(const struct config_task *cfg);
 /* Estimated seconds on one core. */
 double plan_cost(const struct plan *p, const struct plan_bundle *b);
+
+/* plan_tell.c: lines for people about a model's files, and about its tokenizer and template. */
+void plan_tell_file(const struct config *c, const struct config_model *cfg, const struct model_file *f);
+int plan_tell_tok(const struct config_model *cfg, const struct tok *tok);
 
 #endif

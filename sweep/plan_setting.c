@@ -3,6 +3,7 @@
  */
 #include "base/err.h"
 #include "base/mem.h"
+#include "sweep/defaults.h"
 #include "sweep/plan_int.h"
 
 #include <math.h>
@@ -46,9 +47,11 @@ static char *overrides_text(const struct config *c, const char *model, const str
 }
 
 /* The method with the rules applied; task NULL: only rules for all tasks. */
-static int resolve(const struct config *c, const char *model, const struct config_method *method,
-                   const char *task, struct plan_variant *v)
+static int resolve(const struct plan *p, int i_model, const struct config_method *method, const char *task,
+                   struct plan_variant *v)
 {
+    const struct config *c = p->config;
+    const char *model = p->model[i_model].run.id;
     struct str text = {0};
     const struct config_override *last = NULL;
     double theta = 0;
@@ -81,8 +84,11 @@ static int resolve(const struct config *c, const char *model, const struct confi
     else
         kv_spec_copy(&v->spec, &method->spec);
     str_free(&text);
-    return rc < 0 ? err_prefix(rc, "%s: overrides: setting %s/%s", last->where, model, method->spec.label)
-                  : rc;
+    if (rc == 0)
+        rc = defaults_apply(&v->spec, &c->model[i_model], p->model[i_model].config.architecture);
+    return rc < 0 && last
+               ? err_prefix(rc, "%s: overrides: setting %s/%s", last->where, model, method->spec.label)
+               : rc;
 }
 
 /* What a prompt of n tokens takes, without room for an answer. Where a prompt is shortened before a plain
@@ -137,7 +143,7 @@ static int add_variant(const struct plan *p, struct plan_setting *s, const struc
                        int task)
 {
     struct plan_variant v = {0};
-    int rc = resolve(p->config, p->model[s->model].run.id, method, p->config->task[task].type->name, &v);
+    int rc = resolve(p, s->model, method, p->config->task[task].type->name, &v);
     for (int i = 0; i < s->n_variant && rc == 0; i++) {
         if (alike(&s->variant[i], &v)) {
             kv_spec_free(&v.spec);
@@ -166,7 +172,7 @@ int plan_setting_add(struct plan *p, int model, const struct config_method *meth
     s->overrides = overrides_text(p->config, m->run.id, &method->spec);
     s->variant = mem_alloc(n_task + 1, sizeof *s->variant);
     s->of_task = mem_alloc(n_task, sizeof *s->of_task);
-    TRY(resolve(p->config, m->run.id, method, NULL, &s->all));
+    TRY(resolve(p, model, method, NULL, &s->all));
     s->spec = &s->all.spec;
     TRY(measure(p, s, method, &s->all));
     for (size_t i = 0; i < n_task; i++)

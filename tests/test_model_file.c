@@ -187,7 +187,7 @@ static void test_config_refused(void **state)
     static const struct {
         const char *json, *says;
     } cases[] = {
-        {"", "not JSON"},
+        {"", "is empty (0 bytes)"},
         {"[1]", "no JSON object"},
         {"{\"model_type\": \"llama\", \"model_type\": \"llama\"}", "not JSON"},
         {"{" SIZES "}", "model_type"},

@@ -67,7 +67,7 @@ static void test_hostile_gguf(void **state)
 {
     (void)state;
     struct bytes b = {0};
-    refused(&b, "not a GGUF file");
+    refused(&b, "is empty (0 bytes)");
     raw(&b, "GGML", 4);
     refused(&b, "not a GGUF file");
     start(&b, 1, 0, 0);

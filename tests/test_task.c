@@ -522,7 +522,8 @@ static void bad_predictions(void **state)
     static const struct {
         const char *task, *text, *part;
     } cases[] = {
-        {"passkey", "", "holds no predictions"},
+        {"passkey", "", "is empty (0 bytes)"},
+        {"passkey", "\n\n", "holds no predictions"},
         {"passkey", "{\"pred\":1,\"answers\":[\"x\"]}", ":1: wrong type of 'pred'"},
         {"passkey", "{\"answers\":[\"x\"]}", ":1: missing 'pred'"},
         {"passkey", "{\"pred\":\"\",\"answers\":[\"\"]}", ":1: an answer is empty"},

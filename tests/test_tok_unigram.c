@@ -283,7 +283,8 @@ static void test_refused(void **state)
 static void test_ranks_refused(void **state)
 {
     (void)state;
-    static const char *const cases[][2] = {{"", "the byte 0x00 is no token"},
+    static const char *const cases[][2] = {{"", "is empty (0 bytes)"},
+                                           {"\n", "the byte 0x00 is no token"},
                                            {"YQ==", "line 1: a token in base64"},
                                            {"YQ== 1x\n", "line 1: a token in base64"},
                                            {"YQ== 0\nYg== -1\n", "line 2: a token in base64"},

@@ -19,8 +19,8 @@ void file_release(const struct file_map *m, size_t at, size_t bytes);
 void file_want(const struct file_map *m, size_t at, size_t bytes);
 /* Whole file as owned, NUL-terminated bytes. */
 int file_read(const char *path, char **data, size_t *bytes);
-/* Refuses what downloads leave in place of a file: nothing at all, the pointer of Git LFS, a page of HTML. The
- * line says which, and what to do. `data`: the file's bytes. ERR_INPUT. */
+/* Refuses what downloads leave in place of a file: nothing at all, the pointer of Git LFS, a page of HTML.
+ * The line says which, and what to do. `data`: the file's bytes. ERR_INPUT. */
 int file_stand_in(const char *path, const void *data, size_t bytes);
 /* Where `path` leads if its last part is a symbolic link (also to nothing yet), else `path`; owned. */
 char *file_resolve(const char *path);

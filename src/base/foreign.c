@@ -26,8 +26,9 @@ int file_stand_in(const char *path, const void *data, size_t bytes)
     while (n && memchr(" \t\r\n", *s, 4))
         s++, n--;
     if (begins(s, n, "<!doctype html") || begins(s, n, "<html") || begins(s, n, "<head"))
-        return err_set(ERR_INPUT, "%s is an HTML page and not the file itself: download it again (a page to log "
-                                  "in, or an error page, was saved)",
+        return err_set(ERR_INPUT,
+                       "%s is an HTML page and not the file itself: download it again (a page to log "
+                       "in, or an error page, was saved)",
                        path);
     return 0;
 }

@@ -18,16 +18,18 @@
 
 struct paper_params {
     double heavy, recent;
-    int64_t lag;
+    int64_t lag; /* LAG_AUTO where nobody has said what the model is: as 0 */
 };
+enum { LAG_AUTO = 2 };
 
 static const struct param paper_table[] = {
     {"heavy", PARAM_REAL, offsetof(struct paper_params, heavy), 0.25, 0, 1, NULL, NULL,
      "fraction of the keys that is seen for its scores"},
     {"recent", PARAM_REAL, offsetof(struct paper_params, recent), 0.25, 0, 1, NULL, NULL,
      "fraction of the keys that is seen for its age (0 tokens: nothing is ever masked, as in the reference)"},
-    {"lag", PARAM_INT, offsetof(struct paper_params, lag), 0, 0, 1, "0|1", NULL,
-     "1: layer 0 begins a step late, as the reference's Mistral does"},
+    {"lag", PARAM_CHOICE, offsetof(struct paper_params, lag), LAG_AUTO, 0, 0, "0|1|auto", NULL,
+     "1: layer 0 begins a step late, as the reference's Mistral does; auto: 1 on a model whose model_type is "
+     "mistral, else 0"},
     {0},
 };
 
@@ -76,7 +78,7 @@ static int paper_open(struct kv_cache *c)
     }
     TRY(kv_mem_open(c, &s->mem[SCORE], marks * sizeof(float), MEM_INDEX));
     TRY(kv_mem_open(c, &s->mem[KEEP], marks, MEM_INDEX));
-    s->first = c->n_prompt + 1 + (p->lag && c->layer == 0);
+    s->first = c->n_prompt + 1 + (p->lag == 1 && c->layer == 0);
     s->heavy = (int64_t)(p->heavy * (double)s->first);
     s->recent = (int64_t)(p->recent * (double)s->first);
     uint8_t *ones = mem_alloc(marks, 1); /* a key is seen until it loses */

@@ -131,6 +131,9 @@ int kv_spec_parse(struct kv_spec *s,
                   const char *text); /* ERR_INPUT: unknown method with the nearest name, bad parameter */
 void kv_spec_free(struct kv_spec *s);
 void kv_spec_copy(struct kv_spec *out, const struct kv_spec *spec); /* owned; nothing is read again */
+/* Sets one parameter and the text with it; the label stays as it was asked for. ERR_INPUT as kv_spec_parse.
+ */
+int kv_spec_set(struct kv_spec *s, const char *key, const char *value);
 /* The spec for one sequence, owned: a copy, in which a budget has become the mildest parameters whose caches
  * (all layers, everything on the device) stay within it. ERR_INPUT says the smallest budget that is possible.
  */

@@ -263,6 +263,18 @@ int kv_spec_parse(struct kv_spec *s, const char *text)
     return 0;
 }
 
+int kv_spec_set(struct kv_spec *s, const char *key, const char *value)
+{
+    char *label = s->label;
+    TRY(param_set(s->method->params, s->params, key, value, s->method->name));
+    free(s->text);
+    set_texts(s);
+    free(s->label);
+    s->label = label;
+    s->nominal_ratio = s->budget ? NAN : nominal(s);
+    return 0;
+}
+
 void kv_spec_free(struct kv_spec *s)
 {
     if (s->method && s->params)

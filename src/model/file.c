@@ -110,12 +110,13 @@ static void check_head(struct model_file *f)
     const struct file_tensor *h = file_tensor_find(f, "lm_head.weight");
     if (f->gguf || !f->cfg.tied || !e || !h)
         return;
-    f->cfg.tied = e->t.type == h->t.type && e->t.bytes == h->t.bytes &&
-                  memcmp(e->t.data, h->t.data, e->t.bytes) == 0;
-    str_printf(&f->notes,
-               "%s: 'tie_word_embeddings' is true, but the weights hold an output head (lm_head.weight); %s\n",
-               f->path,
-               f->cfg.tied ? "it equals the embeddings" : "its values differ from the embeddings: it is used");
+    f->cfg.tied =
+        e->t.type == h->t.type && e->t.bytes == h->t.bytes && memcmp(e->t.data, h->t.data, e->t.bytes) == 0;
+    str_printf(
+        &f->notes,
+        "%s: 'tie_word_embeddings' is true, but the weights hold an output head (lm_head.weight); %s\n",
+        f->path,
+        f->cfg.tied ? "it equals the embeddings" : "its values differ from the embeddings: it is used");
     file_tensor_release(f, e->name);
     file_tensor_release(f, h->name);
 }

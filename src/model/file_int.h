@@ -30,8 +30,8 @@ struct model_file {
     uint64_t identity; /* of the very files (device, inode, size, time): what shared memory may rely on */
 };
 
-/* Reads config.json of `dir`; the checkpoint's dtype and tied head may be corrected by the weights later. Lines
- * about keys that were not used are added to `notes`. */
+/* Reads config.json of `dir`; the checkpoint's dtype and tied head may be corrected by the weights later.
+ * Lines about keys that were not used are added to `notes`. */
 int config_read(struct model_config *cfg, const char *dir, struct str *notes);
 /* The same for a prompt encoder (encoder.h). */
 int encoder_config_read(struct model_config *cfg, const char *dir);

@@ -9,6 +9,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 struct name_pair {
     const char *gguf, *hf;
@@ -233,4 +234,24 @@ int gguf_model_open(struct model_file *f)
     TRY(fam->check(&f->cfg, f->path));
     add_tensors(f);
     return 0;
+}
+
+static bool holds(const struct gguf_text *t, const char *word)
+{
+    size_t n = strlen(word);
+    for (size_t i = 0; i + n <= t->n; i++)
+        if (!strncasecmp(t->s + i, word, n))
+            return true;
+    return false;
+}
+
+bool model_file_mentions(const struct model_file *f, const char *word)
+{
+    static const char *const keys[] = {"general.name", "general.basename", "general.finetune",
+                                       "general.base_model.0.name"};
+    struct gguf_text text;
+    for (size_t i = 0; f->gguf && i < sizeof keys / sizeof *keys; i++)
+        if (gguf_has(f->gguf, keys[i]) && gguf_text(f->gguf, keys[i], &text) == 0 && holds(&text, word))
+            return true;
+    return false;
 }

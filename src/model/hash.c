@@ -9,8 +9,8 @@
 #include <string.h>
 #include <xxhash.h>
 
-#define BLOCK   4096            /* bytes of one sample */
-#define SAMPLES 16              /* of a tensor: the first block, the last, 14 between */
+#define BLOCK   4096              /* bytes of one sample */
+#define SAMPLES 16                /* of a tensor: the first block, the last, 14 between */
 #define PIECE   ((size_t)1 << 20) /* of a tensor that is hashed whole */
 
 static void config_text(struct str *s, const struct model_config *c)

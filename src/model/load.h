@@ -30,7 +30,7 @@ struct load {
     int n, cap;
     void *block; /* device memory; its bytes do not depend on the number of threads */
     size_t bytes;
-    size_t note;         /* where in the block the hash of the whole content lies, for those who get the block */
+    size_t note; /* where in the block the hash of the whole content lies, for those who get the block */
     uint64_t content[2]; /* that hash */
     struct share *share; /* NULL: `block` is this process's own */
 };

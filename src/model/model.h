@@ -69,6 +69,9 @@ bool model_file_has(const struct model_file *f, const char *name);
  * values. */
 int model_tensor_read(const struct model_file *f, const struct model_tensor *t, const char *name, int64_t row,
                       int64_t n, float *out);
+/* Whether what a GGUF file says of itself in words (general.name, basename, finetune, base model) holds a
+ * word, in upper or lower case; a folder says nothing. */
+bool model_file_mentions(const struct model_file *f, const char *word);
 /* The GGUF header for the tokenizer's tables (gguf.h), or NULL for a folder. */
 struct gguf;
 const struct gguf *model_file_gguf(const struct model_file *f);
@@ -92,8 +95,8 @@ void model_close(struct model *m);
 const struct model_config *model_config(const struct model *m);
 struct ops *model_ops(struct model *m);
 uint64_t model_weight_bytes(const struct model *m); /* what the device holds */
-/* model_file_weights_xxh3 of the file that the weights came from: who read them made it beside that, who mapped
- * or received them got it with them. */
+/* model_file_weights_xxh3 of the file that the weights came from: who read them made it beside that, who
+ * mapped or received them got it with them. */
 void model_weights_xxh3(const struct model *m, uint64_t hash[2]);
 /* Multiplications and additions of one token's products (2 per multiply-add), and weight bytes read per
  * forward; the output head counted apart. */

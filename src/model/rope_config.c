@@ -11,7 +11,7 @@
 struct reader {
     const char *path;
     const json_t *root;
-    const char *name;   /* of the object that counts: "rope_scaling", "rope_parameters"; NULL: there is none */
+    const char *name; /* of the object that counts: "rope_scaling", "rope_parameters"; NULL: there is none */
     const json_t *used; /* that object */
     struct str *notes;
 };
@@ -113,8 +113,8 @@ static int either(const struct reader *r, const char *key, double def, double *o
     if (inner && given(outer))
         TRY(number(r, outer, key, def, &lost));
     if (inner && given(outer) && lost != *out)
-        str_printf(r->notes, "%s: '%s' %g in '%s' counts and %g at the top level does not\n", r->path, key, *out,
-                   r->name, lost);
+        str_printf(r->notes, "%s: '%s' %g in '%s' counts and %g at the top level does not\n", r->path, key,
+                   *out, r->name, lost);
     return 0;
 }
 
@@ -129,11 +129,13 @@ static int read_kind(const struct reader *r, const char **kind)
         str_printf(r->notes, "%s: 'rope_type' '%s' in '%s' counts and 'type' '%s' does not\n", r->path, n,
                    r->name, o);
     if (!n && !o && json_object_get(r->used, "factor"))
-        str_printf(r->notes, "%s: 'factor' in '%s' does not count: no 'rope_type' says how to scale\n", r->path,
-                   r->name);
+        str_printf(r->notes, "%s: 'factor' in '%s' does not count: no 'rope_type' says how to scale\n",
+                   r->path, r->name);
     return 0;
 }
 
+/* Here it is the top level that counts: standardize_rope_params runs again when the frequencies are computed,
+ * and by then the key is an attribute of the configuration. */
 static int read_llama3(const struct reader *r, int64_t max_len, struct rope_config *c)
 {
     static const char key[] = "original_max_position_embeddings";
@@ -141,10 +143,10 @@ static int read_llama3(const struct reader *r, int64_t max_len, struct rope_conf
     double len;
     TRY(number(r, json_object_get(r->used, "low_freq_factor"), "low_freq_factor", NAN, &c->low_freq));
     TRY(number(r, json_object_get(r->used, "high_freq_factor"), "high_freq_factor", NAN, &c->high_freq));
-    TRY(number(r, inner, key, (double)max_len, &len));
-    if (given(outer) && json_number_value(outer) != len)
-        str_printf(r->notes, "%s: '%s' at the top level does not count, %g does (%s)\n", r->path, key, len,
-                   inner ? r->name : "max_position_embeddings");
+    TRY(number(r, given(outer) ? outer : inner, key, (double)max_len, &len));
+    if (given(outer) && inner && json_number_value(inner) != len)
+        str_printf(r->notes, "%s: '%s' %g at the top level counts and %g in '%s' does not\n", r->path, key,
+                   len, json_number_value(inner), r->name);
     if (len > 1e12 || c->high_freq <= c->low_freq)
         return err_set(ERR_INPUT,
                        "%s: llama3 rope scaling needs high_freq_factor above low_freq_factor and a real "

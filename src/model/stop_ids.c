@@ -64,8 +64,8 @@ int stop_ids_dir(struct stop_ids *s, const char *dir)
 }
 
 /* Texts of tokens that end an answer whatever the header says of them, as llama.cpp has them
- * (src/llama-vocab.cpp, what it puts into special_eog_ids); the last seven are those of its fill-in-the-middle
- * tokens that count there too. */
+ * (src/llama-vocab.cpp, what it puts into special_eog_ids); the last seven are those of its
+ * fill-in-the-middle tokens that count there too. */
 static const char *const end_text[] = {
     "<|eot_id|>",
     "<|im_end|>",

@@ -19,6 +19,7 @@ struct run_model {
     int64_t max_len; /* prompts are cut to this many tokens in the middle (paper: model_max_len); 0: the
                         model's own length less the answer */
     enum dtype dtype, cache_dtype;
+    bool ids_only; /* no text goes in or comes out: the tokenizer is not opened */
 };
 
 /* What a (setting, task) pair changes about the model. */
@@ -61,7 +62,7 @@ int runner_load(struct runner *r, const struct run_model *m);
 /* The same together with the other ranks of a group (comm.h): one reads the weights. All of them call this. */
 int runner_load_together(struct runner *r, const struct run_model *m, struct comm *c);
 struct model *runner_model(struct runner *r);
-const struct tok *runner_tok(struct runner *r);
+const struct tok *runner_tok(struct runner *r); /* NULL for ids_only */
 
 /* Computes a bundle: units of one task on the loaded model, in the given order. One prompt pass per (example,
  * overrides, prefill key), then one batched greedy decode of all; units that get no memory beside the others

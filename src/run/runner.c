@@ -143,7 +143,7 @@ static int load(struct runner *r, const struct run_model *m, struct comm *c)
                                     .share = r->opt.share,
                                     .threads = ops_threads(r->opt.threads),
                                     .comm = c};
-    int rc = run_tok_open(&r->tok, m->path);
+    int rc = m->ids_only ? 0 : run_tok_open(&r->tok, m->path);
     if (rc == 0)
         rc = model_open(&r->model, r->ops, f, &o);
     model_file_close(f);
@@ -159,7 +159,7 @@ int runner_load(struct runner *r, const struct run_model *m)
 
 int runner_load_together(struct runner *r, const struct run_model *m, struct comm *c)
 {
-    char *want = mem_printf("%s %s", m->path, dtype_name(m->dtype));
+    char *want = mem_printf("%s %s%s", m->path, dtype_name(m->dtype), m->ids_only ? " ids" : "");
     if (!r->loaded || strcmp(want, r->loaded) != 0) {
         unload(r);
         int rc = load(r, m, c);

@@ -10,8 +10,9 @@
 
 const char *const *task_metric_names(void)
 {
-    static const char *const names[] = {"partial_match", "code_sim_indel",   "qa_exact", "rouge_too_deep",
-                                        "recite_prefix", "recite_any_order", "outside_vocab", NULL};
+    static const char *const names[] = {
+        "partial_match", "code_sim_indel",   "qa_exact",      "rouge_too_deep",
+        "recite_prefix", "recite_any_order", "outside_vocab", NULL};
     return names;
 }
 

@@ -57,8 +57,8 @@ int32_t tok_role_id(const struct tok *t, enum tok_role role);
 const char *tok_piece(const struct tok *t, int32_t id);
 /* Id of an exact token text ("<|eot_id|>", "</s>"), or -1. */
 int32_t tok_id(const struct tok *t, const char *text);
-/* The ids that end an answer, as the model's files name them (model/stop_ids.h); the first one is the eos of a
- * tokenizer that names none. */
+/* The ids that end an answer, as the model's files name them (model/stop_ids.h); the first one is the eos of
+ * a tokenizer that names none. */
 void tok_set_stop_ids(struct tok *t, const int32_t *ids, int n);
 /* What tok_set_stop_ids was given, or else {eos}. Returns the count, 0 for none; borrowed. */
 int tok_stop_ids(const struct tok *t, const int32_t **ids);
@@ -93,7 +93,8 @@ int tok_join(const struct tok *t, const char *const *piece, size_t n, char **tex
 /* Text of ids, owned, with a NUL behind its *n_bytes (NULL if not wanted); models also generate the character
  * NUL, so that the text may hold some. `skip_special` leaves special tokens out; the clean-up of blanks
  * (spec/tasks.md 2.8) is applied when the tokenizer asks for it. Incomplete UTF-8 becomes U+FFFD as in the
- * field's library. Ids above the vocabulary are no text (tok_n_outside counts them); ERR_INPUT for negative ones.
+ * field's library. Ids above the vocabulary are no text (tok_n_outside counts them); ERR_INPUT for negative
+ * ones.
  */
 int tok_decode(const struct tok *t, const int32_t *ids, int64_t n_ids, bool skip_special, char **text,
                size_t *n_bytes);

@@ -37,7 +37,7 @@ static void read_token(const struct tok *t, const json_t *j, const char *key, in
 }
 
 const char *const tok_role_key[TOK_N_ROLE] = {"bos_token",  "eos_token", "unk_token", "pad_token",
-                                                 "mask_token", "cls_token", "sep_token"};
+                                              "mask_token", "cls_token", "sep_token"};
 
 /* The Llama and Gemma classes of the field's library build BOS and EOS from these flags, whatever
  * tokenizer.json says. */

@@ -49,7 +49,8 @@ static int read_decoder(struct extras *e, const json_t *map)
     return 0;
 }
 
-/* added_tokens.json of older files: {"<|im_end|>": 32000, …}; special where a name of the configuration is. */
+/* added_tokens.json of older files: {"<|im_end|>": 32000, …}; special where a name of the configuration is.
+ */
 static int read_old(struct extras *e, const json_t *map, const struct extras *named)
 {
     const char *key;
@@ -59,8 +60,8 @@ static int read_old(struct extras *e, const json_t *map, const struct extras *na
         double id = json_number_value(v);
         struct extra x = {.token = {.text = (char *)(uintptr_t)key, .n = strlen(key)}, .id = (long)id};
         if (!json_is_number(v) || id < 0 || id > TOK_MAX_ID)
-            return err_set(ERR_INPUT, "added_tokens.json: the id of \"%.40s\" must be a number from 0 to %d", key,
-                           TOK_MAX_ID);
+            return err_set(ERR_INPUT, "added_tokens.json: the id of \"%.40s\" must be a number from 0 to %d",
+                           key, TOK_MAX_ID);
         for (size_t i = 0; i < named->n; i++)
             x.token.special = x.token.special || !strcmp(named->v[i].token.text, key);
         x.token.normalized = !x.token.special;
@@ -69,31 +70,31 @@ static int read_old(struct extras *e, const json_t *map, const struct extras *na
     return 0;
 }
 
-/* "<s>" or {"content": "<s>", …} */
-static int read_named(struct extras *e, const json_t *v, const char *where)
+/* "<s>" or {"content": "<s>", …}; `special`: what an object is that does not say. */
+static int read_named(struct extras *e, const json_t *v, bool special, const char *where)
 {
-    struct extra x = {.token = {.special = true}, .id = -1};
+    struct extra x = {.token = {.special = special}, .id = -1};
     if (json_is_object(v)) {
         TRY(read_flags(v, where, &x.token));
-        x.token.special = true;
     } else {
         x.token.text = (char *)(uintptr_t)json_string_value(v);
         x.token.n = json_string_length(v);
     }
+    x.token.special = true;
     if (x.token.n)
         *MEM_PUSH(e->v, e->n, e->cap) = x;
     return 0;
 }
 
-static int read_all_named(struct extras *e, const json_t *j, const char *where)
+static int read_all_named(struct extras *e, const json_t *j, bool special, const char *where)
 {
     static const char *const lists[] = {"extra_special_tokens", "additional_special_tokens"};
     for (int i = 0; i < TOK_N_ROLE; i++)
-        TRY(read_named(e, json_object_get(j, tok_role_key[i]), where));
+        TRY(read_named(e, json_object_get(j, tok_role_key[i]), special, where));
     for (size_t k = 0; k < sizeof lists / sizeof *lists; k++) {
         const json_t *list = json_object_get(j, lists[k]);
         for (size_t i = 0; i < json_array_size(list); i++)
-            TRY(read_named(e, json_array_get(list, i), where));
+            TRY(read_named(e, json_array_get(list, i), special, where));
     }
     return 0;
 }
@@ -105,22 +106,24 @@ static int by_id(const void *a, const void *b)
 }
 
 /* Named tokens that are added tokens already stay as they are; a text of the vocabulary becomes special and
- * keeps its id. */
+ * keeps its id. What is special once stays so. */
 static int put(struct tok *t, const struct extra *x)
 {
-    int32_t id;
-    if (x->id < 0 && tok_map_get(&t->added_map, x->token.text, x->token.n) >= 0)
+    int32_t id, at = tok_map_get(&t->added_map, x->token.text, x->token.n);
+    struct added_token a = x->token;
+    if (x->id < 0 && at >= 0)
         return 0;
-    return tok_add(t, &x->token, (int32_t)x->id, &id);
+    a.special = a.special || (at >= 0 && t->added[at].special);
+    return tok_add(t, &a, (int32_t)x->id, &id);
 }
 
 static int add_all(struct tok *t, const json_t *config, const json_t *map, const json_t *old)
 {
     struct extras stated = {0}, named = {0};
     const json_t *decoder = json_object_get(config, "added_tokens_decoder");
-    int rc = read_all_named(&named, config, "tokenizer_config.json");
+    int rc = read_all_named(&named, config, false, "tokenizer_config.json");
     if (rc == 0 && !decoder)
-        rc = read_all_named(&named, map, "special_tokens_map.json");
+        rc = read_all_named(&named, map, true, "special_tokens_map.json");
     if (rc == 0)
         rc = decoder ? read_decoder(&stated, decoder) : read_old(&stated, old, &named);
     if (stated.n)

@@ -21,9 +21,9 @@ int tok_json_text(const json_t *j, const char *key, bool need, const char *where
 
 /* A file's JSON, owned (json_decref); `flags` of jansson beside JSON_ALLOW_NUL. ERR_INPUT names it. */
 int tok_json_file(const char *path, size_t flags, json_t **j);
-/* tok_config.c: the object in a file of the folder; *j = NULL where the file does not exist. Whole numbers come
- * as real ones, but for generation_config.json: files hold some beyond 64 bits (model_max_length: 10^30 is how
- * the field writes "no limit"). */
+/* tok_config.c: the object in a file of the folder; *j = NULL where the file does not exist. Whole numbers
+ * come as real ones, but for generation_config.json: files hold some beyond 64 bits (model_max_length: 10^30
+ * is how the field writes "no limit"). */
 int tok_config_load(const char *dir, const char *name, json_t **j);
 
 /* tok_json_model.c */
