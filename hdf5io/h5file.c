@@ -1,5 +1,8 @@
 #include "hdf5io/h5file.h"
 
+#include "hdf5io/check.h"
+#include "hdf5io/seal.h"
+
 #include "base/err.h"
 #include "base/mem.h"
 
@@ -250,7 +253,9 @@ int h5file_open(struct h5file *f, const char *path)
     *f = (struct h5file){.path = mem_strdup(path), .file = -1};
     int rc;
     TRY_GOTO(h5_open(&f->file, path), done);
+    TRY_GOTO(seal_check(path), done);
     TRY_GOTO(read_root(f), done);
+    TRY_GOTO(check_root(f->file, path), done);
     TRY_GOTO(read_settings(f), done);
     TRY_GOTO(read_tasks(f), done);
     TRY_GOTO(read_examples(f), done);

@@ -91,8 +91,10 @@ bool results_at(const char *path)
     hid_t file;
     free(dir);
     h5_quiet();
-    if (yes || !file_exists(path) || file_is_special(path) || h5_open(&file, path) < 0)
+    if (yes || !file_exists(path) || file_is_special(path))
         return yes;
+    if (h5_open(&file, path) < 0) /* perhaps: damaged, or open for writing elsewhere */
+        return H5Fis_hdf5(path) > 0;
     yes = H5Aexists(file, "schema_version") > 0 && H5Aexists(file, "kvsweep_version") > 0;
     H5Fclose(file);
     return yes;
