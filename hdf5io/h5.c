@@ -58,8 +58,6 @@ static bool is_left_open(void)
 {
     bool found = false;
     H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, find_left_open, &found);
-    if (found)
-        H5Eclear2(H5E_DEFAULT);
     return found;
 }
 
@@ -71,8 +69,9 @@ int h5_open(hid_t *file, const char *path)
         return h5_error(ERR_INTERNAL, "cannot set up HDF5");
     }
     *file = H5Fopen(path, H5F_ACC_RDONLY, fapl);
+    bool left_open = *file < 0 && is_left_open(); /* the next call forgets the reason */
     H5Pclose(fapl);
-    if (*file < 0 && is_left_open())
+    if (left_open)
         return err_set(ERR_INPUT,
                        "%s: another program has it open for writing, or died while it had (then: h5clear -s %s)",
                        path, path);
