@@ -84,6 +84,17 @@ done:
     return rc;
 }
 
+int results_check_logits(const char *path)
+{
+    struct h5file f;
+    if (!file_exists(path))
+        return 0;
+    TRY(h5file_open(&f, path));
+    int rc = h5file_check_logits(&f);
+    h5file_close(&f);
+    return rc;
+}
+
 bool results_at(const char *path)
 {
     char *dir = journal_dir(path);

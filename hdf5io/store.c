@@ -338,11 +338,13 @@ static int open_attempt(struct store *s, const char *path, bool check_big)
     return 0;
 }
 
-static int open_h5(struct store *s, const char *path)
+static int open_h5(struct store *s, const char *path, bool check_big)
 {
     struct source *c = push_source(s, path);
     c->h5 = mem_alloc(1, sizeof *c->h5);
     int rc = h5file_open(c->h5, path);
+    if (rc == 0 && check_big)
+        rc = h5file_check_logits(c->h5);
     if (rc < 0 && !file_exists(path)) { /* a base file that went with its journal */
         close_source(c);
         s->n_source--;
@@ -367,7 +369,7 @@ static int open_folder(struct store *s, const char *dir, bool check_big)
         char *p = mem_printf("%s/base.%d.h5", dir, i);
         bool there = file_exists(p);
         if (there)
-            rc = open_h5(s, p);
+            rc = open_h5(s, p, check_big);
         free(p);
         if (!there)
             break;
@@ -533,12 +535,12 @@ static int check_plans(struct store *s, int first, const struct sink_run *must)
 
 /* FILE.h5. Where the journal of a run is there it was built from that (journal_open follows keep_base), and a
  * damaged one costs nothing. */
-static int open_file(struct store *s, int first, const char *path, struct store_found *found)
+static int open_file(struct store *s, int first, const char *path, bool check_big, struct store_found *found)
 {
     found->file = file_exists(path);
     if (!found->file)
         return 0;
-    int rc = open_h5(s, path);
+    int rc = open_h5(s, path, check_big);
     bool attempt = false;
     for (int i = first; i < s->n_source; i++)
         attempt = attempt || !s->source[i].h5;
@@ -578,7 +580,7 @@ int store_load(struct store *s, const char *path, const struct sink_run *must, s
     /* The journal is opened before the file: whoever removes a journal has put its content in the file. */
     TRY_GOTO(open_folder(s, dir, must != NULL), done);
     int at_file = s->n_source;
-    TRY_GOTO(open_file(s, first, path, found), done);
+    TRY_GOTO(open_file(s, first, path, must != NULL, found), done);
     TRY_GOTO(check_plans(s, first, must), done);
     TRY_GOTO(join_books(s, first), done);
     for (int i = first; i < at_file; i++) {

@@ -231,6 +231,7 @@ struct ops {
     char device[96];     /* processor or card, for the results file */
     char card[48];       /* what tells one card from all others (its UUID); "" for processors */
     char isa[32];        /* instruction set in use */
+    char driver[64];     /* what drives the card; "" for processors */
     char libraries[128]; /* versions of the libraries behind it */
     int threads;
     enum dtype act;
