@@ -40,7 +40,6 @@ struct h5file {
 int h5file_open(struct h5file *f, const char *path);
 /* The records with their text, tokens and values. */
 int h5file_load(struct h5file *f);
-struct sink_timing h5file_timing(const struct row_timing *row);
 /* Reads all logits, so that HDF5 checks each chunk. ERR_DAMAGED names the first that is not what was written. */
 int h5file_check_logits(const struct h5file *f);
 void h5file_close(struct h5file *f); /* accepts a zeroed one */
