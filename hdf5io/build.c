@@ -30,8 +30,8 @@ struct build {
     struct out table[T_N], text, token;
     struct group *group;
     int n_group;
-    int *group_of; /* [n_setting] */
-    char *block;   /* for rows of logits on their way */
+    int *group_of;  /* [n_setting] */
+    char *block;    /* for rows of logits on their way */
     int64_t n_lost; /* units whose logits were gone */
 };
 #define BLOCK_BYTES (2 << 20)
@@ -337,7 +337,7 @@ static int add_record(struct build *b, int64_t k, const struct record *r)
 {
     struct row_record w = {
 #define RECORD(type, name, role, since, units, what) .name = r->name,
-#define PLACE(name, units, what)              .name = -1,
+#define PLACE(name, units, what)                     .name = -1,
 #include "run/record.def"
     };
     int64_t at, len;
@@ -376,7 +376,8 @@ static int add_all(struct build *b)
 /* The attributes are complete. A file in which logits are missing that were asked for is not packed. */
 static int finish_root(struct build *b)
 {
-    if (b->n_lost && (H5Adelete(b->file, "packed") < 0 || schema_put_int(b->file, "packed", 0, H5T_STD_I32LE) < 0))
+    if (b->n_lost &&
+        (H5Adelete(b->file, "packed") < 0 || schema_put_int(b->file, "packed", 0, H5T_STD_I32LE) < 0))
         return h5_error(ERR_IO, "cannot write attribute packed");
     return check_put_root(b->file) < 0 ? h5_error(ERR_IO, "cannot write the checksum of the attributes") : 0;
 }
@@ -476,8 +477,7 @@ static int move_in_place(const char *tmp, const char *path)
     return rc;
 }
 
-int build_file(struct store *s, const char *path, bool logits, int deflate, int64_t n_unit,
-               int64_t *n_lost)
+int build_file(struct store *s, const char *path, bool logits, int deflate, int64_t n_unit, int64_t *n_lost)
 {
     struct build b = {.s = s, .file = -1, .logits = logits, .deflate = deflate};
     char *real = file_resolve(path), *tmp = mem_printf("%s.tmp.%d", real, (int)getpid());

@@ -13,7 +13,7 @@ struct check {
     XXH3_state_t *state;
     const struct table *table; /* NULL: an array */
     size_t bytes;              /* of a row */
-    bool skip[COLUMNS];         /* columns that the file has not */
+    bool skip[COLUMNS];        /* columns that the file has not */
 };
 
 static size_t column_bytes(enum column_type type)
@@ -31,7 +31,8 @@ static size_t column_bytes(enum column_type type)
 struct check *check_open(const struct table *table, size_t bytes)
 {
     struct check *c = mem_alloc(1, sizeof *c);
-    *c = (struct check){.state = XXH3_createState(), .table = table, .bytes = table ? table->row_bytes : bytes};
+    *c = (struct check){
+        .state = XXH3_createState(), .table = table, .bytes = table ? table->row_bytes : bytes};
     XXH3_64bits_reset(c->state);
     return c;
 }
@@ -102,7 +103,7 @@ static bool get_sum(hid_t object, uint64_t *sum)
 }
 
 int check_values(hid_t dataset, const struct table *table, size_t bytes, const void *rows, int64_t n,
-               const char *name, const char *path)
+                 const char *name, const char *path)
 {
     uint64_t want;
     if (!get_sum(dataset, &want))
@@ -117,8 +118,9 @@ int check_values(hid_t dataset, const struct table *table, size_t bytes, const v
     bool same = XXH3_64bits_digest(c->state) == want;
     check_close(c);
     return same ? 0
-                : err_set(ERR_DAMAGED, "/%s of %s is not what was written (its checksum differs): restore the "
-                                       "file from a copy, or move it away and compute it again",
+                : err_set(ERR_DAMAGED,
+                          "/%s of %s is not what was written (its checksum differs): restore the "
+                          "file from a copy, or move it away and compute it again",
                           name, path);
 }
 
@@ -205,7 +207,8 @@ int check_root(hid_t file, const char *path)
     bool same = names && sum_root(file, names, &sum) && sum == want;
     free(names);
     return same ? 0
-                : err_set(ERR_DAMAGED, "the attributes of %s are not what was written (their checksum differs): "
-                                       "restore the file from a copy, or move it away and compute it again",
+                : err_set(ERR_DAMAGED,
+                          "the attributes of %s are not what was written (their checksum differs): "
+                          "restore the file from a copy, or move it away and compute it again",
                           path);
 }

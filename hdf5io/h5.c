@@ -72,9 +72,10 @@ int h5_open(hid_t *file, const char *path)
     bool left_open = *file < 0 && is_left_open(); /* the next call forgets the reason */
     H5Pclose(fapl);
     if (left_open)
-        return err_set(ERR_INPUT,
-                       "%s: another program has it open for writing, or died while it had (then: h5clear -s %s)",
-                       path, path);
+        return err_set(
+            ERR_INPUT,
+            "%s: another program has it open for writing, or died while it had (then: h5clear -s %s)", path,
+            path);
     if (*file >= 0)
         return 0;
     int rc = h5_error(ERR_INPUT, "%s is not a readable HDF5 file", path);

@@ -55,8 +55,8 @@ static int read_root(struct h5file *f)
     if (version < 0)
         return err_set(ERR_INPUT, "%s is not a results file of kvsweep (it has no schema_version)", f->path);
     if (version < 1 || version > SCHEMA_VERSION)
-        return err_set(ERR_INPUT, "%s has schema version %lld, this program reads 1 to %d and writes %d", f->path,
-                       (long long)version, SCHEMA_VERSION, SCHEMA_VERSION);
+        return err_set(ERR_INPUT, "%s has schema version %lld, this program reads 1 to %d and writes %d",
+                       f->path, (long long)version, SCHEMA_VERSION, SCHEMA_VERSION);
     f->book.version = (int32_t)version;
     for (size_t i = 0; i < sizeof text / sizeof *text; i++)
         TRY(h5_get_text(f->file, text[i].name, &f->book, text[i].text, f->path));
@@ -499,7 +499,8 @@ int h5file_part(const struct h5file *f, int64_t i, enum part p, int64_t at, int6
 static int check_part(const struct h5file *f, const struct h5_logits *g, enum part p)
 {
     hsize_t chunk[2] = {1, 1};
-    hid_t prop = H5Dget_create_plist(g->dset[p]), space = H5Dget_space(g->dset[p]), type = H5Dget_type(g->dset[p]);
+    hid_t prop = H5Dget_create_plist(g->dset[p]), space = H5Dget_space(g->dset[p]),
+          type = H5Dget_type(g->dset[p]);
     bool ok = prop >= 0 && (H5Pget_layout(prop) != H5D_CHUNKED || H5Pget_chunk(prop, 2, chunk) > 0);
     char *buf = ok ? mem_grow(NULL, chunk[0] * (size_t)(g->width[p] + 1), part_size(p)) : NULL;
     hsize_t at[2] = {0, 0}, n[2] = {chunk[0], (hsize_t)g->width[p]}, rows = (hsize_t)g->n_row[p];
@@ -515,9 +516,11 @@ static int check_part(const struct h5file *f, const struct h5_logits *g, enum pa
     H5Tclose(type);
     H5Sclose(space);
     H5Pclose(prop);
-    return ok ? 0 : h5_error(ERR_DAMAGED, "/logits/…/%s of %s is damaged: restore the file from a copy, or move it "
-                                          "away and compute it again",
-                             part_name(p), f->path);
+    return ok ? 0
+              : h5_error(ERR_DAMAGED,
+                         "/logits/…/%s of %s is damaged: restore the file from a copy, or move it "
+                         "away and compute it again",
+                         part_name(p), f->path);
 }
 
 int h5file_check_logits(const struct h5file *f)

@@ -4,9 +4,9 @@
  *   RUN.ATTEMPT.big      logits of the entries' records, append-only
  *   base.N.h5            a results file that was there before and is being extended
  * Entry: struct journal_head, then n_small payload bytes. `sum` is XXH3-64 of the head (with sum = 0) and the
- * payload; big_sum is that of the n_big bytes at big_at in RUN.ATTEMPT.big. The first two entries are the plan
- * (book_pack), twice: without it nothing else can be read. An entry that does not check is left out, reading
- * goes on at the next one that does. */
+ * payload; big_sum is that of the n_big bytes at big_at in RUN.ATTEMPT.big. The first two entries are the
+ * plan (book_pack), twice: without it nothing else can be read. An entry that does not check is left out,
+ * reading goes on at the next one that does. */
 #ifndef KVS_HDF5IO_JOURNAL_H
 #define KVS_HDF5IO_JOURNAL_H
 
@@ -43,8 +43,8 @@ int journal_add(struct journal *j, enum journal_kind kind, const void *small, si
 int journal_commit(struct journal *j);
 /* Removes the folder: first out of the way by one rename, then file by file. */
 int journal_remove(const char *dir);
-/* In place of removing a folder in which something was damaged: renames it to DIR.damaged (.2, .3, …) and says
- * so in one line. */
+/* In place of removing a folder in which something was damaged: renames it to DIR.damaged (.2, .3, …) and
+ * says so in one line. */
 int journal_keep(const char *dir);
 /* Removes what an interrupted journal_remove left behind. */
 void journal_clean(const char *dir);

@@ -18,7 +18,7 @@ struct keep {
     struct known { /* objects that have a place in the new file, by their place in the old one */
         haddr_t addr;
         char *path;
-    } *known;
+    } * known;
     size_t n_known, cap_known;
 };
 enum owner { USERS, OUR_DATASET, OUR_GROUP };
@@ -31,8 +31,8 @@ static enum owner owner_of(int depth, const char *name, hid_t parent)
             if (strcmp(name, schema_table((enum table_id)i)->name) == 0)
                 return OUR_DATASET;
         return strcmp(name, "text") == 0 || strcmp(name, "tokens") == 0 ? OUR_DATASET
-               : strcmp(name, "logits") == 0                           ? OUR_GROUP
-                                                                       : USERS;
+               : strcmp(name, "logits") == 0                            ? OUR_GROUP
+                                                                        : USERS;
     }
     if (depth == 1)
         return H5Aexists_by_name(parent, name, "model_hash", H5P_DEFAULT) > 0 ? OUR_GROUP : USERS;
@@ -44,9 +44,9 @@ static enum owner owner_of(int depth, const char *name, hid_t parent)
 
 static int cannot(const struct keep *k, const char *what)
 {
-    return h5_error(ERR_INPUT,
-                    "cannot keep %s, which somebody added to %s (copy it out of the file and delete it there)",
-                    what, k->path);
+    return h5_error(
+        ERR_INPUT, "cannot keep %s, which somebody added to %s (copy it out of the file and delete it there)",
+        what, k->path);
 }
 
 /* ---- attributes ---- */
@@ -244,8 +244,8 @@ int keep_users(hid_t to, const char *from)
 int keep_damaged(const char *path)
 {
     char *to = file_aside(path, "damaged");
-    int rc = rename(path, to) == 0 ? 0
-                                   : err_set(ERR_IO, "cannot rename %s to %s: %s", path, to, strerror(errno));
+    int rc =
+        rename(path, to) == 0 ? 0 : err_set(ERR_IO, "cannot rename %s to %s: %s", path, to, strerror(errno));
     if (rc == 0)
         log_warn("the damaged file is kept as %s: remove it when you no longer want to look into it", to);
     free(to);

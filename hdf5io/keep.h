@@ -1,6 +1,6 @@
-/* What a user added to a results file (datasets, groups, links and attributes, at any place) goes into the file
- * that replaces it. Ours are the tables and arrays of schema.h with the attributes that the new file has; all
- * else is the user's. */
+/* What a user added to a results file (datasets, groups, links and attributes, at any place) goes into the
+ * file that replaces it. Ours are the tables and arrays of schema.h with the attributes that the new file
+ * has; all else is the user's. */
 #ifndef KVS_HDF5IO_KEEP_H
 #define KVS_HDF5IO_KEEP_H
 

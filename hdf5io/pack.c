@@ -41,9 +41,10 @@ int sink_pack(const char *path, int deflate)
         TRY_GOTO(keep_damaged(path), done);
     TRY_GOTO(build_file(&s, path, true, deflate, store_units(&s), &n_lost), done);
     if (n_lost)
-        log_warn("%s: the logits of %lld units are damaged in the journal, which stays: the run computes them "
-                 "again",
-                 path, (long long)n_lost);
+        log_warn(
+            "%s: the logits of %lld units are damaged in the journal, which stays: the run computes them "
+            "again",
+            path, (long long)n_lost);
     else if (lock >= 0 && store_done(&s) >= s.book.n_unit)
         rc = s.damaged ? journal_keep(dir) : journal_remove(dir);
 done:

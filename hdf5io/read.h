@@ -29,8 +29,8 @@ struct results {
 int results_open(
     struct results *r,
     const char *path); /* ERR_INPUT: not a results file, or of another schema version (says which) */
-/* Reads all logits of a file (not of a journal), which no reader of results needs. ERR_DAMAGED: some are not what
- * was written. */
+/* Reads all logits of a file (not of a journal), which no reader of results needs. ERR_DAMAGED: some are not
+ * what was written. */
 int results_check_logits(const char *path);
 /* Whether results of a sweep are at `path`, finished or as a journal: other commands do not write there. */
 bool results_at(const char *path);

@@ -176,8 +176,9 @@ static int check_open_file(int fd, const char *path)
     if (rc == 0 && sum != h.sum)
         rc = ERR_DAMAGED;
     return rc != ERR_DAMAGED ? rc
-                             : err_set(ERR_DAMAGED, "%s is damaged: its bytes are not those that were written. "
-                                                    "Restore it from a copy, or move it away and compute it again",
+                             : err_set(ERR_DAMAGED,
+                                       "%s is damaged: its bytes are not those that were written. "
+                                       "Restore it from a copy, or move it away and compute it again",
                                        path);
 }
 

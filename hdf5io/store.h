@@ -32,7 +32,8 @@ struct source {
     int32_t *setting_map, *task_map;
     struct store_bundle *bundle;
     int n_bundle, cap_bundle;
-    bool check_big; /* its logits are read when it is indexed: what is damaged there is to be computed again */
+    bool
+        check_big; /* its logits are read when it is indexed: what is damaged there is to be computed again */
     int64_t n_lost;  /* units whose logits are gone */
     int64_t n_taken; /* units that come, or came, from here */
     bool credited;   /* the book lists what computed it */
@@ -41,7 +42,7 @@ struct store {
     struct book book;
     bool has_origin;             /* the book says what computed the units: some were found */
     int base_setting, base_task; /* rows of the newest plan; further ones come from older runs */
-    bool damaged; /* something in a journal or its logits: it is kept */
+    bool damaged;                /* something in a journal or its logits: it is kept */
     struct source *source;
     int n_source, cap_source;
     struct entry *entry;
@@ -64,10 +65,10 @@ struct store {
 void store_init(struct store *s, const struct book *plan);
 void store_close(struct store *s);
 struct store_found {
-    bool journal; /* a journal folder is there */
-    bool file;    /* FILE.h5 is there … */
-    bool adds;    /* … and holds units that the journal has not: it is one of the sources */
-    bool current; /* … and holds every unit with its logits and nothing must be renumbered */
+    bool journal;  /* a journal folder is there */
+    bool file;     /* FILE.h5 is there … */
+    bool adds;     /* … and holds units that the journal has not: it is one of the sources */
+    bool current;  /* … and holds every unit with its logits and nothing must be renumbered */
     bool bad_file; /* FILE.h5 is damaged and left out: a journal that holds all of it is there */
 };
 /* Adds what is behind `path`. With `must`, for a run, every plan found has to be equal to it, and units whose

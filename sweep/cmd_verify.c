@@ -252,12 +252,13 @@ int cmd_verify(struct app *app, int argc, char **argv)
         {"config", 'c', "CONFIG", 0, "configuration (default: the one inside the file)", 0},
         {0}};
     static const struct argp_child children[] = {{&app_config_argp, 0, NULL, 0}, {0}};
-    static const struct argp argp = {.options = options,
-                                     .parser = parser,
-                                     .args_doc = "FILE.h5",
-                                     .doc = "Checks every checksum of a results file, then recomputes bundles and "
-                                            "compares status, prompt, tokens, text, score and bytes.",
-                                     .children = children};
+    static const struct argp argp = {
+        .options = options,
+        .parser = parser,
+        .args_doc = "FILE.h5",
+        .doc = "Checks every checksum of a results file, then recomputes bundles and "
+               "compares status, prompt, tokens, text, score and bytes.",
+        .children = children};
     struct verify_args a = {0};
     struct results r;
     struct config c = {0};

@@ -1,7 +1,8 @@
 /* Results files under damage: bytes changed, a full disk, kills at any moment, readers beside a writer. */
 #include "results_check.h"
 
-/* Bytes changed or cut anywhere in a journal: no crash, a changed byte costs at most the entry that it hits. */
+/* Bytes changed or cut anywhere in a journal: no crash, a changed byte costs at most the entry that it hits.
+ */
 static void damage(void **state)
 {
     (void)state;
@@ -403,8 +404,10 @@ int main(void)
 {
     log_set_level(LOG_QUIET);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(damage),    cmocka_unit_test(told_damage), cmocka_unit_test(damaged_logits), cmocka_unit_test(logits_lost_under_way),
-        cmocka_unit_test(disk_full), cmocka_unit_test(watch),       cmocka_unit_test(kills),
+        cmocka_unit_test(damage),         cmocka_unit_test(told_damage),
+        cmocka_unit_test(damaged_logits), cmocka_unit_test(logits_lost_under_way),
+        cmocka_unit_test(disk_full),      cmocka_unit_test(watch),
+        cmocka_unit_test(kills),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
-/* Results files that others touch: what a user adds survives every rebuild, a file that is open for writing is
- * said to be, a changed bit is never a result. */
+/* Results files that others touch: what a user adds survives every rebuild, a file that is open for writing
+ * is said to be, a changed bit is never a result. */
 #include "results_check.h"
 
 #include "base/str.h"
@@ -57,7 +57,8 @@ static char *logits_group(hid_t file)
 {
     char name[100] = "";
     hid_t all = H5Gopen2(file, "logits", H5P_DEFAULT);
-    assert_true(H5Lget_name_by_idx(all, ".", H5_INDEX_NAME, H5_ITER_INC, 0, name, sizeof name, H5P_DEFAULT) > 0);
+    assert_true(H5Lget_name_by_idx(all, ".", H5_INDEX_NAME, H5_ITER_INC, 0, name, sizeof name, H5P_DEFAULT) >
+                0);
     H5Gclose(all);
     return mem_printf("logits/%s", name);
 }
@@ -65,7 +66,8 @@ static char *logits_group(hid_t file)
 static void add_all(const char *path)
 {
     hid_t f = open_rw(path);
-    char *group = logits_group(f), *inside = mem_printf("%s/mine", group), *first = mem_printf("%s/first", group);
+    char *group = logits_group(f), *inside = mem_printf("%s/mine", group),
+         *first = mem_printf("%s/first", group);
     put_numbers(f, "my_notes", 1);
     hid_t g = H5Gcreate2(f, "analysis", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
     put_numbers(g, "deep", 4);
@@ -91,7 +93,8 @@ static void see_all(const char *path, int64_t n_record)
     hid_t f;
     hsize_t n = 0;
     OK(h5_open(&f, path));
-    char *group = logits_group(f), *inside = mem_printf("%s/mine", group), *first = mem_printf("%s/first", group);
+    char *group = logits_group(f), *inside = mem_printf("%s/mine", group),
+         *first = mem_printf("%s/first", group);
     see_numbers(f, "my_notes", 1);
     see_numbers(f, "same_notes", 1);
     see_numbers(f, "analysis/deep", 4);
@@ -175,8 +178,9 @@ static void left_open(void **state)
     }
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_int_equal(status, 0);
-    char *want = mem_printf("%s: another program has it open for writing, or died while it had (then: h5clear -s %s)",
-                            p.path, p.path);
+    char *want =
+        mem_printf("%s: another program has it open for writing, or died while it had (then: h5clear -s %s)",
+                   p.path, p.path);
     assert_int_equal(results_open(&r, p.path), ERR_INPUT);
     assert_string_equal(err_text(), want);
     assert_int_equal(sink_hdf5.open(&s, p.path, &two.plan), ERR_INPUT);
@@ -281,8 +285,7 @@ static void damaged_file(void **state)
 int main(void)
 {
     log_set_level(LOG_QUIET);
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(users_objects), cmocka_unit_test(left_open), cmocka_unit_test(open_under_way),
-        cmocka_unit_test(damaged_file)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(users_objects), cmocka_unit_test(left_open),
+                                       cmocka_unit_test(open_under_way), cmocka_unit_test(damaged_file)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

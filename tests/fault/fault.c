@@ -1,8 +1,8 @@
 /* For LD_PRELOAD: lets the n-th call of one kind on results files fail, or ends or signals the process there.
- *   KVS_FAULT=CALL:N:ACTION   CALL write | sync | rename; ACTION EIO, ENOSPC (the call fails), full (this and all
- *                             later writes fail with ENOSPC), kill (before the call), torn (half of a write is
- *                             done, then kill), after (done, then kill), TERM, USR1 (signal, then the call)
- * Only files whose path holds ".h5" count. write is write and pwrite, sync is fsync and fdatasync. */
+ *   KVS_FAULT=CALL:N:ACTION   CALL write | sync | rename; ACTION EIO, ENOSPC (the call fails), full (this and
+ * all later writes fail with ENOSPC), kill (before the call), torn (half of a write is done, then kill),
+ * after (done, then kill), TERM, USR1 (signal, then the call) Only files whose path holds ".h5" count. write
+ * is write and pwrite, sync is fsync and fdatasync. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -46,7 +46,9 @@ static int act(const char *what)
         kill(getpid(), SIGTERM);
     if (strcmp(what, "USR1") == 0)
         kill(getpid(), SIGUSR1);
-    return strcmp(what, "EIO") == 0 ? EIO : strcmp(what, "ENOSPC") == 0 || strcmp(what, "full") == 0 ? ENOSPC : 0;
+    return strcmp(what, "EIO") == 0                                   ? EIO
+           : strcmp(what, "ENOSPC") == 0 || strcmp(what, "full") == 0 ? ENOSPC
+                                                                      : 0;
 }
 
 static void end_if(int really)
