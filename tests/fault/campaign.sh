@@ -23,8 +23,8 @@ bad() { # ROW WHAT
     echo "FAIL ($1): $2" >&2
     [ $FAILED -lt 20 ] || die "too many failures"
 }
-random_bit() { # FILE
-    echo $(((((RANDOM << 15 | RANDOM) << 15 | RANDOM) % ($(stat -c %s "$1") * 8))))
+random_bit() { # FILE; sets `bit` (a subshell would not go on with the seed)
+    bit=$((((RANDOM << 15 | RANDOM) << 15 | RANDOM) % ($(stat -c %s "$1") * 8)))
 }
 units() { # FILE: ids of the units that a reader sees
     "$KVSWEEP" export "$1" --jsonl 2>/dev/null | grep -o '"unit": "[0-9a-f]*"' | sort
@@ -107,6 +107,11 @@ say() { # COMMAND FILE: its words, without names of files
     return "${PIPESTATUS[0]}"
 }
 commands="status export diff report merge pack verify run"
+choose() { # sets `chosen`: all commands, or in a short campaign export and two others
+    local all=($commands)
+    chosen=$commands
+    [ "$N_FLIP" -ge 200 ] || chosen="export ${all[RANDOM % 8]} ${all[RANDOM % 8]}"
+}
 flipped=$DIR/flipped.h5
 prepare_flips() { # FILE: what the commands say
     cp "$1" "$flipped"
@@ -115,10 +120,11 @@ prepare_flips() { # FILE: what the commands say
     done
 }
 flip_file() { # ROW FILE
-    local bit detected=0 c rc
-    bit=$(random_bit "$2")
+    local bit detected=0 c rc chosen
+    random_bit "$2"
+    choose
     count "$1"
-    for c in $commands; do
+    for c in $chosen; do
         cp "$2" "$flipped"
         "$FLIP" "$flipped" "$bit"
         say $c "$flipped" >"$DIR/said"
@@ -156,7 +162,7 @@ flip_journal() { # ROW SUFFIX
     cp -r "$DIR/half.h5.journal" "$out.journal"
     [ ! -e "$DIR/half.h5" ] || cp "$DIR/half.h5" "$out"
     file=$(ls "$out.journal"/*.1$2)
-    bit=$(random_bit "$file")
+    random_bit "$file"
     "$FLIP" "$file" "$bit"
     count "$1"
     "$KVSWEEP" export "$out" --jsonl 2>/dev/null >"$DIR/part.jsonl" && # what can be read is right
