@@ -59,7 +59,8 @@ struct attributes {
 
 static int copy_attribute(hid_t from, hid_t to, const char *name)
 {
-    hid_t a = H5Aopen(from, name, H5P_DEFAULT), type = H5Aget_type(a), space = H5Aget_space(a);
+    hid_t a = H5Aopen(from, name, H5P_DEFAULT), named = H5Aget_type(a), space = H5Aget_space(a);
+    hid_t type = H5Tcopy(named); /* a named type belongs to its file */
     hid_t b = H5Acreate2(to, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
     hssize_t n = H5Sget_simple_extent_npoints(space);
     size_t bytes = H5Tget_size(type);
@@ -72,15 +73,33 @@ static int copy_attribute(hid_t from, hid_t to, const char *name)
     free(value);
     H5Sclose(space);
     H5Tclose(type);
+    H5Tclose(named);
     H5Aclose(a);
     return b >= 0 && H5Aclose(b) >= 0 && ok ? 0 : -1;
+}
+
+/* References to objects (dimension scales are made of them) hold places in the old file. */
+static bool has_references(hid_t object, const char *name)
+{
+    hid_t a = H5Aopen(object, name, H5P_DEFAULT), type = H5Aget_type(a);
+    bool yes = H5Tdetect_class(type, H5T_REFERENCE) > 0;
+    H5Tclose(type);
+    H5Aclose(a);
+    return yes;
 }
 
 static herr_t see_attribute(hid_t object, const char *name, const H5A_info_t *info, void *ctx)
 {
     struct attributes *x = ctx;
     (void)info;
-    if (H5Aexists(x->to, name) != 0 || copy_attribute(object, x->to, name) == 0)
+    if (H5Aexists(x->to, name) != 0)
+        return 0;
+    if (has_references(object, name)) {
+        log_warn("attribute %s of /%s refers to other objects of %s and is not kept", name, x->path,
+                 x->keep->path);
+        return 0;
+    }
+    if (copy_attribute(object, x->to, name) == 0)
         return 0;
     char *what = mem_printf("attribute %s of /%s", name, x->path);
     x->rc = cannot(x->keep, what);

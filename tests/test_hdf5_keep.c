@@ -30,6 +30,19 @@ static void put_note(hid_t file, const char *object, const char *name, const cha
     H5Oclose(o);
 }
 
+/* An attribute that refers to another object: it would lead nowhere in the next file. */
+static void put_reference(hid_t file, const char *object, const char *name)
+{
+    hobj_ref_t ref;
+    assert_true(H5Rcreate(&ref, file, "tokens", H5R_OBJECT, -1) >= 0);
+    hid_t o = H5Oopen(file, object, H5P_DEFAULT), space = H5Screate(H5S_SCALAR);
+    hid_t a = H5Acreate2(o, name, H5T_STD_REF_OBJ, space, H5P_DEFAULT, H5P_DEFAULT);
+    assert_true(H5Awrite(a, H5T_STD_REF_OBJ, &ref) >= 0);
+    H5Aclose(a);
+    H5Sclose(space);
+    H5Oclose(o);
+}
+
 static void see_numbers(hid_t file, const char *name, int first)
 {
     int v[3] = {0};
@@ -76,6 +89,7 @@ static void add_all(const char *path)
     put_note(f, "/", "note", "mine");
     put_note(f, "records", "remark", "seen");
     put_note(f, "analysis", "by", "me");
+    put_reference(f, "records", "leads");
     put_note(f, group, "colour", "blue");
     put_note(f, first, "remark", "large");
     assert_true(H5Lcreate_soft("/records", f, "soft", H5P_DEFAULT, H5P_DEFAULT) >= 0);
@@ -102,6 +116,7 @@ static void see_all(const char *path, int64_t n_record)
     see_note(f, "/", "note", "mine");
     see_note(f, "records", "remark", "seen");
     see_note(f, "analysis", "by", "me");
+    assert_int_equal(H5Aexists_by_name(f, "records", "leads", H5P_DEFAULT), 0);
     see_note(f, group, "colour", "blue");
     if (H5Lexists(f, first, H5P_DEFAULT) > 0) /* not while a run goes on */
         see_note(f, first, "remark", "large");
