@@ -1,6 +1,8 @@
 #include "hdf5io/build.h"
 
+#include "hdf5io/keep.h"
 #include "hdf5io/out.h"
+#include "hdf5io/seal.h"
 
 #include "base/err.h"
 #include "base/file.h"
@@ -28,8 +30,9 @@ struct build {
     struct out table[T_N], text, token;
     struct group *group;
     int n_group;
-    int *group_of; /* [n_setting] */
-    char *block;   /* for rows of logits on their way */
+    int *group_of;  /* [n_setting] */
+    char *block;    /* for rows of logits on their way */
+    int64_t n_lost; /* units whose logits were gone */
 };
 #define BLOCK_BYTES (2 << 20)
 
@@ -82,6 +85,7 @@ static int open_table(struct build *b, enum table_id id, int64_t n)
         id <= T_EXAMPLES ? 0 : b->deflate; /* text lies elsewhere: filters would only see references */
     TRY(out_open(&b->table[id], b->file, t->name, schema_compound(id, SCHEMA_VERSION), t->row_bytes, 0, n,
                  deflate));
+    b->table[id].sum = check_open(t, 0);
     return schema_describe(b->table[id].dset, id) < 0 ? h5_error(ERR_IO, "cannot describe /%s", t->name) : 0;
 }
 
@@ -111,8 +115,11 @@ static int open_tables(struct build *b)
     TRY(open_table(b, T_FIDELITY, s->n_fidelity));
     TRY(open_array(b, &b->text, b->file, "text", H5Tcopy(H5T_STD_U8LE), 1, 0, gold + s->n_text, "UTF-8 bytes",
                    "right answers, answers, error messages; places are in /examples and /records"));
-    return open_array(b, &b->token, b->file, "tokens", H5Tcopy(H5T_STD_I32LE), 4, 0, s->n_token, "token id",
-                      "generated tokens; places are in /records");
+    TRY(open_array(b, &b->token, b->file, "tokens", H5Tcopy(H5T_STD_I32LE), 4, 0, s->n_token, "token id",
+                   "generated tokens; places are in /records"));
+    b->text.sum = check_open(NULL, 1);
+    b->token.sum = check_open(NULL, 4);
+    return 0;
 }
 
 /* ---- logits ---- */
@@ -241,12 +248,12 @@ static int add_part(struct build *b, struct group *g, int64_t k, const struct re
 static int add_logits(struct build *b, int64_t k, const struct record *r, struct row_record *w)
 {
     int64_t same;
-    bool good;
     if (!b->logits || (part_rows(PART_FIRST, r) == 0 && part_rows(PART_TOPK_ID, r) == 0))
         return 0;
-    TRY(store_check(b->s, k, &good));
-    if (!good)
+    if (!store_check(b->s, k)) {
+        b->n_lost++;
         return 0;
+    }
     struct group *g = &b->group[b->group_of[r->setting]];
     int64_t first = -1, logit = -1;
     TRY(add_part(b, g, k, r, PART_TOPK_ID, &logit));
@@ -366,7 +373,27 @@ static int add_all(struct build *b)
 }
 
 /* ---- the file ---- */
-static int close_all(struct build *b, int rc)
+/* The attributes are complete. A file in which logits are missing that were asked for is not packed. */
+static int finish_root(struct build *b)
+{
+    if (b->n_lost &&
+        (H5Adelete(b->file, "packed") < 0 || schema_put_int(b->file, "packed", 0, H5T_STD_I32LE) < 0))
+        return h5_error(ERR_IO, "cannot write attribute packed");
+    return check_put_root(b->file) < 0 ? h5_error(ERR_IO, "cannot write the checksum of the attributes") : 0;
+}
+
+/* What users added to the file that is replaced and to those that it is made from. */
+static int keep_all(struct build *b, const char *old)
+{
+    TRY(keep_users(b->file, old));
+    for (int i = 0; i < b->s->n_source; i++)
+        if (b->s->source[i].h5 && strcmp(b->s->source[i].path, old) != 0)
+            TRY(keep_users(b->file, b->s->source[i].path));
+    return 0;
+}
+
+/* Writes what waits, or drops it after an error. */
+static int close_outs(struct build *b, int rc)
 {
     struct out *o[T_N + 2];
     for (int i = 0; i < T_N; i++)
@@ -384,8 +411,15 @@ static int close_all(struct build *b, int rc)
                 rc = out_close(&b->group[i].out[p]);
             out_drop(&b->group[i].out[p]);
         }
-        free(b->group[i].name);
     }
+    return rc;
+}
+
+static int close_all(struct build *b, int rc)
+{
+    rc = close_outs(b, rc);
+    for (int i = 0; i < b->n_group; i++)
+        free(b->group[i].name);
     free(b->group);
     free(b->group_of);
     free(b->block);
@@ -398,7 +432,7 @@ static int close_all(struct build *b, int rc)
 
 /* The format of HDF5 1.10 has checksums on its metadata: damage is refused where older formats crash readers.
  */
-static int write_file(struct build *b, const char *path, int64_t n_unit)
+static int write_file(struct build *b, const char *path, const char *old, int64_t n_unit)
 {
     hid_t fapl = H5Pcreate(H5P_FILE_ACCESS);
     if (fapl < 0 || H5Pset_file_locking(fapl, false, true) < 0 ||
@@ -413,6 +447,9 @@ static int write_file(struct build *b, const char *path, int64_t n_unit)
     TRY_GOTO(open_tables(b), done);
     TRY_GOTO(open_groups(b), done);
     TRY_GOTO(add_all(b), done);
+    TRY_GOTO(finish_root(b), done);
+    TRY_GOTO(close_outs(b, 0), done);
+    TRY_GOTO(keep_all(b, old), done);
 done:
     return close_all(b, rc);
 }
@@ -440,7 +477,7 @@ static int move_in_place(const char *tmp, const char *path)
     return rc;
 }
 
-int build_file(struct store *s, const char *path, bool logits, int deflate, int64_t n_unit)
+int build_file(struct store *s, const char *path, bool logits, int deflate, int64_t n_unit, int64_t *n_lost)
 {
     struct build b = {.s = s, .file = -1, .logits = logits, .deflate = deflate};
     if (s->book.version != SCHEMA_VERSION)
@@ -452,9 +489,11 @@ int build_file(struct store *s, const char *path, bool logits, int deflate, int6
     char *real = file_resolve(path), *tmp = mem_printf("%s.tmp.%d", real, (int)getpid());
     h5_quiet();
     int rc = file_is_special(real) ? err_set(ERR_INPUT, "%s is not a regular file", path)
-                                   : write_file(&b, tmp, n_unit);
+                                   : write_file(&b, tmp, real, n_unit);
     if (rc < 0)
         rc = err_prefix(rc, "cannot write %s", path);
+    if (rc == 0)
+        rc = seal_put(tmp);
     if (rc == 0)
         rc = sync_path(tmp);
     if (rc == 0)
@@ -463,5 +502,7 @@ int build_file(struct store *s, const char *path, bool logits, int deflate, int6
         unlink(tmp);
     free(tmp);
     free(real);
+    if (n_lost)
+        *n_lost = b.n_lost;
     return rc;
 }

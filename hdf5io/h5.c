@@ -1,5 +1,8 @@
 #include "hdf5io/h5.h"
 
+#include "hdf5io/check.h"
+#include "hdf5io/seal.h"
+
 #include "base/err.h"
 #include "base/mem.h"
 
@@ -42,6 +45,22 @@ int h5_error(int code, const char *fmt, ...)
     return why[0] ? err_set(code, "%s: HDF5 says %s", what, why) : err_set(code, "%s", what);
 }
 
+static herr_t find_left_open(unsigned n, const H5E_error2_t *e, void *found)
+{
+    (void)n;
+    if (e->desc && strstr(e->desc, "already open for write"))
+        *(bool *)found = true;
+    return 0;
+}
+
+/* Whether the last call failed because the file says that somebody is writing it (its checksum was right). */
+static bool is_left_open(void)
+{
+    bool found = false;
+    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, find_left_open, &found);
+    return found;
+}
+
 int h5_open(hid_t *file, const char *path)
 {
     hid_t fapl = H5Pcreate(H5P_FILE_ACCESS);
@@ -50,8 +69,17 @@ int h5_open(hid_t *file, const char *path)
         return h5_error(ERR_INTERNAL, "cannot set up HDF5");
     }
     *file = H5Fopen(path, H5F_ACC_RDONLY, fapl);
+    bool left_open = *file < 0 && is_left_open(); /* the next call forgets the reason */
     H5Pclose(fapl);
-    return *file < 0 ? h5_error(ERR_INPUT, "%s is not a readable HDF5 file", path) : 0;
+    if (left_open)
+        return err_set(
+            ERR_INPUT,
+            "%s: another program has it open for writing, or died while it had (then: h5clear -s %s)", path,
+            path);
+    if (*file >= 0)
+        return 0;
+    int rc = h5_error(ERR_INPUT, "%s is not a readable HDF5 file", path);
+    return seal_check(path) == ERR_DAMAGED ? ERR_DAMAGED : rc;
 }
 
 int h5_get_int(hid_t object, const char *name, int64_t def, int64_t *v, const char *path)
@@ -148,6 +176,11 @@ int h5_read_table(hid_t file, enum table_id id, int version, void **rows, int64_
     TRY_GOTO(check_columns(dset, t, version, path), done);
     type = schema_compound(id, version);
     TRY_GOTO(read_all(file, dset, type, t->row_bytes, rows, n, t->name, path), done);
+    rc = check_values(dset, t, 0, *rows, *n, t->name, path);
+    if (rc < 0) {
+        h5_free_table(id, *rows, *n);
+        *rows = NULL;
+    }
 done:
     H5Tclose(type);
     H5Dclose(dset);
@@ -176,6 +209,12 @@ int h5_read_array(hid_t file, const char *name, hid_t mem_type, size_t size, voi
     *data = NULL;
     TRY(open_dataset(file, name, &dset, path));
     int rc = read_all(file, dset, mem_type, size, data, n, name, path);
+    if (rc == 0)
+        rc = check_values(dset, NULL, size, *data, *n, name, path);
+    if (rc < 0) {
+        free(*data);
+        *data = NULL;
+    }
     H5Dclose(dset);
     return rc;
 }

@@ -13,7 +13,8 @@ void h5_quiet(void);
 int h5_error(int code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* Opens for reading, without HDF5's file locks: results files are only ever replaced whole. *file is closed
- * by H5Fclose. */
+ * by H5Fclose. ERR_DAMAGED: it has a seal and is not what was written; ERR_INPUT with the remedy: another
+ * program is writing it or died while it was. */
 int h5_open(hid_t *file, const char *path);
 /* Integer attribute; `def` if it is not there. */
 int h5_get_int(hid_t object, const char *name, int64_t def, int64_t *v, const char *path);

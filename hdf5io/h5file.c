@@ -1,5 +1,8 @@
 #include "hdf5io/h5file.h"
 
+#include "hdf5io/check.h"
+#include "hdf5io/seal.h"
+
 #include "base/err.h"
 #include "base/mem.h"
 
@@ -232,7 +235,9 @@ int h5file_open(struct h5file *f, const char *path)
     *f = (struct h5file){.path = mem_strdup(path), .file = -1};
     int rc;
     TRY_GOTO(h5_open(&f->file, path), done);
+    TRY_GOTO(seal_check(path), done);
     TRY_GOTO(read_root(f), done);
+    TRY_GOTO(check_root(f->file, path), done);
     TRY_GOTO(read_settings(f), done);
     TRY_GOTO(read_tasks(f), done);
     TRY_GOTO(read_examples(f), done);
@@ -488,4 +493,41 @@ int h5file_part(const struct h5file *f, int64_t i, enum part p, int64_t at, int6
     H5Sclose(mem_space);
     H5Sclose(file_space);
     return ok ? 0 : h5_error(ERR_INPUT, "cannot read /logits/…/%s of %s", part_name(p), f->path);
+}
+
+/* One dataset, a chunk of rows at a time. */
+static int check_part(const struct h5file *f, const struct h5_logits *g, enum part p)
+{
+    hsize_t chunk[2] = {1, 1};
+    hid_t prop = H5Dget_create_plist(g->dset[p]), space = H5Dget_space(g->dset[p]),
+          type = H5Dget_type(g->dset[p]);
+    bool ok = prop >= 0 && (H5Pget_layout(prop) != H5D_CHUNKED || H5Pget_chunk(prop, 2, chunk) > 0);
+    char *buf = ok ? mem_grow(NULL, chunk[0] * (size_t)(g->width[p] + 1), part_size(p)) : NULL;
+    hsize_t at[2] = {0, 0}, n[2] = {chunk[0], (hsize_t)g->width[p]}, rows = (hsize_t)g->n_row[p];
+    for (; ok && at[0] < rows; at[0] += n[0]) {
+        n[0] = rows - at[0] < chunk[0] ? rows - at[0] : chunk[0];
+        hid_t mem = H5Screate_simple(p == PART_LOGSUMEXP ? 1 : 2, n, NULL);
+        ok = H5Tget_size(type) == part_size(p) &&
+             H5Sselect_hyperslab(space, H5S_SELECT_SET, at, NULL, n, NULL) >= 0 &&
+             H5Dread(g->dset[p], type, mem, space, H5P_DEFAULT, buf) >= 0;
+        H5Sclose(mem);
+    }
+    free(buf);
+    H5Tclose(type);
+    H5Sclose(space);
+    H5Pclose(prop);
+    return ok ? 0
+              : h5_error(ERR_DAMAGED,
+                         "/logits/…/%s of %s is damaged: restore the file from a copy, or move it "
+                         "away and compute it again",
+                         part_name(p), f->path);
+}
+
+int h5file_check_logits(const struct h5file *f)
+{
+    for (int i = 0; i < f->n_logits; i++)
+        for (int p = 0; p < PART_N; p++)
+            if (f->logits[i].dset[p] >= 0)
+                TRY(check_part(f, &f->logits[i], (enum part)p));
+    return 0;
 }

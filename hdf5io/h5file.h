@@ -40,6 +40,9 @@ struct h5file {
 int h5file_open(struct h5file *f, const char *path);
 /* The records with their text, tokens and values. */
 int h5file_load(struct h5file *f);
+/* Reads all logits, so that HDF5 checks each chunk. ERR_DAMAGED names the first that is not what was written.
+ */
+int h5file_check_logits(const struct h5file *f);
 void h5file_close(struct h5file *f); /* accepts a zeroed one */
 /* n rows of a part of record `i` from its row `at` on. */
 int h5file_part(const struct h5file *f, int64_t i, enum part p, int64_t at, int64_t n, void *dst);

@@ -46,7 +46,7 @@ static int sync_parent(const char *path)
     return rc;
 }
 
-static int write_all(int fd, const void *data, size_t n, uint64_t at, const char *path)
+int journal_pwrite(int fd, const void *data, size_t n, uint64_t at, const char *path)
 {
     const char *p = data;
     while (n) {
@@ -218,7 +218,8 @@ int journal_open(struct journal *j, const char *dir, const struct book *plan)
     int rc;
     TRY_GOTO(open_attempt(j, dir), done);
     book_pack(plan, &flat);
-    TRY_GOTO(journal_add(j, JOURNAL_PLAN, flat.data, flat.n, NULL, 0, &h, &at), done);
+    for (int copy = 0; copy < 2; copy++)
+        TRY_GOTO(journal_add(j, JOURNAL_PLAN, flat.data, flat.n, NULL, 0, &h, &at), done);
     TRY_GOTO(journal_commit(j), done);
     TRY_GOTO(journal_dir_sync(dir), done);
     TRY_GOTO(sync_parent(dir), done);
@@ -257,7 +258,7 @@ int journal_add(struct journal *j, enum journal_kind kind, const void *small, si
     *h = (struct journal_head){ENTRY_MAGIC, (uint32_t)kind, n_small, j->at_big, n_big, 0, 0};
     if (n_big) {
         h->big_sum = XXH3_64bits(big, n_big);
-        TRY(write_all(j->fd_big, big, n_big, j->at_big, j->path));
+        TRY(journal_pwrite(j->fd_big, big, n_big, j->at_big, j->path));
         j->at_big += n_big;
     }
     h->sum = entry_sum(h, small);
@@ -280,7 +281,7 @@ int journal_commit(struct journal *j)
 {
     if (j->at_big)
         TRY(sync_file(j->fd_big, j->path));
-    TRY(write_all(j->fd, j->buf.data, j->buf.n, j->at, j->path));
+    TRY(journal_pwrite(j->fd, j->buf.data, j->buf.n, j->at, j->path));
     TRY(sync_file(j->fd, j->path));
     j->at += j->buf.n;
     str_clear(&j->buf);
@@ -323,6 +324,16 @@ int journal_remove(const char *dir)
     return rc < 0 ? rc : sync_parent(dir);
 }
 
+int journal_keep(const char *dir)
+{
+    char *to = file_aside(dir, "damaged");
+    int rc = rename(dir, to) == 0 ? 0 : err_set(ERR_IO, "cannot rename %s: %s", dir, strerror(errno));
+    if (rc == 0)
+        log_warn("the damaged journal is kept as %s: remove it when you no longer want to look into it", to);
+    free(to);
+    return rc < 0 ? rc : sync_parent(dir);
+}
+
 /* ---- reading ---- */
 static bool next_entry(int fd, uint64_t at, uint64_t size, struct journal_head *h, struct str *payload,
                        const char *path)
@@ -340,28 +351,46 @@ static bool next_entry(int fd, uint64_t at, uint64_t size, struct journal_head *
            entry_sum(h, payload->data) == h->sum;
 }
 
-/* Whether the bytes from `at` on, where no good entry begins, are more than the cut beginning of one: one of
- * full length, or good ones further on. Zeros are what a crashed file system may leave. */
+/* Where the next good entry begins at `at` or behind it (`size`: nowhere); it is in *h and payload then. */
+static uint64_t find_entry(int fd, uint64_t at, uint64_t size, struct journal_head *h, struct str *payload,
+                           const char *path)
+{
+    enum { WINDOW = 1 << 20 };
+    const uint32_t magic = ENTRY_MAGIC;
+    char *window = mem_grow(NULL, WINDOW, 1);
+    uint64_t found = size;
+    while (found == size && at < size && size - at >= sizeof *h) {
+        size_t n = size - at < WINDOW ? (size_t)(size - at) : WINDOW;
+        if (journal_pread(fd, window, n, at, path) < 0)
+            break;
+        char *p = window;
+        while (found == size && (p = memmem(p, n - (size_t)(p - window), &magic, sizeof magic)) != NULL) {
+            uint64_t here = at + (uint64_t)(p++ - window);
+            if (next_entry(fd, here, size, h, payload, path))
+                found = here;
+        }
+        at += n - (sizeof magic - 1);
+    }
+    free(window);
+    return found;
+}
+
+/* Whether the bytes from `at` on, behind which no good entry follows, are more than the cut beginning of one.
+ * Zeros are what a crashed file system may leave. */
 static bool is_damaged(int fd, uint64_t at, uint64_t size, const char *path)
 {
     struct journal_head h;
-    struct str payload = {0};
     size_t n = (size_t)(size - at);
     char *rest = mem_grow(NULL, n, 1);
-    bool damaged = false, read = journal_pread(fd, rest, n, at, path) == 0, zero = true;
+    bool read = journal_pread(fd, rest, n, at, path) == 0, zero = true, damaged = false;
     for (size_t i = 0; i < n && zero && read; i++)
         zero = rest[i] == 0;
     if (read && !zero && n >= sizeof h) {
         memcpy(&h, rest, sizeof h);
         damaged = h.magic != ENTRY_MAGIC || h.n_small <= n - sizeof h;
     }
-    for (size_t i = 1; i + sizeof h <= n && read && !zero && !damaged; i++) {
-        memcpy(&h, rest + i, sizeof h);
-        damaged = h.magic == ENTRY_MAGIC && next_entry(fd, at + i, size, &h, &payload, path);
-    }
-    str_free(&payload);
     free(rest);
-    return damaged;
+    return damaged || !read;
 }
 
 int journal_scan(int fd, const char *path,
@@ -374,11 +403,22 @@ int journal_scan(int fd, const char *path,
     struct str payload = {0};
     struct journal_head h;
     int rc = 0;
-    while (rc == 0 && at < size && next_entry(fd, at, size, &h, &payload, path)) {
+    *rest = (struct journal_rest){.at = size};
+    while (rc == 0 && at < size) {
+        uint64_t good = next_entry(fd, at, size, &h, &payload, path)
+                            ? at
+                            : find_entry(fd, at + 1, size, &h, &payload, path);
+        if (good > at) {
+            rest->at = rest->bytes ? rest->at : at;
+            rest->bytes += good - at;
+            rest->damaged = rest->damaged || good < size || is_damaged(fd, at, size, path);
+        }
+        at = good;
+        if (at == size)
+            break;
         rc = each(ctx, &h, payload.data, at + sizeof h);
         at += sizeof h + h.n_small;
     }
-    *rest = (struct journal_rest){at, size - at, rc == 0 && at < size && is_damaged(fd, at, size, path)};
     str_free(&payload);
     return rc;
 }

@@ -4,8 +4,9 @@
  *   RUN.ATTEMPT.big      logits of the entries' records, append-only
  *   base.N.h5            a results file that was there before and is being extended
  * Entry: struct journal_head, then n_small payload bytes. `sum` is XXH3-64 of the head (with sum = 0) and the
- * payload; big_sum is that of the n_big bytes at big_at in RUN.ATTEMPT.big. The first entry is a plan
- * (book_pack). What is behind the first entry that does not check is not read. */
+ * payload; big_sum is that of the n_big bytes at big_at in RUN.ATTEMPT.big. The first two entries are the
+ * plan (book_pack), twice: without it nothing else can be read. An entry that does not check is left out,
+ * reading goes on at the next one that does. */
 #ifndef KVS_HDF5IO_JOURNAL_H
 #define KVS_HDF5IO_JOURNAL_H
 
@@ -43,21 +44,23 @@ int journal_add(struct journal *j, enum journal_kind kind, const void *small, si
 int journal_commit(struct journal *j);
 /* Removes the folder: first out of the way by one rename, then file by file. */
 int journal_remove(const char *dir);
+/* In place of removing a folder in which something was damaged: renames it to DIR.damaged (.2, .3, …) and
+ * says so in one line. */
+int journal_keep(const char *dir);
 /* Removes what an interrupted journal_remove left behind. */
 void journal_clean(const char *dir);
 
 /* RUN.ATTEMPT names in a folder, ordered by attempt, then name; none if the folder is not there. Owned
  * (file_list_free). */
 int journal_list(const char *dir, char ***names, int *n);
-/* What a scan did not read: bytes behind the last good entry. A kill leaves at most the beginning of an entry
- * there; anything else is damage. */
+/* What a scan could not read: where the first such byte is and how many there are. A kill leaves at most the
+ * beginning of an entry at the end; anything else is damage. */
 struct journal_rest {
     uint64_t at, bytes;
     bool damaged;
 };
-/* Calls `each` for every good entry in order; stops early without error at the first bad one (*rest: what is
- * from there to the end) or with what `each` returned if that is not 0. `payload` is borrowed; `path` is for
- * messages. */
+/* Calls `each` for every good entry in order, and stops early with what it returned if that is not 0.
+ * `payload` is borrowed; `path` is for messages. */
 int journal_scan(int fd, const char *path,
                  int (*each)(void *ctx, const struct journal_head *h, const void *payload,
                              uint64_t payload_at),
@@ -65,6 +68,7 @@ int journal_scan(int fd, const char *path,
 
 /* Whole-range file access with errors that name the file. */
 int journal_pread(int fd, void *dst, size_t n, uint64_t at, const char *path);
+int journal_pwrite(int fd, const void *data, size_t n, uint64_t at, const char *path);
 int journal_dir_sync(const char *dir); /* of a folder itself */
 
 #endif

@@ -18,6 +18,7 @@ static hid_t creation(const struct out *o, int deflate)
               H5Pset_obj_track_times(p, false) >= 0;
     if (deflate)
         ok = ok && H5Pset_shuffle(p) >= 0 && H5Pset_deflate(p, (unsigned)deflate) >= 0;
+    ok = ok && H5Pset_fletcher32(p) >= 0;
     if (!ok) {
         H5Pclose(p);
         return -1;
@@ -69,6 +70,8 @@ static int flush(struct out *o)
 int out_add(struct out *o, const void *rows, int64_t n)
 {
     const char *p = rows;
+    if (o->sum)
+        check_add(o->sum, rows, n);
     while (n > 0) {
         int64_t k = o->chunk - o->n_buf < n ? o->chunk - o->n_buf : n;
         memcpy(o->buf + (size_t)o->n_buf * o->row_bytes, p, (size_t)k * o->row_bytes);
@@ -90,6 +93,7 @@ void out_drop(struct out *o)
     if (o->dset >= 0)
         H5Dclose(o->dset);
     free(o->buf);
+    check_close(o->sum);
     *o = (struct out){0};
 }
 
@@ -98,10 +102,13 @@ int out_close(struct out *o)
     if (!o->buf)
         return 0;
     int rc = flush(o);
+    if (rc == 0 && o->sum && check_put(o->sum, o->dset) < 0)
+        rc = h5_error(ERR_IO, "cannot write a checksum");
     H5Tclose(o->type);
     if (H5Dclose(o->dset) < 0 && rc == 0)
         rc = h5_error(ERR_IO, "cannot close a dataset");
     free(o->buf);
+    check_close(o->sum);
     *o = (struct out){0};
     return rc;
 }

@@ -1,5 +1,6 @@
 /* Building whole files apart from a run: pack and merge. */
 #include "hdf5io/build.h"
+#include "hdf5io/keep.h"
 
 #include "base/err.h"
 #include "base/file.h"
@@ -25,6 +26,7 @@ int sink_pack(const char *path, int deflate)
     struct store s;
     struct store_found found;
     char *dir = journal_dir(path);
+    int64_t n_lost = 0;
     int rc, lock = -1;
     if (deflate < 0 || deflate > 9) {
         free(dir);
@@ -35,9 +37,16 @@ int sink_pack(const char *path, int deflate)
     if (file_is_dir(dir) && journal_lock(dir, &lock) < 0)
         lock = -1;
     TRY_GOTO(load_one(&s, path, &found), done);
-    TRY_GOTO(build_file(&s, path, true, deflate, store_units(&s)), done);
-    if (lock >= 0 && store_done(&s) >= s.book.n_unit)
-        rc = journal_remove(dir);
+    if (found.bad_file)
+        TRY_GOTO(keep_damaged(path), done);
+    TRY_GOTO(build_file(&s, path, true, deflate, store_units(&s), &n_lost), done);
+    if (n_lost)
+        log_warn(
+            "%s: the logits of %lld units are damaged in the journal, which stays: the run computes them "
+            "again",
+            path, (long long)n_lost);
+    else if (lock >= 0 && store_done(&s) >= s.book.n_unit)
+        rc = s.damaged ? journal_keep(dir) : journal_remove(dir);
 done:
     store_close(&s);
     if (lock >= 0)
@@ -127,7 +136,11 @@ int sink_merge(const char *const *paths, int n, const char *out, bool keep_first
                  (long long)s.conflict.n, s.conflict.n == 1 ? "" : "s");
     else
         TRY_GOTO(refuse_conflicts(&s), done);
-    rc = build_file(&s, out, true, 0, merged_units(&s, c, n));
+    int64_t n_lost = 0;
+    rc = build_file(&s, out, true, 0, merged_units(&s, c, n), &n_lost);
+    if (rc == 0 && n_lost)
+        log_warn("%s: the logits of %lld units are damaged in the journals: a run computes them again", out,
+                 (long long)n_lost);
 done:
     for (int i = 0; i < n; i++)
         free(c[i].mode);

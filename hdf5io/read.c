@@ -89,6 +89,17 @@ done:
     return rc;
 }
 
+int results_check_logits(const char *path)
+{
+    struct h5file f;
+    if (!file_exists(path))
+        return 0;
+    TRY(h5file_open(&f, path));
+    int rc = h5file_check_logits(&f);
+    h5file_close(&f);
+    return rc;
+}
+
 bool results_at(const char *path)
 {
     char *dir = journal_dir(path);
@@ -96,8 +107,10 @@ bool results_at(const char *path)
     hid_t file;
     free(dir);
     h5_quiet();
-    if (yes || !file_exists(path) || file_is_special(path) || h5_open(&file, path) < 0)
+    if (yes || !file_exists(path) || file_is_special(path))
         return yes;
+    if (h5_open(&file, path) < 0) /* perhaps: damaged, or open for writing elsewhere */
+        return H5Fis_hdf5(path) > 0;
     yes = H5Aexists(file, "schema_version") > 0 && H5Aexists(file, "kvsweep_version") > 0;
     H5Fclose(file);
     return yes;

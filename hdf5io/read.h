@@ -29,6 +29,9 @@ struct results {
 int results_open(struct results *r,
                  const char *path); /* ERR_INPUT: not a results file, or of a later schema version (says
                                      which); an earlier one is read with empty columns and a warning */
+/* Reads all logits of a file (not of a journal), which no reader of results needs. ERR_DAMAGED: some are not
+ * what was written. */
+int results_check_logits(const char *path);
 /* Whether results of a sweep are at `path`, finished or as a journal: other commands do not write there. */
 bool results_at(const char *path);
 void results_close(struct results *r);

@@ -11,7 +11,10 @@
  * /logits/MODEL/first [row, vocab] f16, topk_id [row, K] i32, topk_logit [row, K] f16, logsumexp [row] f32
  *      MODEL is the model id with every character outside [A-Za-z0-9._-] replaced by `_`, and `_2`, `_3`, …
  *      behind it when another model of the file has that name already. Attributes `model`, `model_hash`.
- * /    attributes as in struct book, and `packed`: 1 when the logits that were asked for are inside. */
+ * /    attributes as in struct book, and `packed`: 1 when all logits that were asked for are inside. `driver`: the
+ *      CUDA driver, "" where CPUs compute.
+ * Every chunk carries Fletcher-32; checksums of tables, arrays and attributes: check.h; of the file: seal.h. What
+ * else is in the file belongs to its users and is kept: keep.h. */
 #ifndef KVS_HDF5IO_SCHEMA_H
 #define KVS_HDF5IO_SCHEMA_H
 

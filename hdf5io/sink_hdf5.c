@@ -1,4 +1,5 @@
 #include "hdf5io/build.h"
+#include "hdf5io/keep.h"
 #include "hdf5io/sink.h"
 
 #include "base/clock.h"
@@ -186,7 +187,7 @@ static void warn_of_mixture(const struct sink *s)
 /* A results file that was removed does not take its units with it. */
 static void say_taken_over(const struct sink *s, const struct store_found *found)
 {
-    if (!found->file && s->store.n)
+    if (!found->file && !found->bad_file && s->store.n)
         log_warn("%s is not there, but %s holds %lld finished units: they are taken over (remove that folder "
                  "too to "
                  "begin anew)",
@@ -209,6 +210,8 @@ static int sink_open(struct sink **out, const char *path, const struct sink_plan
     TRY_GOTO(load(s, plan, &found), done);
     warn_of_mixture(s);
     say_taken_over(s, &found);
+    if (found.bad_file)
+        TRY_GOTO(keep_damaged(s->path), done);
     if (found.adds)
         TRY_GOTO(keep_base(s), done);
     TRY_GOTO(journal_open(&s->journal, s->dir, &s->plan), done);
@@ -339,13 +342,26 @@ static int sink_put_timing(struct sink *s, const struct sink_timing *t, int n)
 static int rebuild(struct sink *s, bool whole)
 {
     double t0 = clock_now();
-    int rc = build_file(&s->store, s->path, whole, 0, store_units(&s->store));
+    int64_t n_lost = 0;
+    int rc = build_file(&s->store, s->path, whole, 0, store_units(&s->store), &n_lost);
     s->t_built = clock_now();
     s->s_built = s->t_built - t0;
+    if (rc == 0 && n_lost)
+        rc = err_set(ERR_IO,
+                     "%s: the logits of %lld units have been damaged in the journal since they were written: "
+                     "the same command computes them again",
+                     s->path, (long long)n_lost);
     if (rc == 0) {
         s->dirty = false;
         s->whole = whole;
     }
+    /* Somebody writes the file, or has put into it what cannot be copied: the journal has our part of it. */
+    if (rc == ERR_INPUT && !whole) {
+        log_warn("%s; it will be renewed later", err_text());
+        return 0;
+    }
+    if (rc == ERR_INPUT)
+        rc = err_prefix(ERR_IO, "all units are in the journal, the same command goes on");
     return fail(s, rc);
 }
 
@@ -369,7 +385,7 @@ static int sink_close(struct sink *s)
     if (rc == 0)
         rc = sink_refresh(s, true, complete);
     if (rc == 0 && complete)
-        rc = journal_remove(s->dir);
+        rc = s->store.damaged ? journal_keep(s->dir) : journal_remove(s->dir);
     free_sink(s);
     return rc;
 }

@@ -204,34 +204,51 @@ static bool inside_big(struct source *c, const struct journal_head *h)
     return end <= c->size_big;
 }
 
+/* The logits of an entry as one more bundle of its source; false if its units must be computed again. */
+static bool add_bundle(struct source *c, const struct journal_head *h)
+{
+    if (h->n_big == 0)
+        return true;
+    struct store_bundle *b = MEM_PUSH(c->bundle, c->n_bundle, c->cap_bundle);
+    *b = (struct store_bundle){h->big_at, h->n_big, h->big_sum, inside_big(c, h) ? 0 : -1};
+    return !c->check_big || store_check_bundle(c, b);
+}
+
+static int index_records(struct store *s, int source, const struct journal_head *h, const char *payload,
+                         uint64_t payload_at, const struct record *r, int n)
+{
+    uint64_t big = h->big_at, at = 0;
+    for (int i = 0; i < n; i++) {
+        size_t bytes = record_small_bytes(payload + at, h->n_small - at);
+        struct entry e = {.small_at = payload_at + at,
+                          .big_at = big,
+                          .small_bytes = (uint32_t)bytes,
+                          .bundle = h->n_big ? s->source[source].n_bundle - 1 : -1};
+        TRY(index_record(s, source, &r[i], &e));
+        at += bytes;
+        big += record_big_bytes(&r[i], NULL);
+    }
+    return 0;
+}
+
 int store_index(struct store *s, int source, const struct journal_head *h, const void *payload,
                 uint64_t payload_at)
 {
     struct source *c = &s->source[source];
     struct record *r;
-    int n;
-    if (!inside_big(c, h))
-        return err_set(ERR_INPUT, "%s.big is shorter than its entries say", c->path);
+    int n, rc = 0;
     TRY(record_unpack(payload, h->n_small, NULL, 0, &r, &n));
-    uint64_t big = 0, at = 0;
+    uint64_t big = 0;
     for (int i = 0; i < n; i++)
         big += record_big_bytes(&r[i], NULL);
-    int rc = big == h->n_big ? 0 : err_set(ERR_INPUT, "%s and its logits disagree in size", c->path);
-    if (rc == 0 && h->n_big)
-        *MEM_PUSH(c->bundle, c->n_bundle, c->cap_bundle) =
-            (struct store_bundle){h->big_at, h->n_big, h->big_sum, 0};
-    big = h->big_at;
-    for (int i = 0; i < n; i++) {
-        size_t bytes = record_small_bytes((const char *)payload + at, h->n_small - at);
-        struct entry e = {.small_at = payload_at + at,
-                          .big_at = big,
-                          .small_bytes = (uint32_t)bytes,
-                          .bundle = h->n_big ? c->n_bundle - 1 : -1};
-        rc = rc < 0 ? rc : index_record(s, source, &r[i], &e);
-        at += bytes;
-        big += record_big_bytes(&r[i], NULL);
+    if (big != h->n_big)
+        rc = err_set(ERR_INPUT, "%s and its logits disagree in size", c->path);
+    else if (add_bundle(c, h))
+        rc = index_records(s, source, h, payload, payload_at, r, n);
+    else
+        c->n_lost += n;
+    for (int i = 0; i < n; i++)
         record_free(&r[i]);
-    }
     free(r);
     return rc;
 }
@@ -282,7 +299,7 @@ static int first_entry(void *ctx, const struct journal_head *h, const void *payl
 /* Opens an attempt and reads its plan. One without a readable plan is left out: a process that died while it
  * made the file acknowledged nothing. So is one that is gone: the run has just finished, and all is in
  * FILE.h5. */
-static int open_attempt(struct store *s, const char *path)
+static int open_attempt(struct store *s, const char *path, bool check_big)
 {
     struct book plan = {0};
     struct journal_rest rest;
@@ -298,6 +315,7 @@ static int open_attempt(struct store *s, const char *path)
         if (rc == 0 && rest.bytes)
             log_warn("%s is damaged at its head (%llu bytes): left out", path,
                      (unsigned long long)rest.bytes);
+        s->damaged = s->damaged || rest.damaged;
         return rc < 0 ? err_prefix(rc, "%s", path) : 0;
     }
     struct source *c = push_source(s, path);
@@ -305,15 +323,18 @@ static int open_attempt(struct store *s, const char *path)
     c->book = plan;
     c->fd = fd;
     c->fd_big = open(big, O_RDONLY | O_CLOEXEC);
+    c->check_big = check_big;
     free(big);
     return 0;
 }
 
-static int open_h5(struct store *s, const char *path)
+static int open_h5(struct store *s, const char *path, bool check_big)
 {
     struct source *c = push_source(s, path);
     c->h5 = mem_alloc(1, sizeof *c->h5);
     int rc = h5file_open(c->h5, path);
+    if (rc == 0 && check_big)
+        rc = h5file_check_logits(c->h5);
     if (rc < 0 && !file_exists(path)) { /* a base file that went with its journal */
         close_source(c);
         s->n_source--;
@@ -322,7 +343,7 @@ static int open_h5(struct store *s, const char *path)
     return rc;
 }
 
-static int open_folder(struct store *s, const char *dir)
+static int open_folder(struct store *s, const char *dir, bool check_big)
 {
     char **names;
     int n, rc;
@@ -330,7 +351,7 @@ static int open_folder(struct store *s, const char *dir)
     rc = 0;
     for (int i = 0; i < n && rc == 0; i++) {
         char *p = file_join(dir, names[i]);
-        rc = open_attempt(s, p);
+        rc = open_attempt(s, p, check_big);
         free(p);
     }
     file_list_free(names, n);
@@ -338,7 +359,7 @@ static int open_folder(struct store *s, const char *dir)
         char *p = mem_printf("%s/base.%d.h5", dir, i);
         bool there = file_exists(p);
         if (there)
-            rc = open_h5(s, p);
+            rc = open_h5(s, p, check_big);
         free(p);
         if (!there)
             break;
@@ -404,6 +425,18 @@ static int scan_entry(void *ctx, const struct journal_head *h, const void *paylo
     return 0;
 }
 
+static void say_damage(const struct source *c, const struct journal_rest *rest)
+{
+    if (rest->damaged)
+        log_warn("%s is damaged at byte %llu: %llu bytes are left out, their units will be computed again",
+                 c->path, (unsigned long long)rest->at, (unsigned long long)rest->bytes);
+    else if (rest->bytes)
+        log_debug("%s: the last %llu bytes are not a whole entry", c->path, (unsigned long long)rest->bytes);
+    if (c->n_lost)
+        log_warn("%s.big is damaged: the logits of %lld units are gone, they will be computed again", c->path,
+                 (long long)c->n_lost);
+}
+
 static void index_attempt(struct store *s, int source)
 {
     struct scan x = {s, source};
@@ -412,12 +445,9 @@ static void index_attempt(struct store *s, int source)
     int rc = journal_scan(c->fd, c->path, scan_entry, &x, &rest);
     if (rc < 0)
         log_warn("%s: what follows is left out and will be computed again", err_text());
-    else if (rest.damaged)
-        log_warn("%s is damaged at byte %llu: the %llu bytes from there on are left out, their units will be "
-                 "computed again",
-                 c->path, (unsigned long long)rest.at, (unsigned long long)rest.bytes);
-    else if (rest.bytes)
-        log_debug("%s: the last %llu bytes are not a whole entry", c->path, (unsigned long long)rest.bytes);
+    else
+        say_damage(c, &rest);
+    s->damaged = s->damaged || rc < 0 || rest.damaged || c->n_lost;
     if (!c->n_taken) { /* nothing will be read from it again; often restarted jobs have many such files */
         close(c->fd);
         if (c->fd_big >= 0)
@@ -426,12 +456,25 @@ static void index_attempt(struct store *s, int source)
     }
 }
 
-static int index_h5(struct store *s, int source)
+/* A file that was built while a run went on holds scores without logits: for a run such units are not there
+ * unless the journal has them. */
+static bool lacks_logits(const struct h5file *f, int64_t i)
+{
+    const struct row_record *r = &f->row[i];
+    return !f->packed && (f->book.run.logits_first || f->book.run.topk) && r->status == ST_OK &&
+           r->logit_at < 0 && r->first_at < 0;
+}
+
+static int index_h5(struct store *s, int source, bool with_logits)
 {
     struct source *c = &s->source[source];
     struct h5file *f = c->h5;
     TRY(h5file_load(f));
     for (int64_t i = 0; i < f->n_row; i++) {
+        if (with_logits && lacks_logits(f, i)) {
+            c->n_lost += !store_has(s, f->row[i].unit_hi, f->row[i].unit_lo);
+            continue;
+        }
         struct record *r;
         int n;
         uint64_t at = f->small_at[i];
@@ -451,6 +494,10 @@ static int index_h5(struct store *s, int source)
     }
     for (int i = 0; i < f->n_timing; i++)
         map_timing(s, c, f->timing[i], false);
+    if (c->n_lost && !s->damaged)
+        log_warn("%s holds %lld units without the logits that were asked for, and the journal that had them "
+                 "is gone: they will be computed again",
+                 c->path, (long long)c->n_lost);
     return 0;
 }
 
@@ -510,6 +557,44 @@ static int check_plans(struct store *s, int first, const struct sink_run *must, 
     return 0;
 }
 
+/* FILE.h5. Where the journal of a run is there it was built from that (journal_open follows keep_base), and a
+ * damaged one costs nothing. */
+static int open_file(struct store *s, int first, const char *path, bool check_big, struct store_found *found)
+{
+    found->file = file_exists(path);
+    if (!found->file)
+        return 0;
+    int rc = open_h5(s, path, check_big);
+    bool attempt = false;
+    for (int i = first; i < s->n_source; i++)
+        attempt = attempt || !s->source[i].h5;
+    if (rc != ERR_DAMAGED || !attempt)
+        return rc;
+    log_warn("%s: left out, its journal holds the same", err_text());
+    close_source(&s->source[--s->n_source]);
+    found->file = false;
+    found->bad_file = true;
+    return 0;
+}
+
+/* Units that FILE.h5 alone has, or only its timings; then it is done with. */
+static int index_file(struct store *s, int first, int at_file, bool with_logits, struct store_found *found)
+{
+    struct source *c = &s->source[at_file];
+    if (!covers(s, first, c->h5)) {
+        TRY(index_h5(s, at_file, with_logits));
+        found->adds = c->n_taken > 0;
+        found->current = is_current(s, c);
+        return 0;
+    }
+    for (int i = 0; i < c->h5->n_timing; i++)
+        map_timing(s, c, c->h5->timing[i], false);
+    found->current = is_current(s, c);
+    close_source(c);
+    s->n_source--;
+    return 0;
+}
+
 int store_load(struct store *s, const char *path, const struct sink_run *must, struct store_found *found)
 {
     int first = s->n_source, rc;
@@ -517,33 +602,19 @@ int store_load(struct store *s, const char *path, const struct sink_run *must, s
     *found = (struct store_found){.journal = file_is_dir(dir)};
     h5_quiet();
     /* The journal is opened before the file: whoever removes a journal has put its content in the file. */
-    TRY_GOTO(open_folder(s, dir), done);
+    TRY_GOTO(open_folder(s, dir, must != NULL), done);
     int at_file = s->n_source;
-    found->file = file_exists(path);
-    if (found->file)
-        TRY_GOTO(open_h5(s, path), done);
+    TRY_GOTO(open_file(s, first, path, must != NULL, found), done);
     TRY_GOTO(check_plans(s, first, must, path), done);
     TRY_GOTO(join_books(s, first), done);
     for (int i = first; i < at_file; i++) {
         if (s->source[i].h5)
-            TRY_GOTO(index_h5(s, i), done);
+            TRY_GOTO(index_h5(s, i, must != NULL), done);
         else
             index_attempt(s, i);
     }
-    if (found->file) {
-        struct source *c = &s->source[at_file];
-        if (!covers(s, first, c->h5)) {
-            found->adds = true;
-            TRY_GOTO(index_h5(s, at_file), done);
-            found->current = is_current(s, c);
-        } else {
-            for (int i = 0; i < c->h5->n_timing; i++)
-                map_timing(s, c, c->h5->timing[i], false);
-            found->current = is_current(s, c);
-            close_source(c);
-            s->n_source--;
-        }
-    }
+    if (found->file)
+        TRY_GOTO(index_file(s, first, at_file, must != NULL, found), done);
 done:
     free(dir);
     return rc;

@@ -32,6 +32,9 @@ struct source {
     int32_t *setting_map, *task_map;
     struct store_bundle *bundle;
     int n_bundle, cap_bundle;
+    bool
+        check_big; /* its logits are read when it is indexed: what is damaged there is to be computed again */
+    int64_t n_lost;  /* units whose logits are gone */
     int64_t n_taken; /* units that come, or came, from here */
     bool credited;   /* the book lists what computed it */
 };
@@ -40,6 +43,7 @@ struct store {
     bool old_journal;            /* an attempt of an earlier schema was left out */
     bool has_origin;             /* the book says what computed the units: some were found */
     int base_setting, base_task; /* rows of the newest plan; further ones come from older runs */
+    bool damaged;                /* something in a journal or its logits: it is kept */
     struct source *source;
     int n_source, cap_source;
     struct entry *entry;
@@ -62,14 +66,16 @@ struct store {
 void store_init(struct store *s, const struct book *plan);
 void store_close(struct store *s);
 struct store_found {
-    bool journal; /* a journal folder is there */
-    bool file;    /* FILE.h5 is there … */
-    bool adds;    /* … and holds units that the journal has not: it is one of the sources */
-    bool current; /* … and holds every unit with its logits and nothing must be renumbered */
+    bool journal;  /* a journal folder is there */
+    bool file;     /* FILE.h5 is there … */
+    bool adds;     /* … and holds units that the journal has not: it is one of the sources */
+    bool current;  /* … and holds every unit with its logits and nothing must be renumbered */
+    bool bad_file; /* FILE.h5 is damaged and left out: a journal that holds all of it is there */
 };
-/* Adds what is behind `path`. With `must` every plan found has to be equal to it. FILE.h5 becomes a source
- * only if it holds units that the journal has not. It is no error to find nothing. Damage in a journal costs
- * what is behind it, with a warning. */
+/* Adds what is behind `path`. With `must`, for a run, every plan found has to be equal to it, and units whose
+ * logits are gone are not there: they will be computed again. FILE.h5 becomes a source only if it holds units
+ * that the journal has not. It is no error to find nothing. Damage in a journal costs the entries that it
+ * hits, with a warning. */
 int store_load(struct store *s, const char *path, const struct sink_run *must, struct store_found *found);
 /* Adds an attempt that is being written; returns its source number. */
 int store_add_attempt(struct store *s, const struct journal *j, const struct book *plan);
@@ -93,8 +99,10 @@ void store_sort(struct store *s);
 int store_read(struct store *s, int64_t k, struct record *r);
 int store_read_entry(const struct store *s, const struct entry *e,
                      struct record *r); /* the same of an entry */
+/* Whether the logits of a bundle are what was written; reads them when they were not read yet. */
+bool store_check_bundle(const struct source *c, struct store_bundle *b);
 /* Whether the logits of place k are undamaged (reads them once per bundle). */
-int store_check(struct store *s, int64_t k, bool *good);
+bool store_check(struct store *s, int64_t k);
 /* n rows of a part of place k from row `at` on. */
 int store_part(struct store *s, int64_t k, const struct record *r, enum part p, int64_t at, int64_t n,
                void *dst);

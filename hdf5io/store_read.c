@@ -72,12 +72,14 @@ int store_read(struct store *s, int64_t k, struct record *r)
     return store_read_entry(s, &s->entry[s->order[k]], r);
 }
 
-static int check_bundle(const struct source *c, struct store_bundle *b)
+bool store_check_bundle(const struct source *c, struct store_bundle *b)
 {
     enum { BLOCK = 1 << 22 };
+    if (b->state)
+        return b->state > 0;
     char *buf = mem_grow(NULL, BLOCK, 1);
     XXH3_state_t *st = XXH3_createState();
-    int rc = 0;
+    int rc = c->fd_big < 0 ? -1 : 0; /* what cannot be read is as gone as what was changed */
     XXH3_64bits_reset(st);
     for (uint64_t at = 0; at < b->bytes && rc == 0; at += BLOCK) {
         size_t n = b->bytes - at < BLOCK ? (size_t)(b->bytes - at) : BLOCK;
@@ -85,29 +87,17 @@ static int check_bundle(const struct source *c, struct store_bundle *b)
         if (rc == 0)
             XXH3_64bits_update(st, buf, n);
     }
-    if (rc == 0) {
-        b->state = XXH3_64bits_digest(st) == b->sum ? 1 : -1;
-        if (b->state < 0)
-            log_warn("%s.big is damaged at byte %llu: the logits of one bundle are lost", c->path,
-                     (unsigned long long)b->at);
-    }
+    b->state = rc == 0 && XXH3_64bits_digest(st) == b->sum ? 1 : -1;
     XXH3_freeState(st);
     free(buf);
-    return rc;
+    return b->state > 0;
 }
 
-int store_check(struct store *s, int64_t k, bool *good)
+bool store_check(struct store *s, int64_t k)
 {
     const struct entry *e = &s->entry[s->order[k]];
     struct source *c = &s->source[e->source];
-    *good = true;
-    if (e->bundle < 0)
-        return 0;
-    struct store_bundle *b = &c->bundle[e->bundle];
-    if (b->state == 0)
-        TRY(check_bundle(c, b));
-    *good = b->state > 0;
-    return 0;
+    return e->bundle < 0 || store_check_bundle(c, &c->bundle[e->bundle]);
 }
 
 int store_part(struct store *s, int64_t k, const struct record *r, enum part p, int64_t at, int64_t n,

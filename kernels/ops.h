@@ -232,6 +232,7 @@ struct ops {
     char device[96];     /* CPU or GPU, for the results file */
     char gpu[48];        /* what tells one GPU from all others (its UUID); "" for CPUs */
     char isa[32];        /* instruction set in use */
+    char driver[64];     /* what drives the GPU; "" for CPUs */
     char libraries[128]; /* versions of the libraries behind it */
     int threads;
     enum dtype act;

@@ -83,28 +83,71 @@ struct check {
     const struct record *want[PLAN_BATCH];
 };
 
-static const struct record *record_of(const struct results *r, const struct plan_unit *u)
+static int by_id(const void *a, const void *b)
 {
-    for (int64_t i = 0; i < r->n_record; i++)
-        if (r->record[i].unit_hi == u->hi && r->record[i].unit_lo == u->lo)
-            return &r->record[i];
-    return NULL;
+    const struct record *x = a, *y = b;
+    if (x->unit_hi != y->unit_hi)
+        return x->unit_hi < y->unit_hi ? -1 : 1;
+    return x->unit_lo < y->unit_lo ? -1 : x->unit_lo > y->unit_lo;
+}
+
+/* Records of the file that the plan has too, by bundle, then in the plan's order. */
+struct place {
+    uint64_t bundle;
+    int64_t unit;
+    const struct record *rec;
+};
+struct places {
+    struct place *at;
+    int64_t n;
+};
+
+static int by_bundle(const void *a, const void *b)
+{
+    const struct place *x = a, *y = b;
+    if (x->bundle != y->bundle)
+        return x->bundle < y->bundle ? -1 : 1;
+    return x->unit < y->unit ? -1 : x->unit > y->unit;
+}
+
+static void find_places(const struct plan *p, const struct results *r, struct places *s)
+{
+    *s = (struct places){mem_alloc((size_t)p->n_unit + 1, sizeof *s->at), 0};
+    for (int64_t i = 0; i < p->n_unit; i++) {
+        const struct record key = {.unit_hi = p->unit[i].hi, .unit_lo = p->unit[i].lo};
+        const struct record *rec = bsearch(&key, r->record, (size_t)r->n_record, sizeof key, by_id);
+        if (rec)
+            s->at[s->n++] = (struct place){rec->bundle, i, rec};
+    }
+    qsort(s->at, (size_t)s->n, sizeof *s->at, by_bundle);
+}
+
+/* The first place of a bundle, or where it would be. */
+static int64_t first_place(const struct places *s, uint64_t bundle)
+{
+    int64_t lo = 0, hi = s->n;
+    while (lo < hi) {
+        int64_t mid = lo + (hi - lo) / 2;
+        if (s->at[mid].bundle < bundle)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
 }
 
 /* False if the plan does not hold exactly these units any more. */
-static bool find_bundle(const struct plan *p, const struct results *r, uint64_t bundle, struct check *c)
+static bool find_bundle(const struct plan *p, const struct places *s, uint64_t bundle, struct check *c)
 {
     *c = (struct check){.job = {.id = bundle}};
-    for (int64_t i = 0; i < p->n_unit; i++) {
-        const struct record *rec = record_of(r, &p->unit[i]);
-        if (!rec || rec->bundle != bundle)
-            continue;
+    for (int64_t k = first_place(s, bundle); k < s->n && s->at[k].bundle == bundle; k++) {
+        const struct plan_unit *u = &p->unit[s->at[k].unit];
         if (c->job.n == PLAN_BATCH)
             return false;
-        c->want[c->job.n] = rec;
-        c->job.unit[c->job.n++] = i;
-        c->job.task = p->unit[i].task;
-        c->job.model = p->setting[p->unit[i].setting].model;
+        c->want[c->job.n] = s->at[k].rec;
+        c->job.unit[c->job.n++] = s->at[k].unit;
+        c->job.task = u->task;
+        c->job.model = p->setting[u->setting].model;
     }
     return c->job.n > 0 && plan_bundle_id(p, c->job.unit, c->job.n) == bundle;
 }
@@ -143,17 +186,23 @@ static int check_bundle(struct worker *w, const struct check *c)
     return rc;
 }
 
-static uint64_t *bundle_ids(const struct results *r, int *n)
+static int by_value(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* All bundles of the file, each once. Owned. */
+static uint64_t *bundle_ids(const struct results *r, int64_t *n)
 {
     uint64_t *ids = mem_alloc((size_t)r->n_record + 1, sizeof *ids);
     *n = 0;
-    for (int64_t i = 0; i < r->n_record; i++) {
-        bool seen = false;
-        for (int k = 0; k < *n; k++)
-            seen = seen || ids[k] == r->record[i].bundle;
-        if (!seen)
-            ids[(*n)++] = r->record[i].bundle;
-    }
+    for (int64_t i = 0; i < r->n_record; i++)
+        ids[i] = r->record[i].bundle;
+    qsort(ids, (size_t)r->n_record, sizeof *ids, by_value);
+    for (int64_t i = 0; i < r->n_record; i++)
+        if (!i || ids[i] != ids[i - 1])
+            ids[(*n)++] = ids[i];
     return ids;
 }
 
@@ -161,7 +210,8 @@ static int verify(const struct plan *p, const struct results *r, int64_t n_asked
 {
     struct link l;
     struct worker w;
-    int n = 0, n_checked = 0, n_other = 0;
+    struct places places;
+    int64_t n = 0, n_checked = 0, n_other = 0;
     if (!r->n_record)
         return err_set(ERR_INPUT, "%s: nothing is finished yet that could be computed again", r->path);
     TRY(link_open(&l, false));
@@ -169,11 +219,12 @@ static int verify(const struct plan *p, const struct results *r, int64_t n_asked
     const struct ops *ops = runner_ops(w.runner);
     const bool other = *r->isa && (strcmp(ops->isa, r->isa) || strcmp(ops->device, r->device));
     uint64_t *ids = bundle_ids(r, &n);
+    find_places(p, r, &places);
     int64_t n_take = n_asked > 0 && n_asked < n ? n_asked : n;
     int rc = 0;
     for (int64_t i = 0; i < n_take && rc == 0; i++) {
         struct check c;
-        if (!find_bundle(p, r, ids[i * n / n_take], &c)) {
+        if (!find_bundle(p, &places, ids[i * n / n_take], &c)) {
             n_other++;
             continue;
         }
@@ -181,6 +232,7 @@ static int verify(const struct plan *p, const struct results *r, int64_t n_asked
         rc = check_bundle(&w, &c);
     }
     free(ids);
+    free(places.at);
     if (rc < 0 && other)
         rc = err_prefix(rc, "computed on %s (%s), here on %s (%s), so that the last bits may differ",
                         r->device, r->isa, ops->device, ops->isa);
@@ -189,7 +241,7 @@ static int verify(const struct plan *p, const struct results *r, int64_t n_asked
         return err_set(ERR_INPUT, "%s: none of its bundles belongs to this configuration and these files",
                        r->path);
     if (rc == 0)
-        printf("%d of %d bundles recomputed, all equal%s\n", n_checked, n,
+        printf("%lld of %lld bundles recomputed, all equal%s\n", (long long)n_checked, (long long)n,
                n_other ? "; others do not belong to this configuration" : "");
     return rc;
 }
@@ -212,12 +264,13 @@ int cmd_verify(struct app *app, int argc, char **argv)
         {"config", 'c', "CONFIG", 0, "configuration (default: the one inside the file)", 0},
         {0}};
     static const struct argp_child children[] = {{&app_config_argp, 0, NULL, 0}, {0}};
-    static const struct argp argp = {.options = options,
-                                     .parser = parser,
-                                     .args_doc = "FILE.h5",
-                                     .doc = "Recomputes bundles of a results file and compares status, "
-                                            "prompt, tokens, text, score and bytes.",
-                                     .children = children};
+    static const struct argp argp = {
+        .options = options,
+        .parser = parser,
+        .args_doc = "FILE.h5",
+        .doc = "Checks every checksum of a results file, then recomputes bundles and "
+               "compares status, prompt, tokens, text, score and bytes.",
+        .children = children};
     struct verify_args a = {0};
     struct results r;
     struct config c = {0};
@@ -226,6 +279,8 @@ int cmd_verify(struct app *app, int argc, char **argv)
     int rc = results_open(&r, a.path);
     if (rc == 0) {
         rc = check_version(&r);
+        if (rc == 0)
+            rc = results_check_logits(a.path);
         if (rc == 0)
             rc = open_config(app, &a, &r, &c);
         if (rc == 0)

@@ -267,7 +267,7 @@ static int open_sink(struct farm *f)
     plan.run.host = host;
     plan.run.device = ops->device;
     plan.run.isa = ops->isa;
-    plan.run.driver = "";
+    plan.run.driver = ops->driver;
     plan.run.libraries = ops->libraries;
     plan.run.n_ranks = f->link->n_rank;
     plan.run.threads = ops->threads;

@@ -368,6 +368,23 @@ static void name_gpu(char text[48], const char id[16])
                                (unsigned char)id[i]);
 }
 
+/* The kernel module's version where the system shows it, and the newest CUDA that the driver knows. */
+static void name_driver(char *text, size_t n, int cuda)
+{
+    char line[256] = "", module[32] = "";
+    FILE *f = fopen("/proc/driver/nvidia/version", "r");
+    if (f) {
+        if (fgets(line, sizeof line, f) == NULL)
+            line[0] = 0;
+        fclose(f);
+    }
+    for (char *p = line; *p && !module[0]; p++) /* "NVRM version: NVIDIA UNIX … Kernel Module  570.86.15  Fri …" */
+        if (*p == ' ' && p[1] >= '0' && p[1] <= '9' && sscanf(p, " %31[0-9.]", module) == 1 && !strchr(module, '.'))
+            module[0] = 0;
+    snprintf(text, n, "%s%s%sCUDA %d.%d", module[0] ? "NVIDIA " : "", module, module[0] ? ", " : "", cuda / 1000,
+             cuda % 1000 / 10);
+}
+
 static void describe(struct cuda *c, const struct cudaDeviceProp *prop)
 {
     struct ops *o = &c->ops;
@@ -381,6 +398,7 @@ static void describe(struct cuda *c, const struct cudaDeviceProp *prop)
     snprintf(o->device, sizeof o->device, "%.95s", prop->name);
     snprintf(o->isa, sizeof o->isa, "sm_%d%d", prop->major, prop->minor);
     name_gpu(o->gpu, prop->uuid.bytes);
+    name_driver(o->driver, sizeof o->driver, driver);
     snprintf(o->libraries, sizeof o->libraries, "CUDA %d.%d, driver %d.%d, %s", runtime / 1000,
              runtime % 1000 / 10, driver / 1000, driver % 1000 / 10, product);
 }

@@ -48,9 +48,15 @@ const char *err_text(void)
 
 const char *err_name(int code)
 {
-    static const char *const names[] = {
-        "ok",           "bad input",    "input/output error", "out of memory", "prompt too long",
-        "not a number", "device error", "internal error"};
+    static const char *const names[] = {"ok",
+                                        "bad input",
+                                        "input/output error",
+                                        "out of memory",
+                                        "prompt too long",
+                                        "not a number",
+                                        "device error",
+                                        "internal error",
+                                        [-ERR_DAMAGED] = "damaged file"};
     int i = -code;
-    return i >= 0 && i < (int)(sizeof names / sizeof *names) ? names[i] : "unknown error";
+    return i >= 0 && i < (int)(sizeof names / sizeof *names) && names[i] ? names[i] : "unknown error";
 }

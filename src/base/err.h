@@ -11,6 +11,7 @@ enum kvs_err {
     ERR_NAN = -5,      /* a logit was not finite */
     ERR_DEVICE = -6,   /* a kernel or the device failed */
     ERR_INTERNAL = -7, /* a state that should not exist */
+    ERR_DAMAGED = -9,  /* a results file is not what was written */
 };
 
 /* Stores the text (printf format, cut at 1023 bytes) for this thread and returns `code`. */

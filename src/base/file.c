@@ -134,6 +134,16 @@ char *file_resolve(const char *path)
     return at;
 }
 
+char *file_aside(const char *path, const char *what)
+{
+    char *name = mem_printf("%s.%s", path, what);
+    for (int i = 2; file_exists(name) || file_is_dir(name); i++) {
+        free(name);
+        name = mem_printf("%s.%s.%d", path, what, i);
+    }
+    return name;
+}
+
 bool file_is_special(const char *path)
 {
     struct stat st;

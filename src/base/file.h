@@ -24,6 +24,9 @@ int file_read(const char *path, char **data, size_t *bytes);
 int file_stand_in(const char *path, const void *data, size_t bytes);
 /* Where `path` leads if its last part is a symbolic link (also to nothing yet), else `path`; owned. */
 char *file_resolve(const char *path);
+/* PATH.WHAT, or the first of PATH.WHAT.2, PATH.WHAT.3, … where nothing is yet: what is damaged is kept under
+ * such a name. Owned. */
+char *file_aside(const char *path, const char *what);
 /* Whether something is there that is neither a regular file nor a folder: a device, a FIFO, a socket. */
 bool file_is_special(const char *path);
 /* Whether both paths lead to one existing file. */

@@ -3,6 +3,7 @@
 columns, types, units, offsets; and against the expectation that h5make wrote (FILE.txt).
 usage: hdf5_check.py FILE.h5"""
 import json
+import struct
 import sys
 
 import h5py
@@ -90,6 +91,47 @@ def check_array(d, dtype, columns=None):
     return d[:]
 
 
+def check_sums(path, f, t):
+    """Fletcher-32 on every dataset, `xxh3` of the tables, arrays and root attributes, the seal behind the end.
+    The values where the xxhash module is."""
+    f.visititems(lambda n, o: fail(f"/{n} has no Fletcher-32") if isinstance(o, h5py.Dataset) and not o.fletcher32
+                 else None)
+    with open(path, "rb") as raw:
+        data = raw.read()
+    magic, n_bytes, n_range, seal = struct.unpack("<8sQQQ", data[-32:])
+    ranges = data[n_bytes:-32]
+    if magic != b"KVSSEAL1" or len(ranges) != 16 * n_range or n_range == 0:
+        fail(f"the seal is {data[-32:]!r}")
+    try:
+        from xxhash import xxh3_64
+    except ImportError:
+        return
+    rest, at = b"", 0
+    for start, end in struct.iter_unpack("<QQ", ranges):
+        rest, at = rest + data[at:start], end
+    if xxh3_64(rest + data[at:n_bytes] + ranges + data[-32:-8]).intdigest() != seal:
+        fail("the seal does not fit")
+    for name in TABLES:
+        x = xxh3_64()
+        for row in f[name][:]:
+            for column in row.dtype.names:
+                v = row[column]
+                x.update(v + b"\0" if isinstance(v, bytes) else v.encode() + b"\0" if isinstance(v, str) else v.tobytes())
+        if x.intdigest() != f[name].attrs["xxh3"]:
+            fail(f"/{name} has another xxh3")
+    if (xxh3_64(t["text"]).intdigest() != f["text"].attrs["xxh3"]
+            or xxh3_64(t["tokens"].tobytes()).intdigest() != f["tokens"].attrs["xxh3"]):
+        fail("/text or /tokens has another xxh3")
+    names = text(f.attrs["xxh3_of"])
+    x = xxh3_64(names.encode() + b"\0")
+    for name in names.split(" "):
+        v = f.attrs[name]
+        x.update(name.encode() + b"\0")
+        x.update(text(v).encode() + b"\0" if isinstance(text(v), str) else struct.pack("<q", int(v)))
+    if x.intdigest() != f.attrs["xxh3"] or set(names.split(" ")) != set(ROOT):
+        fail(f"the root attributes have another xxh3 (of {names})")
+
+
 def load(path):
     f = h5py.File(path, "r")
     for name, kind in ROOT.items():
@@ -174,6 +216,7 @@ def main():
     f, t = load(sys.argv[1])
     lines = [line.split() for line in open(sys.argv[1] + ".txt")]
     check_units(f, t, lines)
+    check_sums(sys.argv[1], f, t)
     print(f"{len(lines)} records, h5py {h5py.__version__}, {check_pandas(f, t)}: ok")
 
 
