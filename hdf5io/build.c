@@ -414,6 +414,7 @@ static int add_all(struct build *b)
         int rc = add_record(b, k, &r);
         record_free(&r);
         TRY(rc);
+        TRY(poll_call(&b->s->poll));
     }
     return 0;
 }
@@ -478,7 +479,7 @@ static int sync_path(const char *path)
     int e = errno;
     if (fd >= 0)
         close(fd);
-    return ok ? 0 : err_set(ERR_IO, "cannot sync %s: %s", path, strerror(e));
+    return ok ? 0 : err_set(err_of_errno(e), "cannot sync %s: %s", path, strerror(e));
 }
 
 static int move_in_place(const char *tmp, const char *path)
@@ -493,20 +494,26 @@ static int move_in_place(const char *tmp, const char *path)
     return rc;
 }
 
-int build_file(struct store *s, const char *path, bool logits, int deflate, int64_t n_unit)
+int build_file(struct store *s, const char *path, bool logits, int deflate, int64_t n_unit, const struct lock *lock)
 {
     struct build b = {.s = s, .file = -1, .logits = logits, .deflate = deflate};
-    char *real = file_resolve(path), *tmp = mem_printf("%s.tmp.%d", real, (int)getpid());
+    char *real = file_resolve(path), *tmp = NULL;
+    int rc = file_is_special(real) ? err_set(ERR_INPUT, "%s is not a regular file", path) : 0, fd = -1;
     h5_quiet();
-    int rc = file_is_special(real) ? err_set(ERR_INPUT, "%s is not a regular file", path)
-                                   : write_file(&b, tmp, n_unit);
-    if (rc < 0)
-        rc = err_prefix(rc, "cannot write %s", path);
+    if (rc == 0 && !(tmp = file_temp(real, &fd)))
+        rc = err_of_errno(errno);
+    if (rc == 0) {
+        close(fd);
+        rc = write_file(&b, tmp, n_unit);
+        rc = rc < 0 ? err_prefix(rc, "cannot write %s", path) : 0;
+    }
     if (rc == 0)
         rc = sync_path(tmp);
+    if (rc == 0 && lock)
+        rc = lock_check(lock);
     if (rc == 0)
         rc = move_in_place(tmp, real);
-    if (rc < 0)
+    if (rc < 0 && tmp)
         unlink(tmp);
     free(tmp);
     free(real);

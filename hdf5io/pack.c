@@ -8,7 +8,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static int load_one(struct store *s, const char *path, struct store_found *found)
 {
@@ -25,23 +24,23 @@ int sink_pack(const char *path, int deflate)
     struct store s;
     struct store_found found;
     char *dir = journal_dir(path);
-    int rc, lock = -1;
+    int rc;
+    struct lock *lock = NULL;
     if (deflate < 0 || deflate > 9) {
         free(dir);
         return err_set(ERR_INPUT, "deflate is %d: allowed are 0 (off) to 9", deflate);
     }
     store_init(&s, NULL);
     /* The journal may only go if nobody writes it; packing beside a running job is fine. */
-    if (file_is_dir(dir) && journal_lock(dir, &lock) < 0)
-        lock = -1;
+    if (file_is_dir(dir))
+        (void)!lock_take(&lock, dir, 0, NULL);
     TRY_GOTO(load_one(&s, path, &found), done);
-    TRY_GOTO(build_file(&s, path, true, deflate, store_units(&s)), done);
-    if (lock >= 0 && store_done(&s) >= s.book.n_unit)
+    TRY_GOTO(build_file(&s, path, true, deflate, store_units(&s), lock), done);
+    if (lock && store_done(&s) >= s.book.n_unit)
         rc = journal_remove(dir);
 done:
     store_close(&s);
-    if (lock >= 0)
-        close(lock);
+    lock_drop(lock);
     free(dir);
     return rc;
 }
@@ -124,7 +123,7 @@ int sink_merge(const char *const *paths, int n, const char *out, bool keep_first
                  (long long)s.conflict.n, s.conflict.n == 1 ? "" : "s");
     else
         TRY_GOTO(refuse_conflicts(&s), done);
-    rc = build_file(&s, out, true, 0, merged_units(&s, c, n));
+    rc = build_file(&s, out, true, 0, merged_units(&s, c, n), NULL);
 done:
     for (int i = 0; i < n; i++)
         free(c[i].mode);

@@ -210,6 +210,7 @@ int store_index(struct store *s, int source, const struct journal_head *h, const
     struct source *c = &s->source[source];
     struct record *r;
     int n;
+    TRY(poll_call(&s->poll));
     if (!inside_big(c, h))
         return err_set(ERR_INPUT, "%s.big is shorter than its entries say", c->path);
     TRY(record_unpack(payload, h->n_small, NULL, 0, &r, &n));

@@ -8,7 +8,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 void farm_fail(struct farm *f, int rc, int rank)
 {
@@ -23,10 +22,56 @@ bool farm_stopping(const struct farm *f)
     return f->fail || f->wish != STOP_NO;
 }
 
+bool farm_beat_due(struct beat *b, const struct watch *w, double s_wait)
+{
+    double every = s_wait / 20 < 5 ? s_wait / 20 : 5, life = watch_life(w);
+    if (life - b->said < every)
+        return false;
+    b->said = life;
+    return true;
+}
+
+struct wire_msg farm_msg(enum msg_kind kind, const struct watch *w)
+{
+    return (struct wire_msg){.kind = (int32_t)kind,
+                             .job = -1,
+                             .loaded = -1,
+                             .wish = (int32_t)stop_wished(),
+                             .bundle = watch_bundle(w),
+                             .s_step = watch_step_s(w)};
+}
+
+void farm_send(struct link *l, int to, const struct wire_msg *m, const void *small, const void *big)
+{
+    struct str out = {0};
+    wire_put(&out, m, small, big);
+    link_send(l, to, out.data, out.n);
+    str_free(&out);
+}
+
+/* To all followers that are still there. */
+static void tell_all(struct farm *f, enum msg_kind kind, int rc)
+{
+    struct wire_msg m = farm_msg(kind, f->link->watch);
+    m.rc = rc;
+    for (int i = 1; i < f->link->n_rank; i++)
+        farm_send(f->link, i, &m, NULL, NULL);
+}
+
+int farm_alive(void *ctx)
+{
+    struct farm *f = ctx;
+    watch_step(f->link->watch);
+    if (f->link->n_rank > 1 && farm_beat_due(&f->beat, f->link->watch, f->opt->s_wait))
+        tell_all(f, MSG_ALIVE, 0);
+    return 0;
+}
+
 /* Records of one or more jobs, safe on disk when this returns; frees them. */
 static void commit(struct farm *f, struct record *r, int n)
 {
     if (n && !f->fail) {
+        watch_task(f->link->watch, "writes results", 0, 0);
         int rc = f->type->put(f->sink, r, n);
         if (rc < 0)
             farm_fail(f, rc, 0);
@@ -39,61 +84,84 @@ static void commit(struct farm *f, struct record *r, int n)
     f->n_new += f->fail ? 0 : n;
 }
 
+/* Seconds that a rank has to give up its bundle after a wish to stop at once. */
+#define S_GIVE_UP 5.0
+
 /* What arrived in one round of taking messages. */
 struct arrived {
     struct record *r;
     int n, cap;
 };
 
-static void take_result(struct farm *f, const struct farm_msg *m, const char *payload, size_t n,
-                        struct arrived *a)
+static void take_result(struct farm *f, const struct wire *w, int from, struct arrived *a)
 {
     struct record *r = NULL;
     int n_r = 0;
-    int rc = m->n_small > n
-                 ? err_set(ERR_INTERNAL, "a message from rank %d is cut short", m->rank)
-                 : record_unpack(payload, m->n_small, payload + m->n_small, n - m->n_small, &r, &n_r);
+    int rc = w->m.job >= f->jobs.n
+                 ? err_set(ERR_INTERNAL, "a message names job %d of %d", w->m.job, f->jobs.n)
+                 : record_unpack(w->small, w->m.n_small, w->big, w->m.n_big, &r, &n_r);
     if (rc < 0) {
-        farm_fail(f, rc, m->rank);
+        farm_fail(f, rc, from);
         return;
     }
     for (int i = 0; i < n_r; i++)
         *MEM_PUSH(a->r, a->n, a->cap) = r[i];
     free(r);
-    progress_cost(&f->progress, f->jobs.job[m->job].s_cost);
+    progress_cost(&f->progress, f->jobs.job[w->m.job].s_cost);
 }
 
 static void take_message(struct farm *f, int from, struct arrived *a)
 {
-    struct farm_msg m;
-    if (f->in.n < sizeof m)
-        return;
-    memcpy(&m, f->in.data, sizeof m);
-    m.rank = from;
+    struct wire w;
     struct farm_peer *peer = &f->peer[from];
-    const char *payload = f->in.data + sizeof m;
-    size_t n = f->in.n - sizeof m;
-    if (m.wish > (int)f->wish)
-        f->wish = (enum stop_wish)m.wish;
-    if (m.kind == MSG_WISH)
+    int rc = wire_get(&w, f->in.data, f->in.n);
+    peer->heard = watch_life(f->link->watch);
+    if (rc < 0) {
+        farm_fail(f, rc, from);
         return;
-    if (m.kind == MSG_RESULT) {
-        take_result(f, &m, payload, n, a);
-    } else if (m.kind == MSG_ERROR) {
-        err_set(m.rc, "%.*s", (int)n, payload);
-        farm_fail(f, m.rc, from);
+    }
+    peer->bundle = w.m.bundle;
+    peer->s_step = w.m.s_step;
+    if (w.m.wish > (int)f->wish)
+        f->wish = (enum stop_wish)w.m.wish;
+    if (w.m.kind == MSG_WISH || w.m.kind == MSG_ALIVE)
+        return;
+    if (w.m.kind == MSG_RESULT) {
+        take_result(f, &w, from, a);
+    } else if (w.m.kind == MSG_ERROR) {
+        err_set(w.m.rc, "%.*s", (int)w.m.n_small, w.small);
+        farm_fail(f, w.m.rc, from);
     }
     peer->busy = -1;
     peer->waiting = true;
-    peer->loaded = m.loaded;
+    peer->loaded = w.m.loaded;
+}
+
+static int end_code(const struct farm *f)
+{
+    return f->fail ? f->fail : f->wish != STOP_NO ? ERR_AGAIN : 0;
 }
 
 static void send_end(struct farm *f, int to)
 {
-    struct farm_msg m = {.kind = MSG_END, .rc = f->fail ? f->fail : f->wish != STOP_NO ? ERR_IO : 0};
-    link_send(f->link, to, &m, sizeof m);
+    struct wire_msg m = farm_msg(MSG_END, f->link->watch);
+    m.rc = end_code(f);
+    farm_send(f->link, to, &m, NULL, NULL);
     f->peer[to].waiting = false;
     f->peer[to].ended = true;
+}
+
+static void send_work(struct farm *f, int to, int job)
+{
+    struct farm_peer *p = &f->peer[to];
+    struct wire_msg m = farm_msg(MSG_WORK, f->link->watch);
+    m.job = job;
+    m.work = f->jobs.job[job];
+    farm_send(f->link, to, &m, NULL, NULL);
+    p->busy = job;
+    p->waiting = false;
+    p->bundle = m.work.id;
+    p->s_step = m.work.s_step;
 }
 
 /* Gives every waiting rank a job or lets it go; tells busy ones to give up when that is wished. */
@@ -102,25 +170,36 @@ static void answer(struct farm *f)
     for (int i = 1; i < f->link->n_rank; i++) {
         struct farm_peer *p = &f->peer[i];
         if (p->busy >= 0 && !p->told && (f->fail || f->wish == STOP_NOW)) {
-            struct farm_msg m = {.kind = MSG_STOP};
-            link_send(f->link, i, &m, sizeof m);
+            struct wire_msg m = farm_msg(MSG_STOP, f->link->watch);
+            farm_send(f->link, i, &m, NULL, NULL);
             p->told = true;
         }
         if (!p->waiting)
             continue;
         int job = farm_stopping(f) ? -1 : jobs_take(&f->jobs, p->loaded);
-        if (job < 0) {
+        if (job < 0)
             send_end(f, i);
-            continue;
+        else
+            send_work(f, i, job);
+    }
+}
+
+/* Looked at right after all messages were taken, so that a long step of this rank is held against nobody. A rank
+ * that does not give up its bundle in time after a stop is left behind: nothing of it counts. */
+static void check_peers(struct farm *f)
+{
+    const double life = watch_life(f->link->watch), stopped = f->s_stop > 0 ? life - f->s_stop : 0;
+    for (int i = 1; i < f->link->n_rank && !f->link->lost; i++) {
+        const struct farm_peer *p = &f->peer[i];
+        double silent = life - p->heard;
+        if (silent > watch_limit(f->link->watch, i, p->s_step)) {
+            watch_lost(f->link->watch, i, silent, p->busy >= 0 ? "computes" : "", p->bundle);
+            f->link->lost = true;
+            if (f->wish == STOP_NO)
+                farm_fail(f, ERR_AGAIN, -1);
+        } else if (stopped > S_GIVE_UP && !p->ended) {
+            f->link->lost = true;
         }
-        struct str out = {0};
-        struct farm_msg m = {.kind = MSG_WORK, .job = job};
-        str_addn(&out, &m, sizeof m);
-        str_addn(&out, &f->jobs.job[job], sizeof f->jobs.job[job]);
-        link_send(f->link, i, out.data, out.n);
-        str_free(&out);
-        p->busy = job;
-        p->waiting = false;
     }
 }
 
@@ -132,16 +211,24 @@ static int serve(void *ctx)
     enum stop_wish own = stop_wished();
     if (own > f->wish)
         f->wish = own;
+    farm_alive(f);
     for (int from; (from = link_take(f->link, &f->in)) >= 0;)
         take_message(f, from, &a);
+    if (f->wish == STOP_NOW && f->s_stop <= 0)
+        f->s_stop = watch_life(f->link->watch);
+    check_peers(f);
     bool any = a.n > 0;
+    uint64_t bundle = watch_bundle(f->link->watch);
+    double s_step = watch_step_s(f->link->watch);
     commit(f, a.r, a.n);
     free(a.r);
     answer(f);
     progress_tick(&f->progress, false);
     if (any)
         farm_refresh(f);
-    return f->fail || f->wish == STOP_NOW;
+    if (any)
+        watch_task(f->link->watch, bundle ? "computes" : "", bundle, s_step);
+    return f->fail || f->wish == STOP_NOW || f->link->lost;
 }
 
 void farm_refresh(struct farm *f)
@@ -154,6 +241,7 @@ void farm_refresh(struct farm *f)
 static void run_own(struct farm *f, const struct job *job)
 {
     struct record r[PLAN_BATCH] = {0};
+    watch_task(f->link->watch, "computes", job->id, job->s_step);
     int rc = worker_run(&f->worker, job, r);
     if (rc == 0) {
         commit(f, r, job->n);
@@ -162,6 +250,7 @@ static void run_own(struct farm *f, const struct job *job)
     } else if (!farm_stopping(f)) {
         farm_fail(f, rc, 0);
     }
+    watch_task(f->link->watch, "", 0, 0);
 }
 
 static bool all_ended(const struct farm *f)
@@ -176,6 +265,8 @@ static void work(struct farm *f)
 {
     for (;;) {
         serve(f);
+        if (f->link->lost)
+            return;
         int job = farm_stopping(f) ? -1 : jobs_take(&f->jobs, f->worker.loaded);
         if (job >= 0)
             run_own(f, &f->jobs.job[job]);
@@ -206,13 +297,13 @@ static int open_sink(struct farm *f)
 {
     struct sink_plan plan;
     struct str text = {0};
-    char host[256] = "";
-    gethostname(host, sizeof host - 1);
     const struct ops *ops = runner_ops(f->worker.runner);
     plan_sink(f->plan, &plan, &text);
     plan.run.kvsweep_version = f->opt->version;
     plan.run.git_commit = f->opt->git_commit;
-    plan.run.host = host;
+    plan.run.host = f->link->host[f->link->rank];
+    plan.s_wait = f->opt->s_wait;
+    plan.poll = (struct poll){farm_alive, f};
     plan.run.device = ops->device;
     plan.run.isa = ops->isa;
     plan.run.driver = "";
@@ -245,7 +336,8 @@ static int prepare(struct farm *f)
     f->crash_dir = mem_printf("%s.crash", f->opt->output);
     crash_install(f->crash_dir, f->attempt);
     TRY(farm_history(f));
-    jobs_open(&f->jobs, f->plan, f->type, f->sink, f->crash_dir, f->attempt);
+    jobs_open(&f->jobs, f->plan, f->type, f->sink, f->crash_dir, f->attempt,
+              runner_ops(f->worker.runner));
     for (int i = 0; i < f->jobs.n; i++)
         progress_ahead(&f->progress, f->jobs.job[i].s_cost);
     say_start(f);
@@ -257,7 +349,8 @@ static int prepare(struct farm *f)
 static int finish(struct farm *f)
 {
     bool complete = f->progress.n_done >= f->plan->n_unit && !farm_stopping(f);
-    if (f->sink && f->fail != ERR_IO) {
+    watch_task(f->link->watch, "writes results", 0, 0);
+    if (f->sink && f->fail != ERR_IO && f->fail != ERR_AGAIN) {
         int rc = f->type->refresh(f->sink, true, complete);
         if (rc < 0)
             farm_fail(f, rc, 0);
@@ -272,7 +365,7 @@ static int finish(struct farm *f)
     if (f->fail)
         return err_set(f->fail, "%s", f->fail_text);
     if (f->wish != STOP_NO)
-        return err_set(ERR_IO, "stopped%s%s with %lld of %lld units done; go on with: %s",
+        return err_set(ERR_AGAIN, "stopped%s%s with %lld of %lld units done; go on with: %s",
                        *stop_signal_name() ? " by " : "", stop_signal_name(), (long long)f->progress.n_done,
                        (long long)f->plan->n_unit, f->opt->resume);
     return 0;
@@ -283,16 +376,18 @@ static int farm_lead(struct link *l, const struct plan *plan, const struct farm_
     struct farm f = {.link = l, .plan = plan, .opt = opt};
     f.peer = mem_alloc((size_t)l->n_rank, sizeof *f.peer);
     for (int i = 0; i < l->n_rank; i++)
-        f.peer[i] = (struct farm_peer){.busy = -1, .loaded = -1};
+        f.peer[i] = (struct farm_peer){.busy = -1, .loaded = -1, .heard = watch_life(l->watch)};
     progress_open(&f.progress, plan, opt->quiet);
     int rc = worker_open(&f.worker, l, plan, serve, &f);
     if (rc == 0)
         rc = prepare(&f);
     if (rc < 0)
         farm_fail(&f, rc, 0);
+    tell_all(&f, MSG_START, 0);
     rc = group_start(l, &f.worker, rc == 0, rc == 0 ? &f.jobs : NULL, opt);
-    if (rc < 0)
+    if (rc < 0 && f.wish == STOP_NO)
         farm_fail(&f, rc, -1);
+    watch_task(l->watch, "", 0, 0);
     work(&f); /* also after a failure: the others must be let go */
     if (!farm_stopping(&f))
         farm_timing(&f);
@@ -300,6 +395,7 @@ static int farm_lead(struct link *l, const struct plan *plan, const struct farm_
         progress_tick(&f.progress, true);
     worker_close(&f.worker);
     rc = finish(&f);
+    tell_all(&f, MSG_BYE, rc);
     progress_close(&f.progress);
     jobs_close(&f.jobs);
     str_free(&f.in);

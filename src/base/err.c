@@ -1,8 +1,10 @@
 #include "base/err.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sysexits.h>
 
 static _Thread_local char text[1024];
 
@@ -41,6 +43,16 @@ int err_prefix(int code, const char *fmt, ...)
     return code;
 }
 
+int err_of_errno(int e)
+{
+    return e == ENOSPC || e == EDQUOT || e == EFBIG ? ERR_AGAIN : ERR_IO;
+}
+
+int err_status(int code)
+{
+    return code == ERR_AGAIN ? EX_TEMPFAIL : code < 0;
+}
+
 const char *err_text(void)
 {
     return text;
@@ -50,7 +62,7 @@ const char *err_name(int code)
 {
     static const char *const names[] = {
         "ok",           "bad input",    "input/output error", "out of memory", "prompt too long",
-        "not a number", "device error", "internal error"};
+        "not a number", "device error", "internal error",     "stopped"};
     int i = -code;
     return i >= 0 && i < (int)(sizeof names / sizeof *names) ? names[i] : "unknown error";
 }

@@ -60,7 +60,7 @@ int runner_rewriter(struct runner *r, const struct run_unit *u, struct rewriter 
     if (!r->compressor || strcmp(paths, r->prompt_paths) != 0) {
         close_compressor(r);
         const struct prompt_options o = {r->opt.device, r->opt.isa, r->opt.threads, r->opt.share,
-                                         r->opt.card};
+                                         r->opt.card,   r->opt.poll};
         int rc = m->open(&r->compressor, u->files, &o);
         if (rc < 0) {
             free(paths);
@@ -131,7 +131,6 @@ static void wire_engine(struct runner *r)
     e->first_rows = r->opt.logits_first == 0 ? 0 : r->opt.logits_first == 1 ? 1 : INT32_MAX;
     e->piece = r->ops->piece;
     e->poll = r->opt.poll;
-    e->poll_ctx = r->opt.poll_ctx;
 }
 
 static int load(struct runner *r, const struct run_model *m, struct comm *c)
@@ -143,7 +142,8 @@ static int load(struct runner *r, const struct run_model *m, struct comm *c)
                                     .dtype = m->dtype,
                                     .share = r->opt.share,
                                     .threads = ops_threads(r->opt.threads),
-                                    .comm = c};
+                                    .comm = c,
+                                    .poll = r->opt.poll};
     int rc = run_tok_open(&r->tok, m->path);
     if (rc == 0)
         rc = model_open(&r->model, r->ops, f, &o);
