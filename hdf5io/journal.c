@@ -238,7 +238,11 @@ static void remove_folder(const char *dir)
 {
     char **names;
     int n;
-    if (!file_is_real_dir(dir) || file_list(dir, &names, &n) < 0) /* what a link leads to is not ours */
+    if (!file_is_real_dir(dir)) { /* what a link leads to is not ours; the name is */
+        unlink(dir);
+        return;
+    }
+    if (file_list(dir, &names, &n) < 0)
         return;
     for (int i = 0; i < n; i++) {
         char *p = file_join(dir, names[i]);

@@ -72,14 +72,22 @@ static struct owner parse(const char *line)
     return o;
 }
 
-static int say_who(const char *dir, const char *line)
+/* Who holds it, for people. */
+static const char *name_of(const char *line, char name[128])
 {
     struct owner o = parse(line);
     if (o.id)
-        return err_set(ERR_AGAIN, "another run is writing these results (process %d on %s; lock file %s/lock)", o.pid,
-                       o.host, dir);
-    return err_set(ERR_AGAIN, "another run is writing these results (%.*s; lock file %s/lock)",
-                   (int)strcspn(line, "\n"), *line ? line : "unknown process", dir);
+        snprintf(name, 128, "process %d on %s", o.pid, o.host);
+    else
+        snprintf(name, 128, "%.*s", (int)strcspn(line, "\n"), *line ? line : "unknown process");
+    return name;
+}
+
+static int say_who(const char *dir, const char *line)
+{
+    char name[128];
+    return err_set(ERR_AGAIN, "another run is writing these results (%s; lock file %s/lock)", name_of(line, name),
+                   dir);
 }
 
 /* ---- taking it ---- */
@@ -136,7 +144,7 @@ static int watch_beat(const struct lock *l, double s, const struct poll *poll, c
  * that want to, one gets flock() on DIR/takeover. */
 static int take_over(struct lock *l, const char *seen)
 {
-    char line[LINE + 1], text[LINE];
+    char line[LINE + 1], text[LINE], name[128];
     char *guard = file_join(l->dir, "takeover"), *fresh = mem_printf("%s.%016" PRIx64, l->path, l->own.id);
     int rc = 0, fd = open(guard, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (fd < 0 || (flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) || !read_line(l->path, line) ||
@@ -152,7 +160,7 @@ static int take_over(struct lock *l, const char *seen)
     if (rc < 0)
         unlink(fresh);
     else
-        log_warn("the lock of %.*s was taken over: its heartbeat stood still", (int)strcspn(seen, "\n"), seen);
+        log_warn("%s: taken over from %s, whose heartbeat stood still", l->path, name_of(seen, name));
 done:
     if (fd >= 0)
         close(fd);
@@ -164,7 +172,7 @@ done:
 /* Somebody else's name is in the lock. `held`: by flock() too. */
 static int win(struct lock *l, bool held, double s_wait, const struct poll *poll)
 {
-    char line[LINE + 1];
+    char line[LINE + 1], name[128];
     if (!read_line(l->path, line))
         return err_set(ERR_IO, "cannot read %s: %s", l->path, strerror(errno));
     struct owner o = parse(line);
@@ -175,8 +183,7 @@ static int win(struct lock *l, bool held, double s_wait, const struct poll *poll
         return 0; /* and that it does not */
     double s = held ? s_wait : s_wait > 0 && s_wait < S_QUIET ? s_wait : S_QUIET;
     if (held)
-        log_info("the lock %s is held from another machine (%.*s): waiting for a sign of life, %g s at most", l->path,
-                 (int)strcspn(line, "\n"), line, s);
+        log_info("%s is held by %s: waiting for a sign of life of it, %g s at most", l->path, name_of(line, name), s);
     TRY(watch_beat(l, s, poll, line, &still));
     if (!still)
         return say_who(l->dir, line);

@@ -8,12 +8,12 @@
 
 static _Thread_local char text[1024];
 
-/* One line, whatever pieces of files were quoted in it. */
+/* One line to read, whatever pieces of files were quoted in it. */
 static void keep_one_line(void)
 {
     for (char *p = text; *p; p++)
-        if (*p == '\n' || *p == '\r')
-            *p = ' ';
+        if ((unsigned char)*p < 0x20 || *p == 0x7f) /* a terminal would obey them */
+            *p = *p == '\n' || *p == '\r' || *p == '\t' ? ' ' : '?';
 }
 
 int err_set(int code, const char *fmt, ...)

@@ -7,23 +7,23 @@ HANG=$(realpath "$3") WAIT=6
 MORE=(--set tasks.0.iterations=12) # bundles enough to be stopped between
 farm alone "$DIR/want.h5" "${MORE[@]}" || die "undisturbed run"
 
-# begin NAME RANKS [OPTION…]: starts it behind, until it computes; $pid is that of mpirun (or of the program), $ranks those of the ranks.
+# begin NAME RANKS [OPTION…]: starts it behind, until it computes; $ranks are the processes of the ranks, $pid is what to wait for.
 begin() {
-    local name=$1 n=$2 m
+    local name=$1 n=$2
     shift 2
     out=$DIR/$name.h5 log=$DIR/$name.log
     if [ "$n" = alone ]; then
-        "$KVSWEEP" run -q "$HERE/farm.yaml" -o "$out" --wait $WAIT "${MORE[@]}" "$@" 2>"$log" &
+        env "${hook[@]}" "$KVSWEEP" run -q "$HERE/farm.yaml" -o "$out" --wait $WAIT "${MORE[@]}" "$@" 2>"$log" &
         pid=$! ranks=$!
     else
-        "$MPIRUN" -n "$n" "$KVSWEEP" run -q "$HERE/farm.yaml" -o "$out" --wait $WAIT "${MORE[@]}" "$@" 2>"$log" &
+        timeout -k 5 60 "$MPIRUN" -n "$n" env "${hook[@]}" "$KVSWEEP" run -q "$HERE/farm.yaml" -o "$out" --wait $WAIT "${MORE[@]}" "$@" 2>"$log" &
         pid=$!
     fi
     for _ in $(seq 200); do # a bundle is in the journal: all ranks are at work
         sleep 0.05
         [ -n "$(find "$out.journal" -name '*.big' -size +0 2>/dev/null)" ] && break
     done
-    [ "$n" = alone ] || ranks=$(ps -o pid= --ppid $pid)
+    [ "$n" = alone ] || ranks=$(ps -o pid= --ppid "$(ps -o pid= --ppid $pid | tr -d ' ')")
     [ -n "$(find "$out.journal" -name '*.big' -size +0 2>/dev/null)" ] || die "$name: it never computed: $(cat "$log")"
 }
 rank() { # the process of rank $1
@@ -49,40 +49,43 @@ ended() {
 }
 kept='what is finished is kept, the same command goes on'
 host=$(hostname)
+hook=() # what the ranks, not mpirun, have in their environment
 
 if [ -n "$MPIRUN" ]; then
     for r in 1 0; do # a follower, the leader: stopped as a whole
         begin stopped$r 3
         kill -STOP "$(rank $r)"
-        ended stopped$r $((WAIT + 5)) "kvsweep.*: rank $r on $host has given no sign of life for [0-9]+ s.*; $kept"
+        ended stopped$r $((WAIT + 20)) "kvsweep.*: rank $r on $host has given no sign of life for [0-9]+ s.*; $kept"
     done
     for r in 1 0; do # the work spins, other threads live
-        export LD_PRELOAD=$HANG KVS_HANG=$r:calloc:$DIR/spin$r
+        hook=("LD_PRELOAD=$HANG" "KVS_HANG=$r:calloc:$DIR/spin$r")
         begin spin$r 2
-        unset LD_PRELOAD KVS_HANG
+        hook=()
         : >"$DIR/spin$r"
-        ended spin$r $((WAIT + 5)) "kvsweep.*: rank $r on $host has made no progress for [0-9]+ s .*bundle [0-9a-f]{16}.*; $kept"
+        bundle=' .*bundle [0-9a-f]{16}.*'
+        [ $r = 0 ] || bundle="($bundle)?" # a follower may just be waiting for work
+        ended spin$r $((WAIT + 20)) "kvsweep.*: rank $r on $host has made no progress for [0-9]+ s$bundle; $kept"
     done
     for s in TERM USR1; do # a stop is wished while a follower hangs
         begin stop_$s 2
         kill -STOP "$(rank 1)"
         kill -$s "$(rank 0)"
-        ended stop_$s $((WAIT + 5)) "kvsweep: stopped by SIG$s with [0-9]+ of 192 units done; go on with: kvsweep run"
+        ended stop_$s $((WAIT + 20)) "kvsweep: stopped by SIG$s with [0-9]+ of 192 units done; go on with: kvsweep run"
     done
 fi
 RESUME=alone
-export LD_PRELOAD=$HANG KVS_HANG=0:fdatasync:$DIR/sync
+hook=("LD_PRELOAD=$HANG" "KVS_HANG=0:fdatasync:$DIR/sync")
 begin sync alone
-unset LD_PRELOAD KVS_HANG
+hook=()
 : >"$DIR/sync"
-ended sync $((WAIT + 2)) "kvsweep: rank 0 on $host has made no progress for [0-9]+ s \(writes results\); $kept"
-export LD_PRELOAD=$HANG KVS_HANG=0:calloc:$DIR/term
+ended sync $((WAIT + 15)) "kvsweep: rank 0 on $host has made no progress for [0-9]+ s \(writes results\); $kept"
+hook=("LD_PRELOAD=$HANG" "KVS_HANG=0:calloc:$DIR/term")
 begin term alone
-unset LD_PRELOAD KVS_HANG
+hook=()
 : >"$DIR/term"
 sleep 0.3
 kill -TERM $pid
-ended term $((WAIT + 2)) "kvsweep: rank 0 on $host has made no progress for [0-9]+ s .*; $kept"
+ended term $((WAIT + 15)) "kvsweep: rank 0 on $host has made no progress for [0-9]+ s .*; $kept"
 # A job that is suspended as a whole for longer than the limit goes on.
 begin suspended alone --wait 2
 kill -STOP $pid
