@@ -153,7 +153,7 @@ int wait_done(nccl *n, const struct comm *c, ncclResult_t r, bool work, const ch
         }
         if (now() - begin > c->s_wait)
             return time_out(n, c, what);
-        if (poll_call(&c->poll) < 0)
+        if (c->poll.call && c->poll.call(c->poll.ctx) != 0)
             return give_up(n, what);
         rest(begin);
     }

@@ -17,9 +17,6 @@ struct run_args {
     double s_wait;
 };
 
-/* Reading the models' headers, the data and all prompts is one step to those who watch. */
-#define S_PLAN 1200.0
-
 enum { KEY_SHARE_GPU = 0x100, KEY_WAIT };
 
 static error_t parser(int key, char *arg, struct argp_state *state)
@@ -83,11 +80,18 @@ static char *command_text(int argc, char **argv)
     return text;
 }
 
+static int step(void *watch)
+{
+    watch_step(watch);
+    return 0;
+}
+
 /* All ranks plan; the lowest that could not tells why, and nobody starts. */
 static int plan_together(struct link *l, struct app *app, const struct run_args *a, struct config *c,
                          struct plan *p)
 {
     int rc = app_config_open(app, c, &a->config);
+    c->poll = (struct poll){step, l->watch};
     if (rc == 0)
         rc = plan_open(p, c);
     bool same = true;
@@ -158,7 +162,7 @@ int cmd_run(struct app *app, int argc, char **argv)
     char *build = mem_printf("%s %s", app->version, app->git_commit);
     stop_install();
     int rc = watch_open(&watch, a.s_wait, app->rank);
-    watch_task(watch, "plans", 0, S_PLAN);
+    watch_task(watch, "makes its plan", 0, 0);
     if (rc == 0)
         rc = link_open(&l, app->mpi, build, watch);
     if (rc == 0) {

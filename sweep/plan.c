@@ -169,8 +169,10 @@ static int open_tasks(struct plan *p)
     }
     for (int m = 0; m < p->n_model; m++) {
         p->model[m].task = mem_alloc((size_t)p->n_task, sizeof *p->model[m].task);
-        for (int i = 0; i < p->n_task; i++)
+        for (int i = 0; i < p->n_task; i++) {
             TRY(open_task(p, i, m));
+            TRY(poll_call(&p->config->poll));
+        }
     }
     return 0;
 }
@@ -209,6 +211,7 @@ static int build(struct plan *p)
     for (int i = 0; i < c->n_model; i++) {
         TRY(plan_model_open(&p->model[i], c, &c->model[i], p->sketch));
         p->n_model++;
+        TRY(poll_call(&c->poll));
     }
     for (int i = 0; i < c->n_model; i++)
         for (int k = 0; k < c->n_method; k++)
