@@ -494,7 +494,8 @@ static int move_in_place(const char *tmp, const char *path)
     return rc;
 }
 
-int build_file(struct store *s, const char *path, bool logits, int deflate, int64_t n_unit, const struct lock *lock)
+int build_file(struct store *s, const char *path, bool logits, int deflate, int64_t n_unit,
+               const struct lock *lock)
 {
     struct build b = {.s = s, .file = -1, .logits = logits, .deflate = deflate};
     char *real = file_resolve(path), *tmp = NULL;

@@ -6,8 +6,9 @@
 #include "hdf5io/store.h"
 
 /* `logits`: with the big arrays. n_unit: units of the whole grid. On error the old file stays as it was.
- * A symbolic link stays: what it leads to is replaced. `lock` (may be NULL) must still be held when the file takes
- * its name. */
-int build_file(struct store *s, const char *path, bool logits, int deflate, int64_t n_unit, const struct lock *lock);
+ * A symbolic link stays: what it leads to is replaced. `lock` (may be NULL) must still be held when the file
+ * takes its name. */
+int build_file(struct store *s, const char *path, bool logits, int deflate, int64_t n_unit,
+               const struct lock *lock);
 
 #endif

@@ -20,7 +20,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Seconds between two beats, and without one after which a holder that flock() does not show counts as gone. */
+/* Seconds between two beats, and without one after which a holder that flock() does not show counts as gone.
+ */
 #define S_BEAT  2.0
 #define S_QUIET 8.0
 #define S_LOOK  0.2
@@ -86,8 +87,8 @@ static const char *name_of(const char *line, char name[128])
 static int say_who(const char *dir, const char *line)
 {
     char name[128];
-    return err_set(ERR_AGAIN, "another run is writing these results (%s; lock file %s/lock)", name_of(line, name),
-                   dir);
+    return err_set(ERR_AGAIN, "another run is writing these results (%s; lock file %s/lock)",
+                   name_of(line, name), dir);
 }
 
 /* ---- taking it ---- */
@@ -120,8 +121,10 @@ static void let_go(struct lock *l)
     l->fd = -1;
 }
 
-/* Whether the line stays as it is for `s` seconds. Its bytes are left in `line`. ERR_* when told to give up. */
-static int watch_beat(const struct lock *l, double s, const struct poll *poll, char line[LINE + 1], bool *still)
+/* Whether the line stays as it is for `s` seconds. Its bytes are left in `line`. ERR_* when told to give up.
+ */
+static int watch_beat(const struct lock *l, double s, const struct poll *poll, char line[LINE + 1],
+                      bool *still)
 {
     char now[LINE + 1];
     double begin = clock_now(), last = begin, waited = 0;
@@ -140,8 +143,8 @@ static int watch_beat(const struct lock *l, double s, const struct poll *poll, c
     return 0;
 }
 
-/* A new file under the lock's name, held by this process: the old one stays locked by whoever is lost. Of several
- * that want to, one gets flock() on DIR/takeover. */
+/* A new file under the lock's name, held by this process: the old one stays locked by whoever is lost. Of
+ * several that want to, one gets flock() on DIR/takeover. */
 static int take_over(struct lock *l, const char *seen)
 {
     char line[LINE + 1], text[LINE], name[128];
@@ -183,7 +186,8 @@ static int win(struct lock *l, bool held, double s_wait, const struct poll *poll
         return 0; /* and that it does not */
     double s = held ? s_wait : s_wait > 0 && s_wait < S_QUIET ? s_wait : S_QUIET;
     if (held)
-        log_info("%s is held by %s: waiting for a sign of life of it, %g s at most", l->path, name_of(line, name), s);
+        log_info("%s is held by %s: waiting for a sign of life of it, %g s at most", l->path,
+                 name_of(line, name), s);
     TRY(watch_beat(l, s, poll, line, &still));
     if (!still)
         return say_who(l->dir, line);
@@ -205,8 +209,8 @@ static int take(struct lock *l, double s_wait, const struct poll *poll)
         TRY(try_flock(l, &out));
     } while (out == AGAIN);
     if (out == NO_LOCKS)
-        log_warn("%s cannot be locked (%s): two runs that start at once would both write these results", l->path,
-                 strerror(errno));
+        log_warn("%s cannot be locked (%s): two runs that start at once would both write these results",
+                 l->path, strerror(errno));
     TRY(win(l, out == HELD, s_wait, poll));
     write_line(line, &l->own, 0);
     if (pwrite(l->fd, line, LINE, 0) != LINE)
@@ -223,7 +227,8 @@ int lock_check(const struct lock *l)
     struct owner o = parse(line);
     if (o.id == l->own.id)
         return 0;
-    return err_set(ERR_AGAIN, "this run has lost its lock %s to process %d on %s; the results file is left to that one",
+    return err_set(ERR_AGAIN,
+                   "this run has lost its lock %s to process %d on %s; the results file is left to that one",
                    l->path, o.pid, o.id ? o.host : "an unknown machine");
 }
 

@@ -46,7 +46,7 @@ struct sink_plan {
     const struct sink_example *example;
     int64_t n_example;
     int64_t n_unit; /* units the whole grid has */
-    double s_wait;    /* until the lock of a run on another machine whose heartbeat stands still is taken over */
+    double s_wait; /* until the lock of a run on another machine whose heartbeat stands still is taken over */
     struct poll poll; /* called while files are read and written */
 };
 struct sink_timing {

@@ -115,8 +115,9 @@ static int copy_file(const char *from, const char *to)
                 n = -1;
                 break;
             }
-    int rc =
-        n < 0 || fsync(out) != 0 ? err_set(err_of_errno(errno), "cannot copy %s to %s: %s", from, to, strerror(errno)) : 0;
+    int rc = n < 0 || fsync(out) != 0
+                 ? err_set(err_of_errno(errno), "cannot copy %s to %s: %s", from, to, strerror(errno))
+                 : 0;
     free(buf);
     if (in >= 0)
         close(in);
@@ -197,8 +198,7 @@ static int sink_open(struct sink **out, const char *path, const struct sink_plan
 {
     struct store_found found = {0};
     struct sink *s = mem_alloc(1, sizeof *s);
-    *s = (struct sink){
-        .path = file_resolve(path), .dir = journal_dir(path), .t_built = clock_now()};
+    *s = (struct sink){.path = file_resolve(path), .dir = journal_dir(path), .t_built = clock_now()};
     s->journal.fd = s->journal.fd_big = -1;
     bool had_journal = file_is_dir(s->dir);
     int rc;

@@ -41,8 +41,8 @@ static int lose(struct comm *c, int code)
     return code;
 }
 
-/* Once more round a loop that waits for others. A rank that is told to give up there leaves the others behind,
- * so the group is lost. */
+/* Once more round a loop that waits for others. A rank that is told to give up there leaves the others
+ * behind, so the group is lost. */
 static int wait_on(struct comm *c)
 {
     return poll_call(&c->poll) < 0 ? lose(c, ERR_INTERNAL) : 0;

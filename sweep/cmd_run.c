@@ -60,7 +60,9 @@ static const struct argp_option options[] = {
     {"quiet", 'q', 0, 0, "no progress", 0},
     {"share-gpu", KEY_SHARE_GPU, 0, 0, "several ranks may use the same GPU", 0},
     {"wait", KEY_WAIT, "SECONDS", 0,
-     "until a rank that makes no progress, or a lock whose holder gives no sign of life, counts as lost (300)", 0},
+     "until a rank that makes no progress, or a lock whose holder gives no sign of life, counts as lost "
+     "(300)",
+     0},
     {0},
 };
 
@@ -145,13 +147,14 @@ int cmd_run(struct app *app, int argc, char **argv)
         .options = options,
         .parser = parser,
         .args_doc = "CONFIG",
-        .doc = "Runs a configuration: a YAML file, or the name of one in configs/sweeps.\v"
-               "Under mpirun or srun every rank computes. The same command again goes on where the last one "
-               "stopped, with "
-               "any number of ranks. SIGINT and SIGTERM give up the bundle in flight, SIGUSR1 finishes it; "
-               "results so far "
-               "are kept in either case. Exit status 75: what is finished is kept, and the same command goes on "
-               "(stopped by a signal, a lost or silent rank, another run at work, a full disk).",
+        .doc =
+            "Runs a configuration: a YAML file, or the name of one in configs/sweeps.\v"
+            "Under mpirun or srun every rank computes. The same command again goes on where the last one "
+            "stopped, with "
+            "any number of ranks. SIGINT and SIGTERM give up the bundle in flight, SIGUSR1 finishes it; "
+            "results so far "
+            "are kept in either case. Exit status 75: what is finished is kept, and the same command goes on "
+            "(stopped by a signal, a lost or silent rank, another run at work, a full disk).",
         .children = children,
     };
     struct run_args a = {.s_wait = 300};

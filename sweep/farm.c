@@ -184,8 +184,8 @@ static void answer(struct farm *f)
     }
 }
 
-/* Looked at right after all messages were taken, so that a long step of this rank is held against nobody. A rank
- * that does not give up its bundle in time after a stop is left behind: nothing of it counts. */
+/* Looked at right after all messages were taken, so that a long step of this rank is held against nobody. A
+ * rank that does not give up its bundle in time after a stop is left behind: nothing of it counts. */
 static void check_peers(struct farm *f)
 {
     const double life = watch_life(f->link->watch), stopped = f->s_stop > 0 ? life - f->s_stop : 0;
@@ -336,8 +336,7 @@ static int prepare(struct farm *f)
     f->crash_dir = mem_printf("%s.crash", f->opt->output);
     crash_install(f->crash_dir, f->attempt);
     TRY(farm_history(f));
-    jobs_open(&f->jobs, f->plan, f->type, f->sink, f->crash_dir, f->attempt,
-              runner_ops(f->worker.runner));
+    jobs_open(&f->jobs, f->plan, f->type, f->sink, f->crash_dir, f->attempt, runner_ops(f->worker.runner));
     for (int i = 0; i < f->jobs.n; i++)
         progress_ahead(&f->progress, f->jobs.job[i].s_cost);
     say_start(f);

@@ -145,8 +145,8 @@ static bool await(struct follower *f)
     return false;
 }
 
-/* Waits for the leader's word and follows it until the end. The engine goes once there is no more work: rank 0
- * may still time some units alone. */
+/* Waits for the leader's word and follows it until the end. The engine goes once there is no more work: rank
+ * 0 may still time some units alone. */
 static int follow(struct follower *f)
 {
     while (await(f)) {
@@ -173,7 +173,8 @@ static void begin(struct follower *f, const struct plan *plan)
         free(why);
         return;
     }
-    int group = group_start(l, &f->worker, rc == 0, NULL, f->opt); /* if that is refused, rank 0 ends the run */
+    int group =
+        group_start(l, &f->worker, rc == 0, NULL, f->opt); /* if that is refused, rank 0 ends the run */
     if (group < 0 && l->lost && !f->lost)
         lose(f, group);
     watch_task(watch_of(f), "", 0, 0);

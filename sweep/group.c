@@ -82,8 +82,8 @@ static int load_in_group(struct link *l, struct worker *w, const struct start *s
     watch_task(l->watch, "begins to load weights together", 0, 0);
     link_barrier(l); /* tells who is missing, which the next call cannot */
     int before = watch_wait(l->watch, WATCH_OTHERS);
-    int rc = comm_open(&c, w->runner ? runner_ops(w->runner) : NULL, size ? start->model : -1, cards, opt->s_wait,
-                       w->poll);
+    int rc = comm_open(&c, w->runner ? runner_ops(w->runner) : NULL, size ? start->model : -1, cards,
+                       opt->s_wait, w->poll);
     watch_wait(l->watch, before);
     if (c && c->lost)
         return lose(l, rc);

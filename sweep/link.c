@@ -77,7 +77,8 @@ static void gather(struct link *l, const void *mine, void *all, size_t bytes)
     if (l->rank == 0) {
         memcpy(all, mine, bytes);
         for (size_t i = 1; i < n; i++)
-            MPI_Irecv((char *)all + i * bytes, (int)bytes, MPI_BYTE, (int)i, TAG_GATHER, MPI_COMM_WORLD, &r[i]);
+            MPI_Irecv((char *)all + i * bytes, (int)bytes, MPI_BYTE, (int)i, TAG_GATHER, MPI_COMM_WORLD,
+                      &r[i]);
         for (size_t i = 1; i < n; i++)
             finish(l, &r[i], (int)i);
     } else {
@@ -158,11 +159,12 @@ static int same_build(const struct link *l, const struct hello *all)
             continue;
         if (l->rank > 0)
             return err_set(ERR_INPUT, "%s", "");
-        return err_set(ERR_INPUT,
-                       "the ranks run different builds: rank 0 on %s has kvsweep %s (file %016llx), rank %d on %s has "
-                       "kvsweep %s (file %016llx)",
-                       all[0].host, all[0].build, (unsigned long long)all[0].program, i, all[i].host, all[i].build,
-                       (unsigned long long)all[i].program);
+        return err_set(
+            ERR_INPUT,
+            "the ranks run different builds: rank 0 on %s has kvsweep %s (file %016llx), rank %d on %s has "
+            "kvsweep %s (file %016llx)",
+            all[0].host, all[0].build, (unsigned long long)all[0].program, i, all[i].host, all[i].build,
+            (unsigned long long)all[i].program);
     }
     return 0;
 }

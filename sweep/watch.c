@@ -82,10 +82,10 @@ double watch_limit(const struct watch *w, int rank, double s_step)
     return w->rank == 1 ? s : s + S_BEHIND;
 }
 
-/* The line without "kvsweep: " and newline; no call in it takes memory, since the working thread may hang with
- * the allocator locked. */
-static void write_line(const struct watch *w, int rank, double s, const char *what, uint64_t bundle, char *text,
-                       size_t size)
+/* The line without "kvsweep: " and newline; no call in it takes memory, since the working thread may hang
+ * with the allocator locked. */
+static void write_line(const struct watch *w, int rank, double s, const char *what, uint64_t bundle,
+                       char *text, size_t size)
 {
     char who[WATCH_HOST + 32], where[64] = "";
     bool self = rank == w->rank;
@@ -98,9 +98,9 @@ static void write_line(const struct watch *w, int rank, double s, const char *wh
     if (bundle)
         snprintf(where, sizeof where, "%sbundle %016llx", what && *what ? ", " : " in ",
                  (unsigned long long)bundle);
-    snprintf(text, size, "%s has %s for %d s%s%s%s%s; what is finished is kept, the same command goes on", who,
-             self ? "made no progress" : "given no sign of life", (int)(s + 0.5), what && *what ? " (" : "",
-             what ? what : "", where, what && *what ? ")" : "");
+    snprintf(text, size, "%s has %s for %d s%s%s%s%s; what is finished is kept, the same command goes on",
+             who, self ? "made no progress" : "given no sign of life", (int)(s + 0.5),
+             what && *what ? " (" : "", what ? what : "", where, what && *what ? ")" : "");
 }
 
 int watch_lost(const struct watch *w, int rank, double s, const char *what, uint64_t bundle)
@@ -114,8 +114,8 @@ static void end_process(const struct watch *w, double s)
 {
     char text[512], line[600];
     int rank = atomic_load(&w->waits_for);
-    write_line(w, rank == WATCH_SELF ? w->rank : rank, s, atomic_load(&w->what), atomic_load(&w->bundle), text,
-               sizeof text);
+    write_line(w, rank == WATCH_SELF ? w->rank : rank, s, atomic_load(&w->what), atomic_load(&w->bundle),
+               text, sizeof text);
     int n = snprintf(line, sizeof line, "kvsweep: %s\n", text);
     ssize_t k = write(STDERR_FILENO, line, (size_t)n);
     (void)k;

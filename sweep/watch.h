@@ -2,10 +2,11 @@
  * too long, it says so in one line and ends the process with status 75 (mpirun then ends the others). What is
  * finished is in the journal, so the same command goes on.
  *
- * Time is counted while this process runs: a job that was suspended as a whole goes on where it was. The limit is
+ * Time is counted while this process runs: a job that was suspended as a whole goes on where it was. The
+ * limit is
  * --wait, or three times the predicted step where that is longer. Of several ranks that notice the same the
- * nearest speaks first: the rank itself, then rank 0 about the others, then the others about rank 0; all of them
- * within the limit. After SIGTERM a rank that hangs is given ten seconds, after SIGUSR1 a minute. */
+ * nearest speaks first: the rank itself, then rank 0 about the others, then the others about rank 0; all of
+ * them within the limit. After SIGTERM a rank that hangs is given ten seconds, after SIGUSR1 a minute. */
 #ifndef KVS_SWEEP_WATCH_H
 #define KVS_SWEEP_WATCH_H
 
@@ -22,10 +23,11 @@ void watch_close(struct watch *w); /* accepts NULL, as all of these do */
 void watch_ranks(struct watch *w, int rank, int n_rank, const char (*host)[WATCH_HOST]);
 /* The working thread got on. */
 void watch_step(struct watch *w);
-/* What it does from now on ("loads weights", "writes results"), in which bundle (0: none), and how many seconds a
- * step of it may take by the plan (0: nothing is known). */
+/* What it does from now on ("loads weights", "writes results"), in which bundle (0: none), and how many
+ * seconds a step of it may take by the plan (0: nothing is known). */
 void watch_task(struct watch *w, const char *what, uint64_t bundle, double s_step);
-/* For whom it waits: a rank, WATCH_OTHERS, or WATCH_SELF: for nobody, it works. Returns what it was before. */
+/* For whom it waits: a rank, WATCH_OTHERS, or WATCH_SELF: for nobody, it works. Returns what it was before.
+ */
 int watch_wait(struct watch *w, int rank);
 double watch_life(const struct watch *w); /* seconds that this process has run */
 /* Seconds without a sign of life after which `rank` counts as lost for this one; s_step as above. */

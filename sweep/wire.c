@@ -67,13 +67,15 @@ int wire_get(struct wire *w, const void *bytes, size_t n)
         return err_set(ERR_INPUT, "a message of %zu bytes is shorter than its head", n);
     memcpy(&h, p, sizeof h);
     if (h.magic != WIRE_MAGIC || h.version != WIRE_VERSION)
-        return err_set(ERR_INPUT, "a message of another program or version (magic %08x, version %u; here %08x, %d)",
+        return err_set(ERR_INPUT,
+                       "a message of another program or version (magic %08x, version %u; here %08x, %d)",
                        (unsigned)h.magic, (unsigned)h.version, (unsigned)WIRE_MAGIC, WIRE_VERSION);
     if (!is_sane(&h))
         return err_set(ERR_INPUT, "a message of kind %d holds values that no rank sends", (int)h.kind);
     size_t left = n - sizeof h, work = (size_t)h.n_work;
     if (left < work || h.n_small > left - work || h.n_big != left - work - h.n_small)
-        return err_set(ERR_INPUT, "a message of kind %d has %zu bytes behind its head, which says %zu + %llu + %llu",
+        return err_set(ERR_INPUT,
+                       "a message of kind %d has %zu bytes behind its head, which says %zu + %llu + %llu",
                        (int)h.kind, left, work, (unsigned long long)h.n_small, (unsigned long long)h.n_big);
     w->m = (struct wire_msg){.kind = h.kind,
                              .job = h.job,

@@ -1,5 +1,5 @@
-/* Messages between ranks as bytes: a head with a version and lengths, then a body. Reading is a pure function of
- * the bytes. */
+/* Messages between ranks as bytes: a head with a version and lengths, then a body. Reading is a pure function
+ * of the bytes. */
 #ifndef KVS_SWEEP_WIRE_H
 #define KVS_SWEEP_WIRE_H
 
@@ -9,9 +9,9 @@
 /* Counts up with every change of struct wire_head, struct job or the packed form of records. */
 enum { WIRE_VERSION = 1 };
 
-/* Follower to leader: READY, RESULT, GAVE_UP, ERROR (each also asks for work), WISH. Leader to follower: START
- * (weights are read together now), WORK, STOP (give up), END (there is no more work), BYE (leave). Both ways:
- * ALIVE, when nothing else was to be said for a while. */
+/* Follower to leader: READY, RESULT, GAVE_UP, ERROR (each also asks for work), WISH. Leader to follower:
+ * START (weights are read together now), WORK, STOP (give up), END (there is no more work), BYE (leave). Both
+ * ways: ALIVE, when nothing else was to be said for a while. */
 enum msg_kind {
     MSG_READY,
     MSG_RESULT,
@@ -42,8 +42,8 @@ struct wire {
 
 /* Appends a message. small [m->n_small] and big [m->n_big] may be NULL where those are 0. */
 void wire_put(struct str *out, const struct wire_msg *m, const void *small, const void *big);
-/* Reads a whole message. ERR_INPUT: another version, an unknown kind, lengths that do not add up, values that no
- * rank sends. */
+/* Reads a whole message. ERR_INPUT: another version, an unknown kind, lengths that do not add up, values that
+ * no rank sends. */
 int wire_get(struct wire *w, const void *bytes, size_t n);
 
 #endif

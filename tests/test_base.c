@@ -115,12 +115,12 @@ static void unicode(void **state)
     assert_memory_equal(s.data, "\"x\0y\"", 5);
     /* formulas of spreadsheets are text, numbers stay numbers */
     static const char *const formula[][2] = {
-        {"=1+1", "'=1+1"},   {"+cmd|' /C calc'!A0", "'+cmd|' /C calc'!A0"},
-        {"-2+3", "'-2+3"},   {"@SUM(A1,B1)", "\"'@SUM(A1,B1)\""},
-        {"\t=1", "'\t=1"},   {"\r=1", "\"'\r=1\""},
-        {"-1.5", "-1.5"},    {"+3", "+3"},
-        {"-1e-7", "-1e-7"},  {"-", "-"},
-        {"", ""},            {"a=b", "a=b"},
+        {"=1+1", "'=1+1"},  {"+cmd|' /C calc'!A0", "'+cmd|' /C calc'!A0"},
+        {"-2+3", "'-2+3"},  {"@SUM(A1,B1)", "\"'@SUM(A1,B1)\""},
+        {"\t=1", "'\t=1"},  {"\r=1", "\"'\r=1\""},
+        {"-1.5", "-1.5"},   {"+3", "+3"},
+        {"-1e-7", "-1e-7"}, {"-", "-"},
+        {"", ""},           {"a=b", "a=b"},
     };
     for (size_t i = 0; i < sizeof formula / sizeof *formula; i++) {
         str_clear(&s);

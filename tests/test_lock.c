@@ -1,10 +1,10 @@
-/* The lock of a results file: who lives keeps it, who is lost loses it, and who comes back replaces nothing. Holders
- * on other machines are played by processes that hold flock() and write another kernel's id. */
-#include "hdf5io/lock.h"
+/* The lock of a results file: who lives keeps it, who is lost loses it, and who comes back replaces nothing.
+ * Holders on other machines are played by processes that hold flock() and write another kernel's id. */
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "hdf5io/journal.h"
+#include "hdf5io/lock.h"
 #include "hdf5io/read.h"
 #include "results_check.h"
 
@@ -21,14 +21,17 @@ static void put_line(int fd, int beat)
 {
     char line[256];
     memset(line, ' ', sizeof line);
-    int n = snprintf(line, sizeof line,
-                     "process 77 on elsewhere boot 00000000-0000-0000-0000-000000000000 id 00000000000000ab beat %d", beat);
+    int n = snprintf(
+        line, sizeof line,
+        "process 77 on elsewhere boot 00000000-0000-0000-0000-000000000000 id 00000000000000ab beat %d",
+        beat);
     line[n] = ' ';
     line[255] = '\n';
     assert_int_equal(pwrite(fd, line, sizeof line, 0), (int)sizeof line);
 }
 
-/* Writes such a line; where `held` a process holds flock() and where `beats` it counts up. Returns that process. */
+/* Writes such a line; where `held` a process holds flock() and where `beats` it counts up. Returns that
+ * process. */
 static pid_t elsewhere(const char *dir, bool held, bool beats)
 {
     char *path = file_join(dir, "lock");
@@ -180,7 +183,8 @@ static void test_crowd(void **state)
     place_remove(&p);
 }
 
-/* A run that lost its lock neither adds to the journal nor replaces the file nor removes its successor's journal. */
+/* A run that lost its lock neither adds to the journal nor replaces the file nor removes its successor's
+ * journal. */
 static void test_ghost(void **state)
 {
     (void)state;

@@ -125,7 +125,8 @@ static void test_read_only(void **state)
         struct share *s;
         bool creator;
         signal(SIGSEGV, SIG_DFL);
-        if (share_open(&s, key, BYTES, NULL, &creator) < 0 || !s || !creator || (fill(s), share_publish(s)) < 0)
+        if (share_open(&s, key, BYTES, NULL, &creator) < 0 || !s || !creator ||
+            (fill(s), share_publish(s)) < 0)
             _exit(1);
         *(volatile char *)share_data(s) = 0;
         _exit(0);

@@ -10,13 +10,21 @@
 
 static struct wire_msg result(void)
 {
-    return (struct wire_msg){.kind = MSG_RESULT, .job = 7, .loaded = 2, .wish = STOP_SOON, .bundle = 0xabcdef, .s_step = 1.5, .n_small = 5, .n_big = 3};
+    return (struct wire_msg){.kind = MSG_RESULT,
+                             .job = 7,
+                             .loaded = 2,
+                             .wish = STOP_SOON,
+                             .bundle = 0xabcdef,
+                             .s_step = 1.5,
+                             .n_small = 5,
+                             .n_big = 3};
 }
 
 static struct wire_msg work(void)
 {
     struct wire_msg m = {.kind = MSG_WORK, .job = 3, .loaded = -1};
-    m.work = (struct job){.n = 2, .model = 1, .task = 4, .attempt = 9, .id = 11, .crash_id = 12, .s_cost = 2.5, .s_step = 0.5};
+    m.work = (struct job){
+        .n = 2, .model = 1, .task = 4, .attempt = 9, .id = 11, .crash_id = 12, .s_cost = 2.5, .s_step = 0.5};
     m.work.unit[0] = 100;
     m.work.unit[1] = 101;
     return m;
@@ -48,8 +56,8 @@ static void test_round_trip(void **state)
     str_free(&s);
 }
 
-/* Every shorter and every longer message is refused. The copy has its exact size, so that checkers of memory see
- * what is read behind it. */
+/* Every shorter and every longer message is refused. The copy has its exact size, so that checkers of memory
+ * see what is read behind it. */
 static void test_lengths(void **state)
 {
     (void)state;

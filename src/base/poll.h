@@ -1,5 +1,6 @@
-/* A function that the working thread calls whenever it got on: after a prefill chunk, a decode step, a tensor, a
- * block of a file. It is the program's sign of life, and it may serve others. Nonzero: give up what you do. */
+/* A function that the working thread calls whenever it got on: after a prefill chunk, a decode step, a
+ * tensor, a block of a file. It is the program's sign of life, and it may serve others. Nonzero: give up what
+ * you do. */
 #ifndef KVS_BASE_POLL_H
 #define KVS_BASE_POLL_H
 

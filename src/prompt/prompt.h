@@ -25,7 +25,7 @@ struct prompt_options {
     int threads;              /* 0: all */
     bool share;               /* weights once per node */
     int card;                 /* CUDA: as struct ops_options' device */
-    struct poll poll;         /* called between batches of the encoder and while files are read; may give up */
+    struct poll poll; /* called between batches of the encoder and while files are read; may give up */
 };
 
 struct prompt_compressor;

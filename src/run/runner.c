@@ -59,8 +59,8 @@ int runner_rewriter(struct runner *r, const struct run_unit *u, struct rewriter 
     char *paths = mem_printf("%s %s %s", m->name, u->files->encoder, u->files->ranks ? u->files->ranks : "");
     if (!r->compressor || strcmp(paths, r->prompt_paths) != 0) {
         close_compressor(r);
-        const struct prompt_options o = {r->opt.device, r->opt.isa, r->opt.threads, r->opt.share,
-                                         r->opt.card,   r->opt.poll};
+        const struct prompt_options o = {r->opt.device, r->opt.isa,  r->opt.threads,
+                                         r->opt.share,  r->opt.card, r->opt.poll};
         int rc = m->open(&r->compressor, u->files, &o);
         if (rc < 0) {
             free(paths);

@@ -1,7 +1,7 @@
-/* Loaded ahead of a program under test (LD_PRELOAD): one of its ranks hangs in a call. KVS_HANG=RANK:CALL:FILE; from
- * the moment on that FILE exists, the working thread of that rank never returns from CALL: fdatasync or fsync (a
- * file system that does not answer; they sleep), calloc (a loop in the engine; it spins). Other threads go on: what
- * hangs is the work, not the process. */
+/* Loaded ahead of a program under test (LD_PRELOAD): one of its ranks hangs in a call.
+ * KVS_HANG=RANK:CALL:FILE; from the moment on that FILE exists, the working thread of that rank never returns
+ * from CALL: fdatasync or fsync (a file system that does not answer; they sleep), calloc (a loop in the
+ * engine; it spins). Other threads go on: what hangs is the work, not the process. */
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
