@@ -22,12 +22,25 @@ static const size_t run_text[] = {M(sink_run, kvsweep_version),
                                   M(sink_run, libraries),
                                   M(sink_run, mode),
                                   M(sink_run, plan_text)};
-static const size_t setting_text[] = {
-    M(sink_setting, id),        M(sink_setting, model),  M(sink_setting, model_hash),
-    M(sink_setting, family),    M(sink_setting, method), M(sink_setting, params),
-    M(sink_setting, overrides), M(sink_setting, dtype),  M(sink_setting, cache_dtype)};
-static const size_t task_text[] = {M(sink_task, id), M(sink_task, params), M(sink_task, metric),
-                                   M(sink_task, category), M(sink_task, source_sha256)};
+
+/* The columns of a row (columns.def). */
+enum field_type { FIELD_TEXT, FIELD_I32, FIELD_I64, FIELD_U64, FIELD_F64 };
+enum field_role { FIELD_NAME, FIELD_ID, FIELD_NOTE };
+struct field {
+    size_t offset, bytes;
+    enum field_type type;
+    enum field_role role;
+};
+#define FIELD(row, type, name, role) {M(row, name), sizeof(SINK_C_##type), FIELD_##type, FIELD_##role},
+static const struct field setting_field[] = {
+#define SETTING(type, name, role, since, units, what) FIELD(sink_setting, type, name, role)
+#include "hdf5io/columns.def"
+};
+static const struct field task_field[] = {
+#define TASK(type, name, role, since, units, what) FIELD(sink_task, type, name, role)
+#include "hdf5io/columns.def"
+};
+
 static const size_t example_text[] = {M(sink_example, id), M(sink_example, gold_json)};
 
 static const char *text_get(const void *row, size_t offset)
@@ -69,18 +82,25 @@ static void own(struct book *b, void *row, const size_t *offset, int n)
     }
 }
 
-static void add_setting(struct book *b, const struct sink_setting *s)
+static void own_fields(struct book *b, void *row, const struct field *f, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (f[i].type == FIELD_TEXT)
+            own(b, row, &f[i].offset, 1);
+}
+
+void book_add_setting(struct book *b, const struct sink_setting *s)
 {
     struct sink_setting *d = MEM_PUSH(b->setting, b->n_setting, b->cap_setting);
     *d = *s;
-    own(b, d, setting_text, N(setting_text));
+    own_fields(b, d, setting_field, N(setting_field));
 }
 
-static void add_task(struct book *b, const struct sink_task *s)
+void book_add_task(struct book *b, const struct sink_task *s)
 {
     struct sink_task *d = MEM_PUSH(b->task, b->n_task, b->cap_task);
     *d = *s;
-    own(b, d, task_text, N(task_text));
+    own_fields(b, d, task_field, N(task_field));
 }
 
 static void add_example(struct book *b, const struct sink_example *s, int32_t task)
@@ -151,16 +171,16 @@ void book_origin(struct book *b, const struct sink_run *from, bool together)
 
 void book_from_plan(struct book *b, const struct sink_plan *plan)
 {
-    *b = (struct book){.n_unit = plan->n_unit};
+    *b = (struct book){.version = SCHEMA_VERSION, .n_unit = plan->n_unit};
     char now[32];
     time_t t = time(NULL);
     struct tm tm;
     strftime(now, sizeof now, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&t, &tm));
     take_run(b, &plan->run, now);
     for (int i = 0; i < plan->n_setting; i++)
-        add_setting(b, &plan->setting[i]);
+        book_add_setting(b, &plan->setting[i]);
     for (int i = 0; i < plan->n_task; i++)
-        add_task(b, &plan->task[i]);
+        book_add_task(b, &plan->task[i]);
     for (int64_t i = 0; i < plan->n_example; i++)
         add_example(b, &plan->example[i], plan->example[i].task);
     book_sort(b);
@@ -181,6 +201,16 @@ static void put_texts(struct str *s, const void *row, const size_t *offset, int 
     }
 }
 
+static void put_fields(struct str *s, const void *row, const struct field *f, int n)
+{
+    for (int i = 0; i < n; i++) {
+        if (f[i].type == FIELD_TEXT)
+            put_texts(s, row, &f[i].offset, 1);
+        else
+            str_addn(s, (const char *)row + f[i].offset, f[i].bytes);
+    }
+}
+
 void book_pack(const struct book *b, struct str *s)
 {
     put_i64(s, SCHEMA_VERSION);
@@ -195,14 +225,10 @@ void book_pack(const struct book *b, struct str *s)
     put_texts(s, &b->run, run_text, N(run_text));
     const size_t at_created = offsetof(struct book, created);
     put_texts(s, b, &at_created, 1);
-    for (int i = 0; i < b->n_setting; i++) {
-        str_addn(s, &b->setting[i].nominal_ratio, 8);
-        put_texts(s, &b->setting[i], setting_text, N(setting_text));
-    }
-    for (int i = 0; i < b->n_task; i++) {
-        put_i64(s, b->task[i].n_examples);
-        put_texts(s, &b->task[i], task_text, N(task_text));
-    }
+    for (int i = 0; i < b->n_setting; i++)
+        put_fields(s, &b->setting[i], setting_field, N(setting_field));
+    for (int i = 0; i < b->n_task; i++)
+        put_fields(s, &b->task[i], task_field, N(task_field));
     for (int64_t i = 0; i < b->n_example; i++) {
         const struct sink_example *e = &b->example[i];
         put_i64(s, e->task);
@@ -266,17 +292,31 @@ static void get_texts(struct book *b, struct reader *in, void *row, const size_t
     }
 }
 
+static void get_fields(struct book *b, struct reader *in, void *row, const struct field *f, int n)
+{
+    for (int i = 0; i < n; i++) {
+        if (f[i].type == FIELD_TEXT) {
+            get_texts(b, in, row, &f[i].offset, 1);
+        } else if (in->bad || in->left < f[i].bytes) {
+            in->bad = true;
+            memset((char *)row + f[i].offset, 0, f[i].bytes);
+        } else {
+            memcpy((char *)row + f[i].offset, in->p, f[i].bytes);
+            in->p += f[i].bytes;
+            in->left -= f[i].bytes;
+        }
+    }
+}
+
 static void get_rows(struct book *b, struct reader *in, int64_t n_setting, int64_t n_task, int64_t n_example)
 {
     for (int64_t i = 0; i < n_setting && !in->bad; i++) {
         struct sink_setting *s = MEM_PUSH(b->setting, b->n_setting, b->cap_setting);
-        s->nominal_ratio = get_f64(in);
-        get_texts(b, in, s, setting_text, N(setting_text));
+        get_fields(b, in, s, setting_field, N(setting_field));
     }
     for (int64_t i = 0; i < n_task && !in->bad; i++) {
         struct sink_task *t = MEM_PUSH(b->task, b->n_task, b->cap_task);
-        t->n_examples = get_i32(in);
-        get_texts(b, in, t, task_text, N(task_text));
+        get_fields(b, in, t, task_field, N(task_field));
     }
     for (int64_t i = 0; i < n_example && !in->bad; i++) {
         struct sink_example *e = MEM_PUSH(b->example, b->n_example, b->cap_example);
@@ -294,7 +334,7 @@ static void get_rows(struct book *b, struct reader *in, int64_t n_setting, int64
 int book_unpack(struct book *b, const void *bytes, size_t n)
 {
     struct reader in = {bytes, n, false};
-    *b = (struct book){0};
+    *b = (struct book){.version = SCHEMA_VERSION};
     int64_t version = get_i64(&in);
     if (!in.bad && version != SCHEMA_VERSION)
         return err_set(ERR_INPUT, "schema version is %lld, this program reads %d", (long long)version,
@@ -331,11 +371,33 @@ static bool same_real(double a, double b)
     return a == b || (isnan(a) && isnan(b));
 }
 
+static bool same_field(const struct field *f, const void *a, const void *b)
+{
+    double x, y;
+    const char *p = (const char *)a + f->offset, *q = (const char *)b + f->offset;
+    if (f->type == FIELD_TEXT)
+        return !strcmp(text_get(a, f->offset), text_get(b, f->offset));
+    if (f->type != FIELD_F64)
+        return !memcmp(p, q, f->bytes);
+    memcpy(&x, p, sizeof x);
+    memcpy(&y, q, sizeof y);
+    return same_real(x, y);
+}
+
+/* Whether two rows agree in all that tells rows apart. */
+static bool same_identity(const void *a, const void *b, const struct field *f, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (f[i].role == FIELD_ID && !same_field(&f[i], a, b))
+            return false;
+    return true;
+}
+
 bool book_same_setting(const struct sink_setting *a, const struct sink_setting *b)
 {
-    size_t n = book_plain_id(a); /* of the texts, the id is the first */
-    return same_real(a->nominal_ratio, b->nominal_ratio) && book_plain_id(b) == n &&
-           !memcmp(a->id, b->id, n) && same_texts(a, b, setting_text + 1, N(setting_text) - 1);
+    size_t n = book_plain_id(a);
+    return book_plain_id(b) == n && !memcmp(a->id, b->id, n) &&
+           same_identity(a, b, setting_field, N(setting_field));
 }
 
 static int32_t find_setting(const struct book *b, const struct sink_setting *s)
@@ -350,7 +412,7 @@ static int32_t find_setting(const struct book *b, const struct sink_setting *s)
 static int32_t find_task(const struct book *b, const struct sink_task *t)
 {
     for (int i = 0; i < b->n_task; i++)
-        if (same_texts(&b->task[i], t, task_text, N(task_text)))
+        if (same_identity(&b->task[i], t, task_field, N(task_field)))
             return i;
     return -1;
 }
@@ -412,6 +474,7 @@ int book_join(struct book *dst, const struct book *src, int32_t **setting_map, i
     *setting_map = mem_alloc((size_t)src->n_setting, sizeof **setting_map);
     *task_map = mem_alloc((size_t)src->n_task, sizeof **task_map);
     if (!dst->created) {
+        dst->version = src->version;
         take_run(dst, &src->run, src->created);
         dst->n_unit = src->n_unit;
     }
@@ -423,7 +486,7 @@ int book_join(struct book *dst, const struct book *src, int32_t **setting_map, i
     for (int i = 0; i < src->n_setting; i++) {
         int32_t at = find_setting(dst, &src->setting[i]);
         if (at < 0) {
-            add_setting(dst, &src->setting[i]);
+            book_add_setting(dst, &src->setting[i]);
             at = dst->n_setting - 1;
         }
         (*setting_map)[i] = at;
@@ -433,7 +496,7 @@ int book_join(struct book *dst, const struct book *src, int32_t **setting_map, i
     for (int i = 0; i < src->n_task; i++) {
         int32_t at = find_task(dst, &src->task[i]);
         if (at < 0) {
-            add_task(dst, &src->task[i]);
+            book_add_task(dst, &src->task[i]);
             at = dst->n_task - 1;
         }
         if (dst->task[at].n_examples < src->task[i].n_examples)

@@ -6,9 +6,10 @@
 #include "hdf5io/sink.h"
 
 /* Of results files and journals: names, types and units do not change without a new one. */
-#define SCHEMA_VERSION 1
+#define SCHEMA_VERSION 2
 
 struct book {
+    int32_t version; /* of the schema it was written with */
     /* Programs, hosts, devices, instruction sets, drivers and libraries: those that computed the units, each
      * once, in the order of their bytes with "; " between them. */
     struct sink_run run;
@@ -26,6 +27,9 @@ struct book {
 
 void book_free(struct book *b);                                    /* accepts a zeroed one */
 const char *book_keep(struct book *b, const char *text, size_t n); /* a copy that lives as long as the book */
+/* Appends rows, with copies of their texts. */
+void book_add_setting(struct book *b, const struct sink_setting *s);
+void book_add_task(struct book *b, const struct sink_task *t);
 void book_from_plan(struct book *b, const struct sink_plan *plan); /* created: now */
 /* Flat form for the journal. */
 void book_pack(const struct book *b, struct str *out);

@@ -80,7 +80,7 @@ static int open_table(struct build *b, enum table_id id, int64_t n)
     const struct table *t = schema_table(id);
     int deflate =
         id <= T_EXAMPLES ? 0 : b->deflate; /* text lies elsewhere: filters would only see references */
-    TRY(out_open(&b->table[id], b->file, t->name, schema_compound(id), t->row_bytes, 0, n, deflate));
+    TRY(out_open(&b->table[id], b->file, t->name, schema_compound(id, SCHEMA_VERSION), t->row_bytes, 0, n, deflate));
     return schema_describe(b->table[id].dset, id) < 0 ? h5_error(ERR_IO, "cannot describe /%s", t->name) : 0;
 }
 
@@ -263,37 +263,12 @@ static char *owned_elsewhere(const char *s)
     return (char *)(uintptr_t)nothing(s); /* HDF5 wants char *, and only reads */
 }
 
+/* The rows of the book are those of the file: all their texts are there. */
 static int add_settings(struct build *b)
 {
-    for (int i = 0; i < b->s->book.n_setting; i++) {
-        const struct sink_setting *s = &b->s->book.setting[i];
-        struct row_setting row = {
-            .id = owned_elsewhere(s->id),
-            .model = owned_elsewhere(s->model),
-            .model_hash = owned_elsewhere(s->model_hash),
-            .family = owned_elsewhere(s->family),
-            .method = owned_elsewhere(s->method),
-            .params = owned_elsewhere(s->params),
-            .overrides = owned_elsewhere(s->overrides),
-            .dtype = owned_elsewhere(s->dtype),
-            .cache_dtype = owned_elsewhere(s->cache_dtype),
-            .nominal_ratio = s->nominal_ratio,
-        };
-        TRY(out_add(&b->table[T_SETTINGS], &row, 1));
-    }
-    for (int i = 0; i < b->s->book.n_task; i++) {
-        const struct sink_task *t = &b->s->book.task[i];
-        struct row_task row = {
-            .id = owned_elsewhere(t->id),
-            .params = owned_elsewhere(t->params),
-            .metric = owned_elsewhere(t->metric),
-            .category = owned_elsewhere(t->category),
-            .n_examples = t->n_examples,
-            .source_sha256 = owned_elsewhere(t->source_sha256),
-        };
-        TRY(out_add(&b->table[T_TASKS], &row, 1));
-    }
-    return 0;
+    const struct book *k = &b->s->book;
+    TRY(out_add(&b->table[T_SETTINGS], k->setting, k->n_setting));
+    return out_add(&b->table[T_TASKS], k->task, k->n_task);
 }
 
 static int add_examples(struct build *b)
@@ -313,15 +288,6 @@ static int add_examples(struct build *b)
         };
         TRY(out_add(&b->text, nothing(e->gold_json), row.gold_len));
         TRY(out_add(&b->table[T_EXAMPLES], &row, 1));
-    }
-    return 0;
-}
-
-static int add_timing(struct build *b)
-{
-    for (int i = 0; i < b->s->n_timing; i++) {
-        struct row_timing row = store_timing_row(&b->s->timing[i]);
-        TRY(out_add(&b->table[T_TIMING], &row, 1));
     }
     return 0;
 }
@@ -362,29 +328,9 @@ static int add_values(struct build *b, int64_t k, const struct record *r)
 static int add_record(struct build *b, int64_t k, const struct record *r)
 {
     struct row_record w = {
-        .unit_hi = r->unit_hi,
-        .unit_lo = r->unit_lo,
-        .bundle = r->bundle,
-        .setting = r->setting,
-        .task = r->task,
-        .example = r->example,
-        .status = r->status,
-        .stop = r->stop,
-        .score = r->score,
-        .n_prompt = r->n_prompt,
-        .n_new = r->n_new,
-        .truncated = r->truncated,
-        .prompt_hash = r->prompt_hash,
-        .kv_bytes = r->kv_bytes,
-        .kv_bytes_alone = r->kv_bytes_alone,
-        .kv_bytes_full = r->kv_bytes_full,
-        .peak_bytes = r->peak_bytes,
-        .want_bytes = r->want_bytes,
-        .rank = r->rank,
-        .attempt = r->attempt,
-        .token_at = -1,
-        .logit_at = -1,
-        .first_at = -1,
+#define RECORD(type, name, role, since, units, what) .name = r->name,
+#define PLACE(name, units, what)              .name = -1,
+#include "run/record.def"
     };
     int64_t at, len;
     TRY(add_text(b, r->text, r->n_text, &at, &len));
@@ -406,7 +352,7 @@ static int add_all(struct build *b)
 {
     TRY(add_settings(b));
     TRY(add_examples(b));
-    TRY(add_timing(b));
+    TRY(out_add(&b->table[T_TIMING], b->s->timing, b->s->n_timing));
     store_sort(b->s);
     for (int64_t k = 0; k < b->s->n; k++) {
         struct record r;

@@ -125,27 +125,28 @@ static int open_dataset(hid_t file, const char *name, hid_t *dset, const char *p
     return *dset < 0 ? h5_error(ERR_INPUT, "%s has no dataset /%s", path, name) : 0;
 }
 
-static int check_columns(hid_t dset, const struct table *t, const char *path)
+static int check_columns(hid_t dset, const struct table *t, int version, const char *path)
 {
     hid_t type = H5Dget_type(dset);
     const char *missing = NULL;
     for (int i = 0; i < t->n_column && !missing; i++)
-        if (H5Tget_class(type) != H5T_COMPOUND || H5Tget_member_index(type, t->column[i].name) < 0)
+        if (t->column[i].since <= version &&
+            (H5Tget_class(type) != H5T_COMPOUND || H5Tget_member_index(type, t->column[i].name) < 0))
             missing = t->column[i].name;
     H5Tclose(type);
     H5Eclear2(H5E_DEFAULT);
     return missing ? err_set(ERR_INPUT, "/%s of %s has no column %s", t->name, path, missing) : 0;
 }
 
-int h5_read_table(hid_t file, enum table_id id, void **rows, int64_t *n, const char *path)
+int h5_read_table(hid_t file, enum table_id id, int version, void **rows, int64_t *n, const char *path)
 {
     const struct table *t = schema_table(id);
     hid_t dset, type = -1;
     int rc;
     *rows = NULL;
     TRY(open_dataset(file, t->name, &dset, path));
-    TRY_GOTO(check_columns(dset, t, path), done);
-    type = schema_compound(id);
+    TRY_GOTO(check_columns(dset, t, version, path), done);
+    type = schema_compound(id, version);
     TRY_GOTO(read_all(file, dset, type, t->row_bytes, rows, n, t->name, path), done);
 done:
     H5Tclose(type);

@@ -3,6 +3,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,9 +51,10 @@ static int read_root(struct h5file *f)
     TRY(h5_get_int(f->file, "schema_version", -1, &version, f->path));
     if (version < 0)
         return err_set(ERR_INPUT, "%s is not a results file of kvsweep (it has no schema_version)", f->path);
-    if (version != SCHEMA_VERSION)
-        return err_set(ERR_INPUT, "%s has schema version %lld, this program reads and writes %d", f->path,
-                       (long long)version, SCHEMA_VERSION);
+    if (version < 1 || version > SCHEMA_VERSION)
+        return err_set(ERR_INPUT, "%s has schema version %lld, this program reads 1 to %d and writes %d", f->path,
+                       (long long)version, SCHEMA_VERSION, SCHEMA_VERSION);
+    f->book.version = (int32_t)version;
     for (size_t i = 0; i < sizeof text / sizeof *text; i++)
         TRY(h5_get_text(f->file, text[i].name, &f->book, text[i].text, f->path));
     TRY(h5_get_int(f->file, "n_ranks", 0, &ranks, f->path));
@@ -74,44 +76,32 @@ static const char *keep(struct book *b, const char *p)
     return p ? book_keep(b, p, strlen(p)) : "";
 }
 
+static int read_table(const struct h5file *f, enum table_id id, void *rows, int64_t *n)
+{
+    void *got;
+    TRY(h5_read_table(f->file, id, f->book.version, &got, n, f->path));
+    memcpy(rows, &got, sizeof got);
+    return 0;
+}
+
 static int read_settings(struct h5file *f)
 {
-    struct row_setting *row;
+    struct sink_setting *row;
     int64_t n;
-    struct book *b = &f->book;
-    TRY(h5_read_table(f->file, T_SETTINGS, (void **)&row, &n, f->path));
+    TRY(read_table(f, T_SETTINGS, &row, &n));
     for (int64_t i = 0; i < n; i++)
-        *MEM_PUSH(b->setting, b->n_setting, b->cap_setting) = (struct sink_setting){
-            .id = keep(b, row[i].id),
-            .model = keep(b, row[i].model),
-            .model_hash = keep(b, row[i].model_hash),
-            .family = keep(b, row[i].family),
-            .method = keep(b, row[i].method),
-            .params = keep(b, row[i].params),
-            .overrides = keep(b, row[i].overrides),
-            .dtype = keep(b, row[i].dtype),
-            .cache_dtype = keep(b, row[i].cache_dtype),
-            .nominal_ratio = row[i].nominal_ratio,
-        };
+        book_add_setting(&f->book, &row[i]);
     h5_free_table(T_SETTINGS, row, n);
     return 0;
 }
 
 static int read_tasks(struct h5file *f)
 {
-    struct row_task *row;
+    struct sink_task *row;
     int64_t n;
-    struct book *b = &f->book;
-    TRY(h5_read_table(f->file, T_TASKS, (void **)&row, &n, f->path));
+    TRY(read_table(f, T_TASKS, &row, &n));
     for (int64_t i = 0; i < n; i++)
-        *MEM_PUSH(b->task, b->n_task, b->cap_task) = (struct sink_task){
-            .id = keep(b, row[i].id),
-            .params = keep(b, row[i].params),
-            .metric = keep(b, row[i].metric),
-            .category = keep(b, row[i].category),
-            .source_sha256 = keep(b, row[i].source_sha256),
-            .n_examples = row[i].n_examples,
-        };
+        book_add_task(&f->book, &row[i]);
     h5_free_table(T_TASKS, row, n);
     return 0;
 }
@@ -129,7 +119,7 @@ static int read_examples(struct h5file *f)
     struct book *b = &f->book;
     int rc = 0;
     TRY(h5_read_array(f->file, "text", H5T_NATIVE_UINT8, 1, (void **)&text, &n_text, f->path));
-    TRY_GOTO(h5_read_table(f->file, T_EXAMPLES, (void **)&row, &n, f->path), done);
+    TRY_GOTO(read_table(f, T_EXAMPLES, &row, &n), done);
     for (int64_t i = 0; i < n && rc == 0; i++) {
         const struct row_example *e = &row[i];
         if (e->task < 0 || e->task >= b->n_task ||
@@ -156,35 +146,18 @@ done:
     return rc;
 }
 
-struct sink_timing h5file_timing(const struct row_timing *t)
-{
-    return (struct sink_timing){
-        .setting = t->setting,
-        .task = t->task,
-        .example = t->example,
-        .n_prompt = t->n_prompt,
-        .n_new = t->n_new,
-        .s_prefill = t->s_prefill,
-        .s_decode = t->s_decode,
-        .s_prefill_limit = t->s_prefill_limit,
-        .s_decode_limit = t->s_decode_limit,
-        .peak_bytes = t->peak_bytes,
-    };
-}
-
 static int read_timing(struct h5file *f)
 {
-    struct row_timing *row;
     int64_t n;
-    TRY(h5_read_table(f->file, T_TIMING, (void **)&row, &n, f->path));
-    f->timing = mem_alloc((size_t)n, sizeof *f->timing);
+    TRY(read_table(f, T_TIMING, &f->timing, &n));
     for (int64_t i = 0; i < n; i++) {
-        const struct row_timing *t = &row[i];
-        if (t->setting < 0 || t->setting >= f->book.n_setting || t->task < 0 || t->task >= f->book.n_task)
+        struct sink_timing t = f->timing[i];
+        if (t.setting < 0 || t.setting >= f->book.n_setting || t.task < 0 || t.task >= f->book.n_task)
             continue;
-        f->timing[f->n_timing++] = h5file_timing(t);
+        if (f->book.version < 2)
+            t.s_compress = NAN;
+        f->timing[f->n_timing++] = t;
     }
-    free(row);
     return 0;
 }
 
@@ -233,10 +206,19 @@ static int open_logits(struct h5file *f)
     return rc;
 }
 
+/* What the numbers of a file of schema 1 are by later columns: its questions are inside the prompts. */
+static void complete_row(struct row_record *r)
+{
+    r->n_context = r->n_prompt;
+    r->kept_min = r->kept_max = -1;
+}
+
 static int check_rows(const struct h5file *f)
 {
     for (int64_t i = 0; i < f->n_row; i++) {
-        const struct row_record *r = &f->row[i];
+        struct row_record *r = &f->row[i];
+        if (f->book.version < 2)
+            complete_row(r);
         if (r->setting < 0 || r->setting >= f->book.n_setting || r->task < 0 || r->task >= f->book.n_task ||
             r->status < 0 || r->status >= ST_N || r->stop < 0 || r->stop >= STOP_N || r->n_new < 0)
             return err_set(ERR_INPUT, "row %lld of /records of %s is damaged", (long long)i, f->path);
@@ -255,7 +237,7 @@ int h5file_open(struct h5file *f, const char *path)
     TRY_GOTO(read_tasks(f), done);
     TRY_GOTO(read_examples(f), done);
     TRY_GOTO(read_timing(f), done);
-    TRY_GOTO(h5_read_table(f->file, T_RECORDS, (void **)&f->row, &f->n_row, path), done);
+    TRY_GOTO(read_table(f, T_RECORDS, &f->row, &f->n_row), done);
     TRY_GOTO(check_rows(f), done);
     TRY_GOTO(open_logits(f), done);
 done:
@@ -301,7 +283,7 @@ static void free_grouped(struct grouped *g)
 static int read_grouped(const struct h5file *f, enum table_id id, struct grouped *g)
 {
     *g = (struct grouped){0};
-    TRY(h5_read_table(f->file, id, &g->row, &g->n, f->path));
+    TRY(read_table(f, id, &g->row, &g->n));
     size_t bytes = schema_table(id)->row_bytes; /* the first column is `record`, i64 */
     g->from = mem_alloc((size_t)f->n_row + 2, sizeof *g->from);
     g->order = mem_alloc((size_t)g->n, sizeof *g->order);
@@ -396,26 +378,8 @@ static int record_of(const struct h5file *f, const struct tables *t, int64_t i, 
         return err_set(ERR_INPUT, "row %lld of /records of %s points outside the file", (long long)i,
                        f->path);
     *r = (struct record){
-        .unit_hi = w->unit_hi,
-        .unit_lo = w->unit_lo,
-        .bundle = w->bundle,
-        .setting = w->setting,
-        .task = w->task,
-        .example = w->example,
-        .status = w->status,
-        .stop = w->stop,
-        .score = w->score,
-        .n_prompt = w->n_prompt,
-        .n_new = w->n_new,
-        .truncated = w->truncated,
-        .prompt_hash = w->prompt_hash,
-        .kv_bytes = w->kv_bytes,
-        .kv_bytes_alone = w->kv_bytes_alone,
-        .kv_bytes_full = w->kv_bytes_full,
-        .peak_bytes = w->peak_bytes,
-        .want_bytes = w->want_bytes,
-        .rank = w->rank,
-        .attempt = w->attempt,
+#define RECORD(type, name, role, since, units, what) .name = w->name,
+#include "run/record.def"
     };
     if (w->text_at >= 0) {
         r->text = mem_strndup(t->text + w->text_at, (size_t)w->text_len);

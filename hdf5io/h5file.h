@@ -40,7 +40,6 @@ struct h5file {
 int h5file_open(struct h5file *f, const char *path);
 /* The records with their text, tokens and values. */
 int h5file_load(struct h5file *f);
-struct sink_timing h5file_timing(const struct row_timing *row);
 void h5file_close(struct h5file *f); /* accepts a zeroed one */
 /* n rows of a part of record `i` from its row `at` on. */
 int h5file_part(const struct h5file *f, int64_t i, enum part p, int64_t at, int64_t n, void *dst);

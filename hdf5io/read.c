@@ -31,7 +31,7 @@ static void take_book(struct results *r, struct owned *o)
     r->driver = plain(b->run.driver);
     r->libraries = plain(b->run.libraries);
     r->mode = plain(b->run.mode);
-    r->schema_version = SCHEMA_VERSION;
+    r->schema_version = b->version;
     r->n_ranks = b->run.n_ranks;
     r->threads = b->run.threads;
     r->setting = b->setting;

@@ -5,33 +5,23 @@
 
 #define N(a) (int)(sizeof(a) / sizeof *(a))
 
-#define S(member, type, units, text)                                                                         \
+/* A column of struct ROW; with the first schema version that has it. */
+#define S2(member, type, since, units, text)                                                                 \
     {                                                                                                        \
-#member, type, offsetof(struct ROW, member), units, text                                             \
+#member, type, offsetof(struct ROW, member), since, units, text                                      \
     }
+#define S(member, type, units, text) S2(member, type, 1, units, text)
 
-#define ROW row_setting
+#define ROW sink_setting
 static const struct column settings[] = {
-    S(id, COL_TEXT, "text", "name of the setting, unique in the file"),
-    S(model, COL_TEXT, "text", "model id"),
-    S(model_hash, COL_TEXT, "hexadecimal", "XXH3-128 of configuration and tensor headers"),
-    S(family, COL_TEXT, "text", "model family"),
-    S(method, COL_TEXT, "text", "compression method"),
-    S(params, COL_TEXT, "text", "parameters of the method, canonical text"),
-    S(overrides, COL_TEXT, "text", "values a task demands instead of the model's own"),
-    S(dtype, COL_TEXT, "text", "dtype of weights and activations"),
-    S(cache_dtype, COL_TEXT, "text", "dtype of cached keys and values"),
-    S(nominal_ratio, COL_F64, "1", "how many times smaller the method says the cache is"),
+#define SETTING(type, name, role, since, units, what) S2(name, COL_##type, since, units, what),
+#include "hdf5io/columns.def"
 };
 #undef ROW
-#define ROW row_task
+#define ROW sink_task
 static const struct column tasks[] = {
-    S(id, COL_TEXT, "text", "name of the task"),
-    S(params, COL_TEXT, "text", "parameters of the task, canonical text"),
-    S(metric, COL_TEXT, "text", "headline metric"),
-    S(category, COL_TEXT, "text", "group of tasks"),
-    S(n_examples, COL_I32, "examples", "examples of the task"),
-    S(source_sha256, COL_TEXT, "hexadecimal", "SHA-256 of what the examples were made from"),
+#define TASK(type, name, role, since, units, what) S2(name, COL_##type, since, units, what),
+#include "hdf5io/columns.def"
 };
 #undef ROW
 #define ROW row_example
@@ -49,33 +39,9 @@ static const struct column examples[] = {
 #undef ROW
 #define ROW row_record
 static const struct column records[] = {
-    S(unit_hi, COL_U64, "id", "unit id, upper half"),
-    S(unit_lo, COL_U64, "id", "unit id, lower half"),
-    S(bundle, COL_U64, "id", "bundle the unit was computed in"),
-    S(setting, COL_I32, "row of /settings", "setting"),
-    S(task, COL_I32, "row of /tasks", "task"),
-    S(example, COL_I32, "index", "number of the example in its task"),
-    S(status, COL_STATUS, "name", "how the unit ended"),
-    S(stop, COL_STOP, "name", "why the answer ended"),
-    S(score, COL_F64, "1", "headline metric, 0 to 1; NaN if not ok"),
-    S(n_prompt, COL_I32, "tokens", "prompt length"),
-    S(n_new, COL_I32, "tokens", "answer length"),
-    S(truncated, COL_I32, "1", "1 if the prompt was cut"),
-    S(prompt_hash, COL_U64, "id", "XXH3-64 of the prompt's token ids"),
-    S(kv_bytes, COL_U64, "bytes", "cache at the end of the answer, shared parts counted once"),
-    S(kv_bytes_alone, COL_U64, "bytes", "the same as if the sequence were alone"),
-    S(kv_bytes_full, COL_U64, "bytes", "uncompressed cache of the same tokens and dtype"),
-    S(peak_bytes, COL_U64, "bytes", "most memory held while the bundle ran"),
-    S(want_bytes, COL_U64, "bytes", "request that failed, for status oom"),
-    S(rank, COL_I32, "index", "rank that computed the unit"),
-    S(attempt, COL_I32, "index", "start of the job that computed the unit"),
-    S(text_at, COL_I64, "bytes", "start of the answer in /text, -1 if absent"),
-    S(text_len, COL_I64, "bytes", "its length"),
-    S(error_at, COL_I64, "bytes", "start of the error message in /text, -1 if absent"),
-    S(error_len, COL_I64, "bytes", "its length"),
-    S(token_at, COL_I64, "row of /tokens", "first of n_new generated ids, -1 if absent"),
-    S(logit_at, COL_I64, "row of topk_id, topk_logit, logsumexp", "first of n_new rows, -1 if absent"),
-    S(first_at, COL_I64, "row of first", "first row of whole logits, -1 if absent"),
+#define RECORD(type, name, role, since, units, what) S2(name, COL_##type, since, units, what),
+#define PLACE(name, units, what)              S(name, COL_I64, units, what),
+#include "run/record.def"
 };
 #undef ROW
 #define ROW row_value
@@ -99,20 +65,10 @@ static const struct column ledger[] = {
     S(bytes, COL_U64, "bytes", "how many"),
 };
 #undef ROW
-#define ROW row_timing
+#define ROW sink_timing
 static const struct column timing[] = {
-    S(setting, COL_I32, "row of /settings", "setting"),
-    S(task, COL_I32, "row of /tasks", "task"),
-    S(example, COL_I32, "index", "number of the example in its task"),
-    S(s_prefill, COL_F64, "seconds", "prompt pass, alone on the device"),
-    S(s_decode, COL_F64, "seconds", "answer, alone on the device"),
-    S(s_prefill_limit, COL_F64, "seconds",
-      "least that the device's measured product rate allows, 0: not measured"),
-    S(s_decode_limit, COL_F64, "seconds",
-      "least that the device's measured bandwidth allows, 0: not measured"),
-    S(n_prompt, COL_I32, "tokens", "prompt length"),
-    S(n_new, COL_I32, "tokens", "answer length"),
-    S(peak_bytes, COL_U64, "bytes", "most memory held"),
+#define TIMING(type, name, since, units, what) S2(name, COL_##type, since, units, what),
+#include "hdf5io/columns.def"
 };
 #undef ROW
 #define ROW row_fidelity
@@ -126,15 +82,15 @@ static const struct column fidelity[] = {
 #undef ROW
 
 static const struct table tables[T_N] = {
-    {"settings", "model x method", sizeof(struct row_setting), settings, N(settings)},
-    {"tasks", "datasets with their metric", sizeof(struct row_task), tasks, N(tasks)},
+    {"settings", "model x method", sizeof(struct sink_setting), settings, N(settings)},
+    {"tasks", "datasets with their metric", sizeof(struct sink_task), tasks, N(tasks)},
     {"examples", "items of the tasks", sizeof(struct row_example), examples, N(examples)},
     {"records", "finished units (setting x example), ordered by unit id", sizeof(struct row_record), records,
      N(records)},
     {"metrics", "further scores of units", sizeof(struct row_value), metrics, N(metrics)},
     {"budgets", "what the method kept", sizeof(struct row_value), budgets, N(budgets)},
     {"ledger", "bytes of the cache by kind and place", sizeof(struct row_ledger), ledger, N(ledger)},
-    {"timing", "isolated runs, one sequence alone", sizeof(struct row_timing), timing, N(timing)},
+    {"timing", "isolated runs, one sequence alone", sizeof(struct sink_timing), timing, N(timing)},
     {"fidelity", "distance from the full cache along its own answer", sizeof(struct row_fidelity), fidelity,
      N(fidelity)},
 };
@@ -232,11 +188,13 @@ static hid_t column_type(enum column_type type)
     return -1;
 }
 
-hid_t schema_compound(enum table_id id)
+hid_t schema_compound(enum table_id id, int version)
 {
     const struct table *t = &tables[id];
     hid_t c = H5Tcreate(H5T_COMPOUND, t->row_bytes);
     for (int i = 0; c >= 0 && i < t->n_column; i++) {
+        if (t->column[i].since > version)
+            continue;
         hid_t m = column_type(t->column[i].type);
         herr_t rc = m < 0 ? -1 : H5Tinsert(c, t->column[i].name, t->column[i].offset, m);
         if (m >= 0)
@@ -279,8 +237,8 @@ int schema_put_int(hid_t object, const char *name, int64_t value, hid_t file_typ
 int schema_describe(hid_t dataset, enum table_id id)
 {
     const struct table *t = &tables[id];
-    const char *units[32], *long_name[32];
-    _Static_assert(sizeof(records) / sizeof *records <= 32, "room for the widest table");
+    const char *units[N(records)], *long_name[N(records)];
+    _Static_assert(N(records) >= N(settings) && N(records) >= N(timing), "room for the widest table");
     for (int i = 0; i < t->n_column; i++) {
         units[i] = t->column[i].units;
         long_name[i] = t->column[i].long_name;

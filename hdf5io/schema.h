@@ -33,7 +33,7 @@ enum table_id {
 };
 
 enum column_type {
-    COL_I32,
+    COL_I32, /* names as in record.def and columns.def */
     COL_I64,
     COL_U64,
     COL_F32,
@@ -52,6 +52,7 @@ struct column {
     const char *name;
     enum column_type type;
     size_t offset; /* in the row struct */
+    int since;     /* schema version */
     const char *units, *long_name;
 };
 struct table {
@@ -62,16 +63,7 @@ struct table {
 };
 const struct table *schema_table(enum table_id id);
 
-/* Rows, in the order and packing of the file. */
-struct __attribute__((packed)) row_setting {
-    char *id, *model, *model_hash, *family, *method, *params, *overrides, *dtype, *cache_dtype;
-    double nominal_ratio;
-};
-struct __attribute__((packed)) row_task {
-    char *id, *params, *metric, *category;
-    int32_t n_examples;
-    char *source_sha256;
-};
+/* Rows in memory. Those of /settings, /tasks and /timing are the structs of sink.h. */
 struct __attribute__((packed)) row_example {
     int32_t task, example;
     char *id;
@@ -81,13 +73,9 @@ struct __attribute__((packed)) row_example {
     int64_t gold_at, gold_len;
 };
 struct __attribute__((packed)) row_record {
-    uint64_t unit_hi, unit_lo, bundle;
-    int32_t setting, task, example, status, stop;
-    double score;
-    int32_t n_prompt, n_new, truncated;
-    uint64_t prompt_hash, kv_bytes, kv_bytes_alone, kv_bytes_full, peak_bytes, want_bytes;
-    int32_t rank, attempt;
-    int64_t text_at, text_len, error_at, error_len, token_at, logit_at, first_at;
+#define RECORD(type, name, role, since, units, what) RECORD_C_##type name;
+#define PLACE(name, units, what)              int64_t name;
+#include "run/record.def"
 };
 struct __attribute__((packed)) row_value { /* /metrics, /budgets */
     int64_t record;
@@ -99,12 +87,6 @@ struct __attribute__((packed)) row_ledger {
     int32_t kind, place;
     uint64_t bytes;
 };
-struct __attribute__((packed)) row_timing {
-    int32_t setting, task, example;
-    double s_prefill, s_decode, s_prefill_limit, s_decode_limit;
-    int32_t n_prompt, n_new;
-    uint64_t peak_bytes;
-};
 struct __attribute__((packed)) row_fidelity {
     int64_t record;
     int32_t step;
@@ -112,8 +94,8 @@ struct __attribute__((packed)) row_fidelity {
 };
 
 /* HDF5 types; the caller closes them. A compound has the layout of the row struct in memory, H5Tpack gives
- * the one in the file. Negative on failure. */
-hid_t schema_compound(enum table_id id);
+ * the one in the file; it has the columns of that schema version. Negative on failure. */
+hid_t schema_compound(enum table_id id, int version);
 hid_t schema_f16(void);  /* IEEE half as HDF5 describes it; filled with our own bytes, never converted */
 hid_t schema_text(void); /* variable-length UTF-8 */
 

@@ -11,15 +11,20 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Rows of /settings, /tasks and /examples: fixed when the run starts. Text is borrowed until sink_open
- * returns. */
+/* Rows of /settings, /tasks (columns.def) and /examples: fixed when the run starts. Text is borrowed until
+ * sink_open returns; NULL is as empty text. */
+#define SINK_C_TEXT const char *
+#define SINK_C_I32  int32_t
+#define SINK_C_I64  int64_t
+#define SINK_C_U64  uint64_t
+#define SINK_C_F64  double
 struct sink_setting {
-    const char *id, *model, *model_hash, *family, *method, *params, *overrides, *dtype, *cache_dtype;
-    double nominal_ratio;
+#define SETTING(type, name, role, since, units, what) SINK_C_##type name;
+#include "hdf5io/columns.def"
 };
 struct sink_task {
-    const char *id, *params, *metric, *category, *source_sha256;
-    int32_t n_examples;
+#define TASK(type, name, role, since, units, what) SINK_C_##type name;
+#include "hdf5io/columns.def"
 };
 struct sink_example {
     int32_t task, example, n_words, iteration;
@@ -50,12 +55,15 @@ struct sink_plan {
     struct poll poll; /* called while files are read and written */
 };
 struct sink_timing {
-    int32_t setting, task, example, n_prompt, n_new;
-    double s_prefill, s_decode;
-    uint64_t peak_bytes;
-    /* least seconds the measured limits of the device allow (products for the prompt, memory for the answer);
-     * 0: not measured */
-    double s_prefill_limit, s_decode_limit;
+#define TIMING(type, name, since, units, what) SINK_C_##type name;
+#include "hdf5io/columns.def"
+};
+_Static_assert(sizeof(struct sink_timing) == 72, "no padding: the journal holds these rows as they are");
+
+/* Records of one finished bundle in the flat form of record_pack; borrowed. */
+struct sink_bundle {
+    const void *small, *big;
+    size_t n_small, n_big;
 };
 
 struct sink;
@@ -64,9 +72,9 @@ struct sink_type {
     int (*open)(struct sink **s, const char *path, const struct sink_plan *plan);
     /* Whether the unit is already in the file or journal. */
     bool (*has)(const struct sink *s, uint64_t unit_hi, uint64_t unit_lo);
-    /* Appends the records of a finished bundle; returns after they are safe on disk (group commit: may be
-     * called with several bundles at once). */
-    int (*put)(struct sink *s, const struct record *r, int n);
+    /* Appends n finished bundles as they came from the rank that computed them; returns after they are safe on
+     * disk (group commit). ERR_INPUT: a damaged pack, ERR_INTERNAL: one of another plan; nothing is kept then. */
+    int (*put)(struct sink *s, const struct sink_bundle *b, int n);
     int (*put_timing)(struct sink *s, const struct sink_timing *t, int n);
     /* Rebuilds FILE.h5 from the journal when the last rebuild is older than its interval or `now`; without
      * big logits unless final. */
@@ -75,6 +83,8 @@ struct sink_type {
     int (*attempt)(const struct sink *s); /* 1 for the first start, counts up with every resume */
 };
 extern const struct sink_type sink_hdf5, sink_null;
+/* The records of one bundle that were computed here: packs and puts them. */
+int sink_put_records(const struct sink_type *type, struct sink *s, const struct record *r, int n);
 
 /* Builds the complete FILE.h5 from its journal (`kvsweep pack`). deflate 0..9, 0 off. */
 int sink_pack(const char *path, int deflate);

@@ -234,55 +234,61 @@ static int sink_attempt(const struct sink *s)
     return s->journal.attempt;
 }
 
-/* One journal entry that is queued but not yet on disk. */
-struct pending {
-    struct journal_head head;
-    uint64_t at;
-    struct str small;
-};
-
-static int add_bundle(struct sink *s, const struct record *r, int n, struct pending *p)
+/* Whether the records are of this plan, with logits as their model has them. */
+static int check_records(struct sink *s, const struct record *r, int n, uint64_t n_big)
 {
-    struct str big = {0};
+    uint64_t big = 0;
     for (int i = 0; i < n; i++) {
         if (r[i].setting < 0 || r[i].setting >= s->plan.n_setting || r[i].task < 0 ||
             r[i].task >= s->plan.n_task)
             return err_set(ERR_INTERNAL, "a record of setting %d, task %d is not of this plan", r[i].setting,
                            r[i].task);
-        TRY(see_shape(s, r[i].setting, r[i].first ? r[i].n_vocab : 0, r[i].topk_id ? r[i].n_top : 0));
+        TRY(see_shape(s, r[i].setting, r[i].n_first ? r[i].n_vocab : 0, r[i].n_new ? r[i].n_top : 0));
+        big += record_big_bytes(&r[i], NULL);
     }
-    record_pack(r, n, &p->small, &big);
-    int rc = journal_add(&s->journal, JOURNAL_RECORDS, p->small.data, p->small.n, big.data, big.n, &p->head,
-                         &p->at);
-    str_free(&big);
+    return big == n_big ? 0 : err_set(ERR_INPUT, "packed records and their logits disagree in size");
+}
+
+static int check_bundle(struct sink *s, const struct sink_bundle *b)
+{
+    struct record *r;
+    int n;
+    TRY(record_unpack(b->small, b->n_small, NULL, 0, &r, &n));
+    int rc = check_records(s, r, n, b->n_big);
+    for (int i = 0; i < n; i++)
+        record_free(&r[i]);
+    free(r);
     return rc;
 }
 
-static int put_bundles(struct sink *s, const struct record *r, int n, struct pending *p, int *n_pending)
+/* One journal entry that is queued but not yet on disk. */
+struct pending {
+    struct journal_head head;
+    uint64_t at;
+};
+
+static int put_bundles(struct sink *s, const struct sink_bundle *b, int n, struct pending *p)
 {
-    for (int i = 0, k; i < n; i += k) {
-        for (k = 1; i + k < n && r[i + k].bundle == r[i].bundle; k++)
-            ;
-        TRY(add_bundle(s, r + i, k, &p[(*n_pending)++]));
-    }
+    for (int i = 0; i < n; i++)
+        TRY(check_bundle(s, &b[i]));
+    for (int i = 0; i < n; i++)
+        TRY(journal_add(&s->journal, JOURNAL_RECORDS, b[i].small, b[i].n_small, b[i].big, b[i].n_big,
+                        &p[i].head, &p[i].at));
     TRY(journal_commit(&s->journal));
-    for (int i = 0; i < *n_pending; i++)
-        TRY(store_index(&s->store, s->source, &p[i].head, p[i].small.data, p[i].at));
+    for (int i = 0; i < n; i++)
+        TRY(store_index(&s->store, s->source, &p[i].head, b[i].small, p[i].at));
     s->dirty = true;
     return 0;
 }
 
-static int sink_put(struct sink *s, const struct record *r, int n)
+static int sink_put(struct sink *s, const struct sink_bundle *b, int n)
 {
     TRY(failed(s));
     if (n == 0)
         return 0;
     TRY(fail(s, lock_check(s->lock)));
     struct pending *p = mem_alloc((size_t)n, sizeof *p);
-    int n_pending = 0;
-    int rc = fail(s, put_bundles(s, r, n, p, &n_pending));
-    for (int i = 0; i < n_pending; i++)
-        str_free(&p[i].small);
+    int rc = fail(s, put_bundles(s, b, n, p));
     free(p);
     return rc;
 }
@@ -291,14 +297,8 @@ static int sink_put_timing(struct sink *s, const struct sink_timing *t, int n)
 {
     struct journal_head head;
     uint64_t at;
-    struct str rows = {0};
     TRY(failed(s));
-    for (int i = 0; i < n; i++) {
-        struct row_timing row = store_timing_row(&t[i]);
-        str_addn(&rows, &row, sizeof row);
-    }
-    int rc = journal_add(&s->journal, JOURNAL_TIMING, rows.data, rows.n, NULL, 0, &head, &at);
-    str_free(&rows);
+    int rc = journal_add(&s->journal, JOURNAL_TIMING, t, (size_t)n * sizeof *t, NULL, 0, &head, &at);
     if (rc == 0)
         rc = journal_commit(&s->journal);
     if (rc == 0)

@@ -20,10 +20,10 @@ static bool null_has(const struct sink *s, uint64_t hi, uint64_t lo)
     return false;
 }
 
-static int null_put(struct sink *s, const struct record *r, int n)
+static int null_put(struct sink *s, const struct sink_bundle *b, int n)
 {
     (void)s;
-    (void)r;
+    (void)b;
     (void)n;
     return 0;
 }

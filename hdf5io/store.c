@@ -241,29 +241,14 @@ void store_add_timing(struct store *s, const struct sink_timing *t, bool replace
 {
     for (int i = 0; i < s->n_timing; i++) {
         struct sink_timing *o = &s->timing[i];
-        if (o->setting == t->setting && o->task == t->task && o->example == t->example) {
+        if (o->setting == t->setting && o->task == t->task && o->example == t->example &&
+            o->repeat == t->repeat) {
             if (replace)
                 *o = *t;
             return;
         }
     }
     *MEM_PUSH(s->timing, s->n_timing, s->cap_timing) = *t;
-}
-
-struct row_timing store_timing_row(const struct sink_timing *t)
-{
-    return (struct row_timing){
-        .setting = t->setting,
-        .task = t->task,
-        .example = t->example,
-        .s_prefill = t->s_prefill,
-        .s_decode = t->s_decode,
-        .s_prefill_limit = t->s_prefill_limit,
-        .s_decode_limit = t->s_decode_limit,
-        .n_prompt = t->n_prompt,
-        .n_new = t->n_new,
-        .peak_bytes = t->peak_bytes,
-    };
 }
 
 static void map_timing(struct store *s, const struct source *c, struct sink_timing t, bool replace)
@@ -392,10 +377,10 @@ static int scan_entry(void *ctx, const struct journal_head *h, const void *paylo
     if (h->kind == JOURNAL_TIMING)
         store_credit(s, x->source);
     if (h->kind == JOURNAL_TIMING)
-        for (size_t i = 0; i + sizeof(struct row_timing) <= h->n_small; i += sizeof(struct row_timing)) {
-            struct row_timing t;
+        for (size_t i = 0; i + sizeof(struct sink_timing) <= h->n_small; i += sizeof(struct sink_timing)) {
+            struct sink_timing t;
             memcpy(&t, (const char *)payload + i, sizeof t);
-            map_timing(s, &s->source[x->source], h5file_timing(&t), true);
+            map_timing(s, &s->source[x->source], t, true);
         }
     return 0;
 }

@@ -80,8 +80,7 @@ int store_index(struct store *s, int source, const struct journal_head *h, const
 /* The book lists what computed units and timings, not what only tried to: something of this source is used.
  */
 void store_credit(struct store *s, int source);
-/* Timing entries of the journal are rows as in the file. */
-struct row_timing store_timing_row(const struct sink_timing *t);
+/* Timing entries of the journal are such rows as they are. */
 void store_add_timing(struct store *s, const struct sink_timing *t, bool replace);
 
 bool store_has(const struct store *s, uint64_t hi, uint64_t lo);

@@ -59,7 +59,7 @@ static int run_bundle(struct bench *b, const struct plan *p, struct sink *sink, 
     double t0 = clock_now();
     TRY(runner_bundle(b->r, p->model[0].task[0], u, n, out));
     double t1 = clock_now();
-    int rc = sink ? sink_hdf5.put(sink, out, n) : 0;
+    int rc = sink ? sink_put_records(&sink_hdf5, sink, out, n) : 0;
     t->s_run += t1 - t0;
     t->s_put += clock_now() - t1;
     t->n += n;

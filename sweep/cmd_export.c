@@ -93,6 +93,21 @@ static double budget_value(const struct record *r, int name)
     return NAN;
 }
 
+/* The numbers of a record with one of these roles (record.def), under their names. */
+static void write_columns(struct row *w, const struct record *rec, enum record_role from, enum record_role to)
+{
+    for (int i = 0; record_column(i); i++) {
+        const struct record_column *c = record_column(i);
+        const char *at = (const char *)rec + c->offset;
+        int32_t small = 0;
+        uint64_t wide = 0;
+        if (c->role < from || c->role > to)
+            continue;
+        memcpy(c->bytes == sizeof small ? (void *)&small : (void *)&wide, at, c->bytes);
+        cell_int(w, c->name, c->bytes == sizeof small ? small : (long long)wide);
+    }
+}
+
 static void write_record(struct row *w, const struct results *r, const struct record *rec)
 {
     const struct sink_setting *s = &r->setting[rec->setting];
@@ -117,18 +132,10 @@ static void write_record(struct row *w, const struct results *r, const struct re
     cell_real(w, "score", rec->score);
     for (int i = 0; task_metric_names()[i]; i++)
         cell_real(w, task_metric_names()[i], metric_value(rec, i));
-    cell_int(w, "n_prompt", rec->n_prompt);
-    cell_int(w, "n_new", rec->n_new);
-    cell_int(w, "truncated", rec->truncated);
-    cell_int(w, "kv_bytes", (long long)rec->kv_bytes);
-    cell_int(w, "kv_bytes_alone", (long long)rec->kv_bytes_alone);
-    cell_int(w, "kv_bytes_full", (long long)rec->kv_bytes_full);
-    cell_int(w, "peak_bytes", (long long)rec->peak_bytes);
-    cell_int(w, "want_bytes", (long long)rec->want_bytes);
+    write_columns(w, rec, RECORD_SIZE, RECORD_MEASURED);
     for (int i = 0; i < KV_BUDGET_N; i++)
         cell_real(w, kv_budget_name((enum kv_budget)i), budget_value(rec, i));
-    cell_int(w, "rank", rec->rank);
-    cell_int(w, "attempt", rec->attempt);
+    write_columns(w, rec, RECORD_ORIGIN, RECORD_ORIGIN);
     cell(w, "text", rec->text ? rec->text : "", rec->n_text, true); /* may hold NULs */
     cell_text(w, "gold", ex ? ex->gold_json : "");
     cell_text(w, "error", rec->error);

@@ -85,6 +85,8 @@ char **config_model_ids(const char *near, const struct config_source *s);
 int config_params_parse(void **params, const struct task_type *type, const char *text, const char *where);
 void config_params_free(const struct task_type *type, void *params);
 void *config_params_new(const struct task_type *type);
+/* A copy of them, owned likewise. */
+void *config_params_copy(const struct task_type *type, const void *params);
 /* Task type by name; ERR_INPUT with the nearest name. */
 int config_task_type(const struct task_type **type, const char *name);
 

@@ -116,15 +116,27 @@ int config_methods(struct config *c, const struct node *list)
 }
 
 /* All members of a parameter struct are 8 bytes wide (param.h), so the table tells its size. */
-void *config_params_new(const struct task_type *type)
+static size_t params_bytes(const struct task_type *type)
 {
     size_t bytes = 8;
     for (const struct param *p = type->params; p && p->name; p++)
         if (p->offset + 8 > bytes)
             bytes = p->offset + 8;
-    void *params = mem_alloc(1, bytes);
+    return bytes;
+}
+
+void *config_params_new(const struct task_type *type)
+{
+    void *params = mem_alloc(1, params_bytes(type));
     param_defaults(type->params, params);
     return params;
+}
+
+void *config_params_copy(const struct task_type *type, const void *params)
+{
+    void *copy = mem_alloc(1, params_bytes(type));
+    param_copy(type->params, copy, params, params_bytes(type));
+    return copy;
 }
 
 void config_params_free(const struct task_type *type, void *params)

@@ -67,48 +67,86 @@ int farm_alive(void *ctx)
     return 0;
 }
 
-/* Records of one or more jobs, safe on disk when this returns; frees them. */
-static void commit(struct farm *f, struct record *r, int n)
+/* What arrived in one round of taking messages, or was computed here: packed bundles, and their records
+ * without logits. */
+struct arrived {
+    struct sink_bundle *bundle;
+    struct str *text; /* [n_bundle] behind the bundles */
+    struct record *r;
+    int n_bundle, cap_bundle, cap_text, n, cap;
+};
+
+/* Bundles of one or more jobs, safe on disk when this returns; frees them. */
+static void commit(struct farm *f, struct arrived *a)
 {
-    if (n && !f->fail) {
+    if (a->n_bundle && !f->fail) {
         watch_task(f->link->watch, "writes results", 0, 0);
-        int rc = f->type->put(f->sink, r, n);
+        int rc = f->type->put(f->sink, a->bundle, a->n_bundle);
         if (rc < 0)
             farm_fail(f, rc, 0);
     }
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < a->n; i++) {
         if (!f->fail)
-            progress_unit(&f->progress, &r[i], false);
-        record_free(&r[i]);
+            progress_unit(&f->progress, &a->r[i], false);
+        record_free(&a->r[i]);
     }
-    f->n_new += f->fail ? 0 : n;
+    f->n_new += f->fail ? 0 : a->n;
+    for (int i = 0; i < a->n_bundle; i++)
+        str_free(&a->text[i]);
+    free(a->bundle);
+    free(a->text);
+    free(a->r);
+    *a = (struct arrived){0};
+}
+
+/* Takes over `text`, which holds a bundle from byte `at` on: n_small bytes of records, then their logits. */
+static int add_bundle(struct arrived *a, struct str *text, size_t at, size_t n_small)
+{
+    struct record *r = NULL;
+    int n_r = 0;
+    if (at > text->n || n_small > text->n - at)
+        return err_set(ERR_INTERNAL, "packed records are cut short");
+    TRY(record_unpack(text->data + at, n_small, NULL, 0, &r, &n_r));
+    for (int i = 0; i < n_r; i++)
+        *MEM_PUSH(a->r, a->n, a->cap) = r[i];
+    free(r);
+    *MEM_PUSH(a->bundle, a->n_bundle, a->cap_bundle) = (struct sink_bundle){
+        text->data + at, text->data + at + n_small, n_small, text->n - at - n_small};
+    int n_text = a->n_bundle - 1;
+    *MEM_PUSH(a->text, n_text, a->cap_text) = *text;
+    *text = (struct str){0};
+    return 0;
+}
+
+/* Records computed here. */
+static void commit_own(struct farm *f, const struct record *r, int n)
+{
+    struct arrived a = {0};
+    struct str text = {0}, big = {0};
+    record_pack(r, n, &text, &big);
+    size_t n_small = text.n;
+    str_addn(&text, str_c(&big), big.n);
+    str_free(&big);
+    int rc = add_bundle(&a, &text, 0, n_small);
+    if (rc < 0)
+        farm_fail(f, rc, 0);
+    str_free(&text);
+    commit(f, &a);
+}
+
+static void take_result(struct farm *f, const struct wire *w, int from, struct arrived *a)
+{
+    int rc = w->m.job < f->jobs.n
+                 ? add_bundle(a, &f->in, (size_t)(w->small - f->in.data), w->m.n_small)
+                 : err_set(ERR_INTERNAL, "a message names job %d of %d", w->m.job, f->jobs.n);
+    if (rc < 0)
+        farm_fail(f, rc, from);
+    else
+        progress_cost(&f->progress, f->jobs.job[w->m.job].s_cost);
 }
 
 /* Seconds that a rank has to give up its bundle after a wish to stop at once. */
 #define S_GIVE_UP 5.0
-
-/* What arrived in one round of taking messages. */
-struct arrived {
-    struct record *r;
-    int n, cap;
-};
-
-static void take_result(struct farm *f, const struct wire *w, int from, struct arrived *a)
-{
-    struct record *r = NULL;
-    int n_r = 0;
-    int rc = w->m.job >= f->jobs.n
-                 ? err_set(ERR_INTERNAL, "a message names job %d of %d", w->m.job, f->jobs.n)
-                 : record_unpack(w->small, w->m.n_small, w->big, w->m.n_big, &r, &n_r);
-    if (rc < 0) {
-        farm_fail(f, rc, from);
-        return;
-    }
-    for (int i = 0; i < n_r; i++)
-        *MEM_PUSH(a->r, a->n, a->cap) = r[i];
-    free(r);
-    progress_cost(&f->progress, f->jobs.job[w->m.job].s_cost);
-}
 
 static void take_message(struct farm *f, int from, struct arrived *a)
 {
@@ -220,8 +258,7 @@ static int serve(void *ctx)
     bool any = a.n > 0;
     uint64_t bundle = watch_bundle(f->link->watch);
     double s_step = watch_step_s(f->link->watch);
-    commit(f, a.r, a.n);
-    free(a.r);
+    commit(f, &a);
     answer(f);
     progress_tick(&f->progress, false);
     if (any)
@@ -244,7 +281,9 @@ static void run_own(struct farm *f, const struct job *job)
     watch_task(f->link->watch, "computes", job->id, job->s_step);
     int rc = worker_run(&f->worker, job, r);
     if (rc == 0) {
-        commit(f, r, job->n);
+        commit_own(f, r, job->n);
+        for (int i = 0; i < job->n; i++)
+            record_free(&r[i]);
         progress_cost(&f->progress, job->s_cost);
         farm_refresh(f);
     } else if (!farm_stopping(f)) {
@@ -289,7 +328,8 @@ static void poisoned(struct farm *f)
         free(text);
         r.attempt = f->attempt;
         r.bundle = id;
-        commit(f, &r, 1);
+        commit_own(f, &r, 1);
+        record_free(&r);
     }
 }
 

@@ -7,6 +7,7 @@
 #include "hdf5io/read.h"
 #include "sweep/farm_int.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -159,6 +160,7 @@ static int time_one(struct farm *f, int setting, int task, int example)
                               .n_prompt = t.n_prompt,
                               .n_new = t.n_new,
                               .s_prefill = t.s_prefill,
+                              .s_compress = NAN,
                               .s_decode = t.s_decode,
                               .s_prefill_limit = t.s_prefill_limit,
                               .s_decode_limit = t.s_decode_limit,

@@ -43,13 +43,14 @@ static int read_header(struct plan_model *m, const struct config_model *cfg)
     snprintf(m->hash, sizeof m->hash, "%016llx%016llx", (unsigned long long)hash[0],
              (unsigned long long)hash[1]);
     m->file_bytes = model_file_bytes(f);
+    m->weight_type = model_file_weight_type(f);
     model_file_close(f);
     return 0;
 }
 
 int plan_model_open(struct plan_model *m, const struct config *c, const struct config_model *cfg, bool sketch)
 {
-    *m = (struct plan_model){0};
+    *m = (struct plan_model){.weight_type = ""};
     if (file_exists(cfg->path) || file_is_dir(cfg->path)) {
         TRY(read_header(m, cfg));
     } else if (sketch && cfg->shape.n_layer) {
@@ -62,12 +63,14 @@ int plan_model_open(struct plan_model *m, const struct config *c, const struct c
         .id = cfg->id, .path = cfg->path, .template = cfg->template, .max_len = cfg->max_len};
     plan_dtypes(c, &m->config, &m->run.dtype, &m->run.cache_dtype);
     model_config_kv_shape(&m->config, m->run.cache_dtype, &m->shape);
-    return 0;
+    return plan_model_identity(m, c->mode, sketch);
 }
 
 void plan_model_close(struct plan_model *m)
 {
     tok_close(m->tok);
+    free(m->template_text);
+    free(m->stop_ids);
     free(m->task);
     *m = (struct plan_model){0};
 }
@@ -112,14 +115,11 @@ static int open_absent(struct plan *p, int i, struct plan_model *m)
     }
     if (!haystack || !strcmp(haystack, "synthetic") || file_is_dir(haystack))
         return err_set(ERR_INPUT, "%s", "");
-    struct str text = {0};
-    param_text(cfg.type->params, cfg.params, &text);
-    int rc = config_params_parse(&cfg.params, cfg.type, str_c(&text), cfg.where);
-    str_free(&text);
-    TRY(rc);
-    TRY(param_set(cfg.type->params, cfg.params, "haystack", "synthetic", cfg.where));
+    cfg.params = config_params_copy(cfg.type, cfg.params);
+    int rc = param_set(cfg.type->params, cfg.params, "haystack", "synthetic", cfg.where);
     t->stand_in = true;
-    rc = plan_task_open(&m->task[i], &cfg, t->per_model ? m->tok : NULL);
+    if (rc == 0)
+        rc = plan_task_open(&m->task[i], &cfg, t->per_model ? m->tok : NULL);
     config_params_free(cfg.type, cfg.params);
     return rc;
 }

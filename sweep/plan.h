@@ -20,7 +20,10 @@ struct plan_model {
     char hash[33]; /* model_file_hash, hex */
     uint64_t file_bytes;
     bool assumed;    /* its files are absent: config is the shape that the model file gives (plan_sketch) */
-    struct tok *tok; /* only when a task counts tokens */
+    const char *weight_type; /* model_file_weight_type; "" where the files are absent */
+    char *template_text;     /* "NAME {its texts as JSON}", owned */
+    char *stop_ids;          /* "2,32000", owned; "" where the tokenizer is absent */
+    struct tok *tok;         /* NULL where the files are absent */
     struct task **task; /* [n_task]: a task that counts tokens has its own examples per model, others share */
 };
 /* A method as one task, or several alike, run it. */

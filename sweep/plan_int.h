@@ -11,6 +11,10 @@ int plan_setting_add(struct plan *p, int model, const struct config_method *meth
 void plan_setting_free(struct plan_setting *s);
 /* After the tasks are open: refuses budgets that no example can meet. */
 int plan_setting_budgets(const struct plan *p);
+/* Texts of the template and stop ids of a model, once its tokenizer can be opened; `sketch`: none will do. */
+int plan_model_identity(struct plan_model *m, enum run_mode mode, bool sketch);
+/* The template's texts without its name. */
+const char *plan_template_texts(const struct plan_model *m);
 /* Unit ids, in place. */
 void plan_unit_id(const struct plan *p, struct plan_unit *u);
 /* Canonical parameters of a task without the path and the number of its rows; owned. */

@@ -75,9 +75,13 @@ static int resolve(const struct config *c, const char *model, const struct confi
         }
     }
     v->over = (struct run_overrides){.rope_theta_factor = theta > 0 ? theta : 1};
-    int rc = kv_spec_parse(&v->spec, str_c(&text));
+    int rc = 0;
+    if (last)
+        rc = kv_spec_parse(&v->spec, str_c(&text));
+    else
+        kv_spec_copy(&v->spec, &method->spec);
     str_free(&text);
-    return rc < 0 && last
+    return rc < 0
                ? err_prefix(rc, "%s: overrides: setting %s/%s", last->where, model, method->spec.label)
                : rc;
 }

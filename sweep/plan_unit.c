@@ -53,6 +53,15 @@ static XXH128_hash_t example_hash(const struct example *ex)
     return h;
 }
 
+/* What rewrites the prompts of a setting; "": nothing. */
+static const char *prompt_name(const struct plan_setting *s)
+{
+    return s->all.prompt ? s->spec->method->name : "";
+}
+
+/* Whatever is in here is a column of /settings or /tasks, or (mode) one of the file; of overrides, what they come
+ * to on this task: a rule for another task changes nothing here. A line for what comes later is added only where
+ * it says something new. */
 void plan_unit_id(const struct plan *p, struct plan_unit *u)
 {
     const struct plan_setting *set = &p->setting[u->setting];
@@ -67,10 +76,10 @@ void plan_unit_id(const struct plan *p, struct plan_unit *u)
     char *method =
         v->prompt ? mem_printf("%s:%s", v->spec.method->name, v->prompt->params) : mem_strdup(v->spec.text);
     struct str s = {0};
-    str_printf(
-        &s, "kvsweep unit 1\nmodel %s %s\ntemplate %s\nmax_len %lld\ndtype %s\ncache_dtype %s\nmethod %s\n",
-        m->run.id, m->hash, m->run.template, (long long)m->run.max_len, dtype_name(m->run.dtype),
-        dtype_name(m->run.cache_dtype), method);
+    str_printf(&s, "kvsweep unit 2\nmodel %s %s\ntemplate %s\nstop_ids %s\nmax_len %lld\n", m->run.id, m->hash,
+               plan_template_texts(m), m->stop_ids, (long long)m->run.max_len);
+    str_printf(&s, "dtype %s\ncache_dtype %s\nprompt_method %s\nmethod %s\n",
+               dtype_name(m->run.dtype), dtype_name(m->run.cache_dtype), prompt_name(set), method);
     free(method);
     str_printf(&s, "rope_theta_factor %s\nmode %s\ntask %s %s:%s\nsource %s\n", theta,
                p->config->mode == MODE_PAPER ? "paper" : "fair", task->cfg->id, task->cfg->type->name,
@@ -124,10 +133,19 @@ static void sink_settings(const struct plan *p, struct sink_plan *s)
         rows[i] = (struct sink_setting){.id = set->id,
                                         .model = m->run.id,
                                         .model_hash = m->hash,
+                                        .weights_xxh3 = "",
+                                        .model_path = m->run.path,
+                                        .weight_type = m->weight_type,
                                         .family = m->config.family,
+                                        .template = m->template_text,
+                                        .stop_ids = m->stop_ids,
+                                        .max_len = m->run.max_len,
+                                        .prompt_method = prompt_name(set),
                                         .method = set->spec->method->name,
                                         .params = params_of(set),
                                         .overrides = set->overrides,
+                                        .protocol = "inside",
+                                        .refused = "",
                                         .dtype = dtype_name(m->run.dtype),
                                         .cache_dtype = dtype_name(m->run.cache_dtype),
                                         .nominal_ratio = set->spec->nominal_ratio};
@@ -141,8 +159,12 @@ static void sink_tasks(const struct plan *p, struct sink_plan *s)
     struct sink_task *rows = mem_alloc((size_t)p->n_task, sizeof *rows);
     for (int i = 0; i < p->n_task; i++) {
         const struct task *t = p->model[0].task[i];
-        rows[i] = (struct sink_task){p->task[i].cfg->id,       p->task[i].params,     task_traits(t)->metric,
-                                     task_traits(t)->category, task_source_sha256(t), p->task[i].n_example};
+        rows[i] = (struct sink_task){.id = p->task[i].cfg->id,
+                                     .params = p->task[i].params,
+                                     .metric = task_traits(t)->metric,
+                                     .category = task_traits(t)->category,
+                                     .n_examples = p->task[i].n_example,
+                                     .source_sha256 = task_source_sha256(t)};
         s->n_example += p->task[i].n_example;
     }
     s->task = rows;

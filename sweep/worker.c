@@ -59,6 +59,8 @@ void worker_failed(const struct plan *p, int64_t unit, enum record_status status
                          .status = status,
                          .stop = STOP_MAX_NEW,
                          .score = NAN,
+                         .kept_min = -1,
+                         .kept_max = -1,
                          .error = mem_strdup(text)};
 }
 

@@ -84,8 +84,8 @@ static int make(const char *path)
 {
     struct grid g;
     struct sink *s;
-    struct sink_timing t[2] = {{0, 0, 1, 512, 7, 0.5, 0.25, 1 << 20, 0.1, 0.2},
-                               {2, 1, 3, 9, 8, 7, 6, 5, 0, 0}};
+    struct sink_timing t[2] = {{0, 0, 1, 0, 0.5, 0.125, 0.25, 0.1, 0.2, 512, 7, 1 << 20},
+                               {2, 1, 3, 1, 7, 0.5, 6, 0, 0, 9, 8, 5}};
     grid_init_wide(&g, 4, 11, 4);
     TRY(sink_hdf5.open(&s, path, &g.plan));
     TRY(grid_put(&g, &sink_hdf5, s, 0, g.n));

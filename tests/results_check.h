@@ -50,7 +50,7 @@ static inline void check_results(const char *path, const struct grid *g, int64_t
     assert_int_equal(r.n_unit, g->plan.n_unit);
     assert_int_equal(r.n_setting, g->plan.n_setting);
     assert_string_equal(r.config_yaml, g->plan.run.config_yaml);
-    assert_int_equal(r.schema_version, 1);
+    assert_int_equal(r.schema_version, SCHEMA_VERSION);
     for (int64_t i = 0; i < r.n_record; i++) {
         const struct record *want = grid_find(g, r.record[i].unit_hi, r.record[i].unit_lo);
         assert_non_null(want);
@@ -64,7 +64,11 @@ static inline void check_results(const char *path, const struct grid *g, int64_t
     assert_null(results_example(&r, 0, 99));
     for (int i = 0; i < r.n_setting; i++) {
         assert_string_equal(r.setting[i].id, g->setting[i].id);
-        assert_true(r.setting[i].nominal_ratio == g->setting[i].nominal_ratio);
+        assert_true(book_same_setting(&r.setting[i], &g->setting[i]));
+        assert_string_equal(r.setting[i].weights_xxh3, g->setting[i].weights_xxh3);
+        assert_string_equal(r.setting[i].model_path, g->setting[i].model_path);
+        assert_string_equal(r.setting[i].weight_type, g->setting[i].weight_type);
+        assert_string_equal(r.setting[i].refused, g->setting[i].refused);
     }
     assert_string_equal(r.task[1].category, "single_doc_qa");
     results_close(&r);

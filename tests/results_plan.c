@@ -16,16 +16,25 @@ static void describe(struct grid *g, int n_setting)
             .id = methods[i],
             .model = i == 2 ? "tiny/one" : "tiny_one",
             .model_hash = i == 2 ? "00ff" : "abcd",
+            .weights_xxh3 = i == 3 ? "77" : "",
+            .model_path = "/models/tiny",
+            .weight_type = "BF16",
             .family = "llama",
+            .template = "none {\"before\": \"\"}",
+            .stop_ids = "2,7",
+            .max_len = 200 + i,
+            .prompt_method = "",
             .method = methods[i],
             .params = i ? "bits=4,group=32" : "",
             .overrides = "",
+            .protocol = "inside",
+            .refused = i == 3 ? "no cache" : "",
             .dtype = "f32",
             .cache_dtype = "f16",
             .nominal_ratio = 1 + i,
         };
-    g->task[0] = (struct sink_task){"passkey", "digits=7", "exact_match", "needle", "aa", 4};
-    g->task[1] = (struct sink_task){"longbench/qasper", "", "qa_f1", "single_doc_qa", "bb", 4};
+    g->task[0] = (struct sink_task){"passkey", "digits=7", "exact_match", "needle", 4, "aa"};
+    g->task[1] = (struct sink_task){"longbench/qasper", "", "qa_f1", "single_doc_qa", 4, "bb"};
     g->plan = (struct sink_plan){
         .run = {.kvsweep_version = "0.1.0",
                 .git_commit = "abc",
@@ -103,7 +112,7 @@ int grid_put(const struct grid *g, const struct sink_type *type, struct sink *s,
         for (k = 1; i + k < to && g->record[i + k].bundle == g->record[i].bundle; k++)
             if (type->has(s, g->record[i + k].unit_hi, g->record[i + k].unit_lo) != have)
                 break;
-        int rc = have ? 0 : type->put(s, &g->record[i], k);
+        int rc = have ? 0 : sink_put_records(type, s, &g->record[i], k);
         if (rc < 0)
             return rc;
     }

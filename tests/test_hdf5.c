@@ -20,8 +20,8 @@ static void round_trip(void **state)
     OK(grid_put(&g, &sink_hdf5, s, 12, g.n));
     check_results(p.path, &g, g.n);
     check_logits(p.path, &g);
-    struct sink_timing t[2] = {{1, 0, 2, 512, 7, 0.5, 0.25, 1 << 20, 0.1, 0.2},
-                               {2, 1, 3, 9, 8, 7, 6, 5, 0, 0}};
+    struct sink_timing t[2] = {{1, 0, 2, 0, 0.5, 0.125, 0.25, 0.1, 0.2, 512, 7, 1 << 20},
+                               {1, 0, 2, 1, 7, 0.5, 6, 0, 0, 9, 8, 5}};
     OK(sink_hdf5.put_timing(s, t, 2));
     OK(sink_hdf5.close(s));
     assert_false(file_exists(p.journal));
@@ -31,13 +31,7 @@ static void round_trip(void **state)
     OK(results_open(&r, p.path));
     assert_false(r.running);
     assert_int_equal(r.n_timing, 2);
-    for (int i = 0; i < 2; i++) {
-        assert_int_equal(r.timing[i].example, t[i].example);
-        assert_int_equal(r.timing[i].n_new, t[i].n_new);
-        assert_int_equal(r.timing[i].peak_bytes, t[i].peak_bytes);
-        assert_true(r.timing[i].s_decode == t[i].s_decode && r.timing[i].s_prefill == t[i].s_prefill);
-        assert_true(r.timing[i].s_decode_limit == t[i].s_decode_limit);
-    }
+    assert_memory_equal(r.timing, t, sizeof t); /* two repeats of one unit */
     results_close(&r);
     /* opening a finished file and closing it changes nothing */
     struct stat before, after;

@@ -180,7 +180,7 @@ static void disk_full(void **state)
             if (rc == 0)
                 rc = sink_hdf5.refresh(s, true, true); /* the rebuilt file itself may be too large */
             bool clear = rc == ERR_AGAIN && strstr(err_text(), "File too large");
-            bool sticks = sink_hdf5.put(s, g.record, 1) == ERR_AGAIN;
+            bool sticks = sink_put_records(&sink_hdf5, s, g.record, 1) == ERR_AGAIN;
             bool closes = sink_hdf5.close(s) == ERR_AGAIN;
             if (!clear)
                 fprintf(stderr, "rc %d: %s\n", rc, err_text());

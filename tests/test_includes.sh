@@ -41,7 +41,7 @@ check src/kv base/ kernels/ops.h kv/
 check src/model base/ kernels/ kv/ model/
 check src/prompt base/ kernels/ops.h kv/ model/ tok/ prompt/
 check src/run base/ kernels/ kv/ model/ tok/ task/ prompt/ run/
-check hdf5io base/ kernels/ops.h kv/kv.h run/record.h task/task.h hdf5io/
+check hdf5io base/ kernels/ops.h kv/kv.h run/record.h run/record.def task/task.h hdf5io/
 check sweep base/ kernels/ kv/ model/ prompt/prompt.h tok/ task/ run/ hdf5io/ sweep/
 for method in kivi streaming infllm infllm_piece; do
     check "src/kv/$method.c" base/ kv/

@@ -203,7 +203,7 @@ static void test_ghost(void **state)
     put_line(fd, 1);
     close(fd);
     assert_int_equal(rename(fresh, path), 0); /* as one that takes over does */
-    assert_int_equal(sink_hdf5.put(s, &g.record[6], g.n - 6), ERR_AGAIN);
+    assert_int_equal(sink_put_records(&sink_hdf5, s, &g.record[6], g.n - 6), ERR_AGAIN);
     assert_non_null(strstr(err_text(), "lost its lock"));
     assert_int_equal(sink_hdf5.close(s), ERR_AGAIN);
     assert_int_equal(stat(p.path, &after), 0);

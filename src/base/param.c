@@ -218,3 +218,15 @@ void param_free(const struct param *table, void *dst)
         }
     }
 }
+
+void param_copy(const struct param *table, void *dst, const void *src, size_t bytes)
+{
+    if (bytes)
+        memcpy(dst, src, bytes);
+    for (const struct param *p = table; p && p->name; p++) {
+        if (p->type == PARAM_TEXT) {
+            char **text = member(p, dst);
+            *text = *text ? mem_strdup(*text) : NULL;
+        }
+    }
+}

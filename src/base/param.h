@@ -35,6 +35,8 @@ int param_parse(const struct param *table, void *dst, const char *text, const ch
 void param_text(const struct param *table, const void *src, struct str *out);
 /* The same with only the keys that differ from their defaults, of paths the last part, for people. */
 void param_text_short(const struct param *table, const void *src, struct str *out);
+/* A copy of `src` in dst, which holds nothing yet: `bytes` of both structs, texts of its own. */
+void param_copy(const struct param *table, void *dst, const void *src, size_t bytes);
 void param_free(const struct param *table, void *dst);
 
 #endif

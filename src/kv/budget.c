@@ -144,7 +144,7 @@ static int solve(const struct solve *v, uint64_t budget)
 int kv_spec_solve(struct kv_spec *out, const struct kv_spec *spec, const struct kv_shape *shape,
                   int64_t n_prompt, int64_t n_max)
 {
-    TRY(kv_spec_parse(out, spec->text));
+    kv_spec_copy(out, spec);
     if (!out->budget)
         return 0;
     const struct solve v = {out, shape, n_prompt, n_max};

@@ -124,6 +124,7 @@ struct kv_spec {
 int kv_spec_parse(struct kv_spec *s,
                   const char *text); /* ERR_INPUT: unknown method with the nearest name, bad parameter */
 void kv_spec_free(struct kv_spec *s);
+void kv_spec_copy(struct kv_spec *out, const struct kv_spec *spec); /* owned; nothing is read again */
 /* The spec for one sequence, owned: a copy, in which a budget has become the mildest parameters whose caches
  * (all layers, everything on the device) stay within it. ERR_INPUT says the smallest budget that is possible.
  */

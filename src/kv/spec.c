@@ -272,3 +272,14 @@ void kv_spec_free(struct kv_spec *s)
     free(s->label);
     *s = (struct kv_spec){0};
 }
+
+void kv_spec_copy(struct kv_spec *out, const struct kv_spec *spec)
+{
+    const size_t bytes = spec->method->params_bytes;
+    *out = *spec;
+    out->text = mem_strdup(spec->text);
+    out->label = mem_strdup(spec->label);
+    out->params = spec->params ? mem_alloc(1, bytes) : NULL;
+    if (spec->params)
+        param_copy(spec->method->params, out->params, spec->params, bytes);
+}

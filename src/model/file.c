@@ -206,6 +206,19 @@ uint64_t model_file_bytes(const struct model_file *f)
     return sum;
 }
 
+const char *model_file_weight_type(const struct model_file *f)
+{
+    enum { N_TYPE = 64 };
+    uint64_t bytes[N_TYPE] = {0};
+    int best = 0;
+    for (int i = 0; i < f->n; i++)
+        if (f->t[i].t.type >= 0 && f->t[i].t.type < N_TYPE)
+            bytes[f->t[i].t.type] += f->t[i].t.bytes;
+    for (int i = 1; i < N_TYPE; i++)
+        best = bytes[i] > bytes[best] ? i : best;
+    return bytes[best] ? ggml_type_name(best) : "";
+}
+
 bool model_file_has(const struct model_file *f, const char *name)
 {
     return file_tensor_find(f, name) != NULL;

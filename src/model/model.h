@@ -47,6 +47,8 @@ void model_file_close(struct model_file *f);
 const struct model_config *model_file_config(const struct model_file *f);
 /* XXH3-128 of the configuration and of all tensor headers (name, type, shape), not of paths. */
 void model_file_hash(const struct model_file *f, uint64_t hash[2]);
+/* Name of the type that holds most bytes of the tensors: "BF16", "Q4_1". */
+const char *model_file_weight_type(const struct model_file *f);
 /* Total bytes of the tensors in the file. */
 uint64_t model_file_bytes(const struct model_file *f);
 /* ERR_INPUT if it is absent or its shape is not the expected one. */

@@ -103,6 +103,10 @@ int job_record(struct runner *r, const struct task *task, struct job *j, struct 
                            .stop = l->stop,
                            .score = NAN,
                            .n_prompt = (int32_t)j->prompt.n_ids,
+                           .n_context = (int32_t)j->prompt.n_ids, /* the question is inside */
+                           .context_bytes_full = kv_full_bytes(&j->shape, j->prompt.n_ids),
+                           .kept_min = -1,
+                           .kept_max = -1,
                            .n_new = l->n_new,
                            .truncated = j->prompt.truncated,
                            .prompt_hash = j->prompt.hash};

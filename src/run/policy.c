@@ -253,3 +253,22 @@ void prompt_free(struct prompt *p)
     free(p->ids);
     *p = (struct prompt){.newline = -1};
 }
+
+static int by_id(const void *a, const void *b)
+{
+    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+int policy_stop_ids(enum run_mode mode, const struct run_model *m, const struct tok *tok, int32_t stop[8])
+{
+    const struct chat_template *tpl = tok_template(m->template ? m->template : "none");
+    struct prompt p = {.newline = -1};
+    add_stop_ids(&p, tok);
+    add_stop(&p, tok_eos(tok));
+    if (tpl && tpl->stop && (mode == MODE_FAIR || !strcmp(tpl->name, "llama3")))
+        add_stop(&p, tok_id(tok, tpl->stop));
+    qsort(p.stop, (size_t)p.n_stop, sizeof *p.stop, by_id);
+    memcpy(stop, p.stop, sizeof p.stop);
+    return p.n_stop;
+}

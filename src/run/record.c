@@ -4,6 +4,8 @@
 #include "base/mem.h"
 #include "kernels/half.h"
 
+#include <math.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,6 +21,30 @@ const char *record_stop_name(int s)
 {
     static const char *const names[STOP_N] = {"eos", "max_new", "newline"};
     return s >= 0 && s < STOP_N ? names[s] : "unknown";
+}
+
+#define RECORD(type, name, role, since, units, what)                                                                \
+    {#name, RECORD_##type, RECORD_##role, offsetof(struct record, name), sizeof(RECORD_C_##type)},
+static const struct record_column columns[] = {
+#include "run/record.def"
+};
+
+const struct record_column *record_column(int i)
+{
+    return i >= 0 && i < (int)(sizeof columns / sizeof *columns) ? &columns[i] : NULL;
+}
+
+bool record_same_column(const struct record_column *c, const struct record *x, const struct record *y)
+{
+    const char *a = (const char *)x + c->offset, *b = (const char *)y + c->offset;
+    double u, v;
+    if (memcmp(a, b, c->bytes) == 0)
+        return true;
+    if (c->type != RECORD_F64)
+        return false;
+    memcpy(&u, a, sizeof u);
+    memcpy(&v, b, sizeof v);
+    return isnan(u) && isnan(v);
 }
 
 bool record_same_text(const struct record *x, const struct record *y)
@@ -44,23 +70,20 @@ void record_free(struct record *r)
 }
 
 /* ---- flat form ----
- * small: per record {magic, bytes of what follows}, struct flat, text, error, tokens, metrics, budgets,
- * ledger, fidelity. big: per record topk_id, logsumexp, topk_logit, first, in the sizes that `flat` states.
- * Nothing is padded. */
-#define RECORD_MAGIC 0x3152564bu /* "KVR1" */
+ * small: per record {magic, bytes of what follows}, its scalars in the order of record.def, struct parts, text, error,
+ * tokens, metrics, budgets, ledger, fidelity. big: per record topk_id, logsumexp, topk_logit, first, in the
+ * sizes that the small part states. Nothing is padded. */
+#define RECORD_MAGIC 0x3252564bu /* "KVR2" */
 
 enum { HAS_TEXT = 1, HAS_ERROR = 2, HAS_TOKEN = 4, HAS_ALL = 7 };
 
-struct flat {
-    uint64_t unit_hi, unit_lo, bundle, prompt_hash;
-    uint64_t kv_bytes, kv_bytes_alone, kv_bytes_full, peak_bytes, want_bytes;
-    double score;
+/* What of the variable parts is there. */
+struct parts {
     uint64_t text_len, error_len;
-    int32_t setting, task, example, status, stop, n_prompt, n_new, truncated, rank, attempt;
     int32_t n_metric, n_budget, n_ledger, n_fidelity, n_vocab, n_first, n_top;
     uint32_t flags;
 };
-_Static_assert(sizeof(struct flat) == 12 * 8 + 18 * 4, "no padding in the flat form");
+_Static_assert(sizeof(struct parts) == 2 * 8 + 8 * 4, "no padding in the flat form");
 
 struct head {
     uint32_t magic, bytes;
@@ -76,32 +99,12 @@ static bool has_first(const struct record *r)
     return r->first && r->n_first > 0 && r->n_vocab > 0;
 }
 
-static void flat_from(struct flat *f, const struct record *r)
+static struct parts parts_of(const struct record *r)
 {
     bool first = has_first(r);
-    *f = (struct flat){
-        .unit_hi = r->unit_hi,
-        .unit_lo = r->unit_lo,
-        .bundle = r->bundle,
-        .prompt_hash = r->prompt_hash,
-        .kv_bytes = r->kv_bytes,
-        .kv_bytes_alone = r->kv_bytes_alone,
-        .kv_bytes_full = r->kv_bytes_full,
-        .peak_bytes = r->peak_bytes,
-        .want_bytes = r->want_bytes,
-        .score = r->score,
+    return (struct parts){
         .text_len = r->text ? r->n_text : 0,
         .error_len = r->error ? strlen(r->error) : 0,
-        .setting = r->setting,
-        .task = r->task,
-        .example = r->example,
-        .status = r->status,
-        .stop = r->stop,
-        .n_prompt = r->n_prompt,
-        .n_new = r->n_new,
-        .truncated = r->truncated,
-        .rank = r->rank,
-        .attempt = r->attempt,
         .n_metric = r->metric ? r->n_metric : 0,
         .n_budget = r->budget ? r->n_budget : 0,
         .n_ledger = r->ledger ? r->n_ledger : 0,
@@ -114,38 +117,10 @@ static void flat_from(struct flat *f, const struct record *r)
     };
 }
 
-static void flat_to(struct record *r, const struct flat *f)
+static void add_scalars(struct str *s, const struct record *r)
 {
-    *r = (struct record){
-        .unit_hi = f->unit_hi,
-        .unit_lo = f->unit_lo,
-        .bundle = f->bundle,
-        .prompt_hash = f->prompt_hash,
-        .kv_bytes = f->kv_bytes,
-        .kv_bytes_alone = f->kv_bytes_alone,
-        .kv_bytes_full = f->kv_bytes_full,
-        .peak_bytes = f->peak_bytes,
-        .want_bytes = f->want_bytes,
-        .score = f->score,
-        .setting = f->setting,
-        .task = f->task,
-        .example = f->example,
-        .status = f->status,
-        .stop = f->stop,
-        .n_prompt = f->n_prompt,
-        .n_new = f->n_new,
-        .truncated = f->truncated,
-        .rank = f->rank,
-        .attempt = f->attempt,
-        .n_text = (size_t)f->text_len,
-        .n_metric = f->n_metric,
-        .n_budget = f->n_budget,
-        .n_ledger = f->n_ledger,
-        .n_fidelity = f->n_fidelity,
-        .n_vocab = f->n_vocab,
-        .n_first = f->n_first,
-        .n_top = f->n_top,
-    };
+    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
+        str_addn(s, (const char *)r + columns[i].offset, columns[i].bytes);
 }
 
 /* Pairs of a 32-bit name and a 64-bit value go as 12 bytes, without the hole the structs have. */
@@ -157,16 +132,16 @@ static void add_pair(struct str *s, int32_t name, const void *value8)
 
 static void pack_small(const struct record *r, struct str *s)
 {
-    struct flat f;
-    flat_from(&f, r);
+    const struct parts f = parts_of(r);
     size_t at = s->n;
     struct head h = {RECORD_MAGIC, 0};
     str_addn(s, &h, sizeof h);
+    add_scalars(s, r);
     str_addn(s, &f, sizeof f);
     str_addn(s, r->text, f.text_len);
     str_addn(s, r->error, f.error_len);
     if (f.flags & HAS_TOKEN)
-        str_addn(s, r->token, (size_t)f.n_new * 4);
+        str_addn(s, r->token, (size_t)r->n_new * 4);
     for (int i = 0; i < f.n_metric; i++)
         add_pair(s, r->metric[i].name, &r->metric[i].value);
     for (int i = 0; i < f.n_budget; i++)
@@ -274,32 +249,55 @@ size_t record_small_bytes(const void *small, size_t n_small)
     return h.magic == RECORD_MAGIC && h.bytes <= n_small - sizeof h ? sizeof h + h.bytes : 0;
 }
 
-static bool flat_sane(const struct flat *f)
+static bool take_scalars(struct reader *in, struct record *r)
+{
+    bool ok = true;
+    for (size_t i = 0; i < sizeof columns / sizeof *columns && ok; i++)
+        ok = take(in, (char *)r + columns[i].offset, columns[i].bytes);
+    return ok;
+}
+
+static bool take_parts(struct reader *in, struct record *r, struct parts *f)
+{
+    if (!take(in, f, sizeof *f))
+        return false;
+    r->n_text = (size_t)f->text_len;
+    r->n_metric = f->n_metric;
+    r->n_budget = f->n_budget;
+    r->n_ledger = f->n_ledger;
+    r->n_fidelity = f->n_fidelity;
+    r->n_vocab = f->n_vocab;
+    r->n_first = f->n_first;
+    r->n_top = f->n_top;
+    return (f->flags & ~(uint32_t)HAS_ALL) == 0;
+}
+
+static bool is_sane(const struct record *r)
 {
     int64_t cells;
-    return f->status >= 0 && f->status < ST_N && f->stop >= 0 && f->stop < STOP_N && f->n_new >= 0 &&
-           f->n_metric >= 0 && f->n_budget >= 0 && f->n_ledger >= 0 && f->n_fidelity >= 0 &&
-           f->n_vocab >= 0 && f->n_first >= 0 && f->n_top >= 0 && (f->flags & ~(uint32_t)HAS_ALL) == 0 &&
-           !__builtin_mul_overflow((int64_t)f->n_vocab * f->n_first, INT64_C(2), &cells) &&
-           !__builtin_mul_overflow((int64_t)f->n_new * f->n_top, INT64_C(8), &cells);
+    return r->status >= 0 && r->status < ST_N && r->stop >= 0 && r->stop < STOP_N && r->n_new >= 0 &&
+           r->n_metric >= 0 && r->n_budget >= 0 && r->n_ledger >= 0 && r->n_fidelity >= 0 &&
+           r->n_vocab >= 0 && r->n_first >= 0 && r->n_top >= 0 &&
+           !__builtin_mul_overflow((int64_t)r->n_vocab * r->n_first, INT64_C(2), &cells) &&
+           !__builtin_mul_overflow((int64_t)r->n_new * r->n_top, INT64_C(8), &cells);
 }
 
 static bool unpack_small(struct reader *all, struct record *r)
 {
     struct head h;
-    struct flat f;
+    struct parts f;
     if (!take(all, &h, sizeof h) || h.magic != RECORD_MAGIC || h.bytes > all->left)
         return false;
     struct reader in = {all->p, h.bytes};
     all->p += h.bytes;
     all->left -= h.bytes;
-    if (!take(&in, &f, sizeof f) || !flat_sane(&f))
+    if (!take_scalars(&in, r) || !take_parts(&in, r, &f) || !is_sane(r))
         return false;
-    flat_to(r, &f);
     _Static_assert(sizeof *r->ledger == 16 && sizeof *r->fidelity == 16, "flat form without holes");
     return take_text(&in, &r->text, f.text_len, f.flags & HAS_TEXT) &&
            take_text(&in, &r->error, f.error_len, f.flags & HAS_ERROR) &&
-           take_array(&in, &r->token, f.flags & HAS_TOKEN ? (uint64_t)f.n_new : 0, 4) && take_pairs(&in, r) &&
+           take_array(&in, &r->token, f.flags & HAS_TOKEN ? (uint64_t)r->n_new : 0, 4) &&
+           take_pairs(&in, r) &&
            take_array(&in, &r->ledger, (uint64_t)f.n_ledger, sizeof *r->ledger) &&
            take_array(&in, &r->fidelity, (uint64_t)f.n_fidelity, sizeof *r->fidelity) && in.left == 0;
 }

@@ -18,16 +18,18 @@ struct record_metric {
     double value;
 };
 
+/* C types of the columns of record.def. */
+#define RECORD_C_I32    int32_t
+#define RECORD_C_U64    uint64_t
+#define RECORD_C_F64    double
+#define RECORD_C_STATUS int32_t /* enum record_status */
+#define RECORD_C_STOP   int32_t /* enum record_stop */
+
 /* Owned by whoever holds it; record_free releases all pointers. Arrays may be NULL when their count is 0. */
 struct record {
-    uint64_t unit_hi, unit_lo, bundle;
-    int32_t setting, task, example;
-    int32_t status, stop;
-    double score; /* NaN if not ok */
-    int32_t n_prompt, n_new, truncated;
-    uint64_t prompt_hash; /* XXH3-64 of the int32 token ids */
-    uint64_t kv_bytes, kv_bytes_alone, kv_bytes_full, peak_bytes, want_bytes;
-    int32_t rank, attempt;
+    /* its scalars: record.def */
+#define RECORD(type, name, role, since, units, what) RECORD_C_##type name;
+#include "run/record.def"
 
     char *text;     /* [n_text], then a NUL: the answer, UTF-8, which may hold NULs; NULL if there is none */
     size_t n_text;  /* bytes */
@@ -57,6 +59,19 @@ struct record {
         float kl, top1, gold_logprob;
     } * fidelity;
 };
+
+/* The scalars of a record as a table. */
+enum record_type { RECORD_I32, RECORD_U64, RECORD_F64, RECORD_STATUS, RECORD_STOP };
+enum record_role { RECORD_KEY, RECORD_ROW, RECORD_ANSWER, RECORD_SIZE, RECORD_MEASURED, RECORD_ORIGIN };
+struct record_column {
+    const char *name;
+    enum record_type type;
+    enum record_role role;
+    size_t offset, bytes; /* in struct record */
+};
+const struct record_column *record_column(int i); /* NULL past the end */
+/* Whether a scalar of two records is the same bits; NaNs are all the same. */
+bool record_same_column(const struct record_column *c, const struct record *x, const struct record *y);
 
 void record_free(struct record *r);
 /* Whether two answers are the same bytes; none is as an empty one. */

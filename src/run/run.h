@@ -114,6 +114,9 @@ int policy_prompt(enum run_mode mode, const char *method, const struct rewriter 
                   const struct run_model *m, const struct model_config *cfg, const struct tok *tok,
                   const struct task_traits *traits, const struct example *ex, struct prompt *p);
 void prompt_free(struct prompt *p);
+/* Ids that end an answer of this model (mode, template), ascending, each once; returns how many. What a task
+ * adds (a newline) is not among them. */
+int policy_stop_ids(enum run_mode mode, const struct run_model *m, const struct tok *tok, int32_t stop[8]);
 
 /* Tokenizer of a model path: a folder with tokenizer.json, or the tables inside a GGUF file. */
 int run_tok_open(struct tok **t, const char *model_path);

@@ -14,23 +14,28 @@ STOP = ["eos", "max_new", "newline"]
 BUDGET = ["n_init", "n_local", "topk", "kept_tokens", "kept_bits", "true_ratio"]
 PLACE = ["device", "host"]
 TABLES = {
-    "settings": [(n, TEXT) for n in "id model model_hash family method params overrides dtype cache_dtype".split()]
+    "settings": [(n, TEXT) for n in ("id model model_hash weights_xxh3 model_path weight_type family template "
+                                     "stop_ids").split()]
+    + [("max_len", I8)]
+    + [(n, TEXT) for n in "prompt_method method params overrides protocol refused dtype cache_dtype".split()]
     + [("nominal_ratio", F8)],
     "tasks": [("id", TEXT), ("params", TEXT), ("metric", TEXT), ("category", TEXT), ("n_examples", I4),
               ("source_sha256", TEXT)],
     "examples": [("task", I4), ("example", I4), ("id", TEXT), ("n_words", I4), ("length", F8), ("depth", F8),
                  ("iteration", I4), ("gold_at", I8), ("gold_len", I8)],
     "records": [("unit_hi", U8), ("unit_lo", U8), ("bundle", U8), ("setting", I4), ("task", I4), ("example", I4),
-                ("status", STATUS), ("stop", STOP), ("score", F8), ("n_prompt", I4), ("n_new", I4),
-                ("truncated", I4), ("prompt_hash", U8), ("kv_bytes", U8), ("kv_bytes_alone", U8),
-                ("kv_bytes_full", U8), ("peak_bytes", U8), ("want_bytes", U8), ("rank", I4), ("attempt", I4),
+                ("status", STATUS), ("stop", STOP), ("score", F8), ("n_prompt", I4),
+                ("n_context", I4), ("n_question", I4), ("n_new", I4), ("truncated", I4), ("prompt_hash", U8),
+                ("kv_bytes", U8), ("kv_bytes_alone", U8), ("kv_bytes_full", U8), ("context_bytes", U8),
+                ("context_bytes_full", U8), ("peak_bytes", U8), ("want_bytes", U8), ("kept_min", I4),
+                ("kept_max", I4), ("rank", I4), ("attempt", I4),
                 ("text_at", I8), ("text_len", I8), ("error_at", I8), ("error_len", I8), ("token_at", I8),
                 ("logit_at", I8), ("first_at", I8)],
     "metrics": [("record", I8), ("name", None), ("value", F8)],
     "budgets": [("record", I8), ("name", BUDGET), ("value", F8)],
     "ledger": [("record", I8), ("kind", None), ("place", PLACE), ("bytes", U8)],
-    "timing": [("setting", I4), ("task", I4), ("example", I4), ("s_prefill", F8), ("s_decode", F8),
-               ("s_prefill_limit", F8), ("s_decode_limit", F8), ("n_prompt", I4), ("n_new", I4),
+    "timing": [("setting", I4), ("task", I4), ("example", I4), ("repeat", I4), ("s_prefill", F8),
+               ("s_compress", F8), ("s_decode", F8), ("s_prefill_limit", F8), ("s_decode_limit", F8), ("n_prompt", I4), ("n_new", I4),
                ("peak_bytes", U8)],
     "fidelity": [("record", I8), ("step", I4), ("kl", F4), ("top1", F4), ("gold_logprob", F4)],
 }
@@ -91,7 +96,7 @@ def load(path):
         value = f.attrs[name]
         if not isinstance(text(value), str) if kind is str else int(value) != value:
             fail(f"attribute {name} is {value!r}")
-    if f.attrs["schema_version"] != 1 or "Ω" not in text(f.attrs["config_yaml"]):
+    if f.attrs["schema_version"] != 2 or "Ω" not in text(f.attrs["config_yaml"]):
         fail("root attributes")
     t = {name: check_table(f, name, columns) for name, columns in TABLES.items()}
     t["text"] = check_array(f["text"], "|u1").tobytes()
