@@ -417,15 +417,23 @@ done:
     return close_all(b, rc);
 }
 
-/* H5Fclose may write after any flush, so the sync comes after it, through a descriptor of its own. */
-static int sync_path(const char *path)
+/* H5Fclose may write after any flush, so the sync comes after it, through a descriptor of its own. A file of many
+ * gigabytes goes in parts, each of them a sign of life. */
+static int sync_path(const char *path, const struct poll *poll)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    bool ok = fd >= 0 && fsync(fd) == 0;
-    int e = errno;
+    enum { PART = 256 << 20 };
+    int fd = open(path, O_RDONLY | O_CLOEXEC), rc = 0;
+    off_t size = fd < 0 ? 0 : lseek(fd, 0, SEEK_END);
+    for (off_t at = 0; at < size && rc == 0; at += PART) {
+        (void)!sync_file_range(fd, at, PART,
+                               SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+        rc = poll_call(poll);
+    }
+    if (rc == 0 && (fd < 0 || fsync(fd) != 0))
+        rc = err_set(err_of_errno(errno), "cannot sync %s: %s", path, strerror(errno));
     if (fd >= 0)
         close(fd);
-    return ok ? 0 : err_set(err_of_errno(e), "cannot sync %s: %s", path, strerror(e));
+    return rc;
 }
 
 static int move_in_place(const char *tmp, const char *path)
@@ -455,7 +463,7 @@ int build_file(struct store *s, const char *path, bool logits, int deflate, int6
         rc = rc < 0 ? err_prefix(rc, "cannot write %s", path) : 0;
     }
     if (rc == 0)
-        rc = sync_path(tmp);
+        rc = sync_path(tmp, &s->poll);
     if (rc == 0 && lock)
         rc = lock_check(lock);
     if (rc == 0)

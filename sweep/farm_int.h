@@ -51,8 +51,14 @@ struct farm {
 void farm_fail(struct farm *f, int rc, int rank); /* rank -1: of no rank in particular */
 bool farm_stopping(const struct farm *f);
 void farm_refresh(struct farm *f);
-/* The leader's poll while it must not take messages: says that it lives. */
+/* The leader's poll: one round, in which all messages that are there become one group commit. Nonzero: give up. */
+int farm_serve(void *farm);
+/* Its poll while it must not take messages: says that it lives. */
 int farm_alive(void *farm);
+/* To all followers. */
+void farm_tell_all(struct farm *f, enum msg_kind kind, int rc);
+/* Records computed here, safe on disk when this returns. */
+void farm_commit_own(struct farm *f, const struct record *r, int n);
 int farm_follow(struct link *l, const struct plan *plan, const struct farm_options *opt);
 /* Reads what the file holds already: scores for the progress line, timings. */
 int farm_history(struct farm *f);

@@ -46,7 +46,7 @@ static bool is_sane(const struct wire_head *h)
            h->wish <= STOP_NOW && h->rc <= 0 && isfinite(h->s_step) && h->s_step >= 0 &&
            h->n_work == (h->kind == MSG_WORK ? (int32_t)sizeof(struct job) : 0) &&
            (body || (!h->n_small && !h->n_big)) && (h->kind == MSG_RESULT || !h->n_big) &&
-           (h->kind != MSG_RESULT || h->job >= 0);
+           (h->kind != MSG_RESULT || h->job >= 0) && (h->kind != MSG_ERROR || h->rc < 0);
 }
 
 static bool is_job(const struct job *j)

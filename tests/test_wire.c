@@ -125,6 +125,8 @@ static void test_refused(void **state)
     refused(&m, "ab", "holds values that no rank sends");
     m = (struct wire_msg){.kind = MSG_RESULT, .job = -1, .loaded = -1};
     refused(&m, NULL, "holds values that no rank sends");
+    m = (struct wire_msg){.kind = MSG_ERROR, .job = -1, .loaded = -1, .n_small = 2};
+    refused(&m, "ab", "holds values that no rank sends");
     m = (struct wire_msg){.kind = MSG_ALIVE, .job = -1, .loaded = -1, .s_step = NAN};
     refused(&m, NULL, "holds values that no rank sends");
     m = work();
