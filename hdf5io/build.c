@@ -417,16 +417,16 @@ done:
     return close_all(b, rc);
 }
 
-/* H5Fclose may write after any flush, so the sync comes after it, through a descriptor of its own. A file of many
- * gigabytes goes in parts, each of them a sign of life. */
+/* H5Fclose may write after any flush, so the sync comes after it, through a descriptor of its own. A file of
+ * many gigabytes goes in parts, each of them a sign of life. */
 static int sync_path(const char *path, const struct poll *poll)
 {
     enum { PART = 256 << 20 };
     int fd = open(path, O_RDONLY | O_CLOEXEC), rc = 0;
     off_t size = fd < 0 ? 0 : lseek(fd, 0, SEEK_END);
     for (off_t at = 0; at < size && rc == 0; at += PART) {
-        (void)!sync_file_range(fd, at, PART,
-                               SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+        (void)!sync_file_range(
+            fd, at, PART, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
         rc = poll_call(poll);
     }
     if (rc == 0 && (fd < 0 || fsync(fd) != 0))

@@ -39,7 +39,7 @@ struct lock {
     int fd;
     struct owner own;
     pthread_t thread;
-    bool beats;
+    bool beats, follows; /* own.id is that of another */
     atomic_bool ending;
 };
 
@@ -222,7 +222,10 @@ static int take(struct lock *l, double s_wait, const struct poll *poll)
 int lock_check(const struct lock *l)
 {
     char line[LINE + 1];
-    if (!read_line(l->path, line))
+    bool there = read_line(l->path, line);
+    if (l->follows && (!there || parse(line).id != l->own.id))
+        return err_set(ERR_AGAIN, "the run whose lock is %s has ended meanwhile: its own file stays", l->path);
+    if (!there)
         return err_set(ERR_AGAIN, "this run has lost its lock %s: %s", l->path, strerror(errno));
     struct owner o = parse(line);
     if (o.id == l->own.id)
@@ -275,6 +278,15 @@ int lock_take(struct lock **out, const char *dir, double s_wait, const struct po
     return 0;
 }
 
+void lock_follow(struct lock **out, const char *dir)
+{
+    char line[LINE + 1];
+    struct lock *l = mem_alloc(1, sizeof *l);
+    *l = (struct lock){.dir = mem_strdup(dir), .path = file_join(dir, "lock"), .fd = -1, .follows = true};
+    l->own.id = read_line(l->path, line) ? parse(line).id : 0;
+    *out = l;
+}
+
 void lock_drop(struct lock *l)
 {
     if (!l)
@@ -282,7 +294,8 @@ void lock_drop(struct lock *l)
     atomic_store(&l->ending, true);
     if (l->beats)
         pthread_join(l->thread, NULL);
-    (void)!ftruncate(l->fd, 0); /* an empty lock is nobody's */
+    if (l->fd >= 0)
+        (void)!ftruncate(l->fd, 0); /* an empty lock is nobody's */
     free_lock(l);
 }
 

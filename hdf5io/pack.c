@@ -25,22 +25,26 @@ int sink_pack(const char *path, int deflate)
     struct store_found found;
     char *dir = journal_dir(path);
     int rc;
-    struct lock *lock = NULL;
+    struct lock *lock = NULL, *other = NULL;
     if (deflate < 0 || deflate > 9) {
         free(dir);
         return err_set(ERR_INPUT, "deflate is %d: allowed are 0 (off) to 9", deflate);
     }
     store_init(&s, NULL);
     /* The journal may only go if nobody writes it; packing beside a running job is fine. */
-    if (file_is_dir(dir))
-        (void)!lock_take(&lock, dir, 0, NULL);
+    rc = file_is_dir(dir) ? lock_take(&lock, dir, 0, NULL) : 0;
+    if (rc == ERR_INPUT) /* a link, planted there */
+        goto done;
+    if (rc < 0)
+        lock_follow(&other, dir); /* when that run ends meanwhile, its file is the newer one */
     TRY_GOTO(load_one(&s, path, &found), done);
-    TRY_GOTO(build_file(&s, path, true, deflate, store_units(&s), lock), done);
+    TRY_GOTO(build_file(&s, path, true, deflate, store_units(&s), lock ? lock : other), done);
     if (lock && store_done(&s) >= s.book.n_unit)
         rc = journal_remove(dir);
 done:
     store_close(&s);
     lock_drop(lock);
+    lock_drop(other);
     free(dir);
     return rc;
 }

@@ -51,7 +51,8 @@ struct farm {
 void farm_fail(struct farm *f, int rc, int rank); /* rank -1: of no rank in particular */
 bool farm_stopping(const struct farm *f);
 void farm_refresh(struct farm *f);
-/* The leader's poll: one round, in which all messages that are there become one group commit. Nonzero: give up. */
+/* The leader's poll: one round, in which all messages that are there become one group commit. Nonzero: give
+ * up. */
 int farm_serve(void *farm);
 /* Its poll while it must not take messages: says that it lives. */
 int farm_alive(void *farm);

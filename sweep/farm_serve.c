@@ -92,8 +92,8 @@ static int add_bundle(struct arrived *a, struct str *text, size_t at, size_t n_s
     for (int i = 0; i < n_r; i++)
         *MEM_PUSH(a->r, a->n, a->cap) = r[i];
     free(r);
-    *MEM_PUSH(a->bundle, a->n_bundle, a->cap_bundle) = (struct sink_bundle){
-        text->data + at, text->data + at + n_small, n_small, text->n - at - n_small};
+    *MEM_PUSH(a->bundle, a->n_bundle, a->cap_bundle) =
+        (struct sink_bundle){text->data + at, text->data + at + n_small, n_small, text->n - at - n_small};
     int n_text = a->n_bundle - 1;
     *MEM_PUSH(a->text, n_text, a->cap_text) = *text;
     *text = (struct str){0};
@@ -247,4 +247,3 @@ int farm_serve(void *ctx)
         watch_task(f->link->watch, bundle ? "computes" : "", bundle, s_step);
     return f->fail || f->wish == STOP_NOW || f->link->lost;
 }
-

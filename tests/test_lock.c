@@ -218,6 +218,27 @@ static void test_ghost(void **state)
     place_remove(&p);
 }
 
+/* One that packs beside a run must not replace the file that the run left at its end. */
+static void test_follow(void **state)
+{
+    (void)state;
+    struct place p = place_make();
+    struct lock *l, *seen;
+    OK(lock_take(&l, p.journal, 5, NULL));
+    lock_follow(&seen, p.journal);
+    OK(lock_check(seen));
+    lock_drop(l);
+    assert_int_equal(lock_check(seen), ERR_AGAIN);
+    lock_drop(seen);
+    OK(lock_take(&l, p.journal, 5, NULL));
+    lock_follow(&seen, p.journal);
+    OK(journal_remove(p.journal));
+    assert_int_equal(lock_check(seen), ERR_AGAIN);
+    lock_drop(seen);
+    lock_drop(l);
+    place_remove(&p);
+}
+
 /* Links where temporary files and folders of an earlier run would lie. */
 static void test_temporary(void **state)
 {
@@ -255,7 +276,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plain), cmocka_unit_test(test_planted), cmocka_unit_test(test_elsewhere),
-        cmocka_unit_test(test_crowd), cmocka_unit_test(test_ghost),   cmocka_unit_test(test_temporary),
+        cmocka_unit_test(test_crowd), cmocka_unit_test(test_follow), cmocka_unit_test(test_ghost),   cmocka_unit_test(test_temporary),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
