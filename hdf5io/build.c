@@ -80,7 +80,8 @@ static int open_table(struct build *b, enum table_id id, int64_t n)
     const struct table *t = schema_table(id);
     int deflate =
         id <= T_EXAMPLES ? 0 : b->deflate; /* text lies elsewhere: filters would only see references */
-    TRY(out_open(&b->table[id], b->file, t->name, schema_compound(id, SCHEMA_VERSION), t->row_bytes, 0, n, deflate));
+    TRY(out_open(&b->table[id], b->file, t->name, schema_compound(id, SCHEMA_VERSION), t->row_bytes, 0, n,
+                 deflate));
     return schema_describe(b->table[id].dset, id) < 0 ? h5_error(ERR_IO, "cannot describe /%s", t->name) : 0;
 }
 
@@ -329,7 +330,7 @@ static int add_record(struct build *b, int64_t k, const struct record *r)
 {
     struct row_record w = {
 #define RECORD(type, name, role, since, units, what) .name = r->name,
-#define PLACE(name, units, what)              .name = -1,
+#define PLACE(name, units, what)                     .name = -1,
 #include "run/record.def"
     };
     int64_t at, len;

@@ -224,7 +224,8 @@ int lock_check(const struct lock *l)
     char line[LINE + 1];
     bool there = read_line(l->path, line);
     if (l->follows && (!there || parse(line).id != l->own.id))
-        return err_set(ERR_AGAIN, "the run whose lock is %s has ended meanwhile: its own file stays", l->path);
+        return err_set(ERR_AGAIN, "the run whose lock is %s has ended meanwhile: its own file stays",
+                       l->path);
     if (!there)
         return err_set(ERR_AGAIN, "this run has lost its lock %s: %s", l->path, strerror(errno));
     struct owner o = parse(line);

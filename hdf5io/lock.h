@@ -19,9 +19,11 @@ struct lock;
  * (may be NULL).
  */
 int lock_take(struct lock **l, const char *dir, double s_wait, const struct poll *poll);
-/* For one that works beside the holder (`kvsweep pack`): lock_check then tells whether the lock is still as it was. */
+/* For one that works beside the holder (`kvsweep pack`): lock_check then tells whether the lock is still as
+ * it was. */
 void lock_follow(struct lock **l, const char *dir);
-/* Whether the lock still names this process (or that which is followed): ERR_AGAIN with who has it now, if not. */
+/* Whether the lock still names this process (or that which is followed): ERR_AGAIN with who has it now, if
+ * not. */
 int lock_check(const struct lock *l);
 void lock_drop(struct lock *l); /* gives it back; accepts NULL */
 /* Whether a living process seems to hold the lock of a folder: by flock(), without waiting. */

@@ -72,8 +72,9 @@ struct sink_type {
     int (*open)(struct sink **s, const char *path, const struct sink_plan *plan);
     /* Whether the unit is already in the file or journal. */
     bool (*has)(const struct sink *s, uint64_t unit_hi, uint64_t unit_lo);
-    /* Appends n finished bundles as they came from the rank that computed them; returns after they are safe on
-     * disk (group commit). ERR_INPUT: a damaged pack, ERR_INTERNAL: one of another plan; nothing is kept then. */
+    /* Appends n finished bundles as they came from the rank that computed them; returns after they are safe
+     * on disk (group commit). ERR_INPUT: a damaged pack, ERR_INTERNAL: one of another plan; nothing is kept
+     * then. */
     int (*put)(struct sink *s, const struct sink_bundle *b, int n);
     int (*put_timing)(struct sink *s, const struct sink_timing *t, int n);
     /* Rebuilds FILE.h5 from the journal when the last rebuild is older than its interval or `now`; without

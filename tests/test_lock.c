@@ -275,8 +275,9 @@ static void test_temporary(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_plain), cmocka_unit_test(test_planted), cmocka_unit_test(test_elsewhere),
-        cmocka_unit_test(test_crowd), cmocka_unit_test(test_follow), cmocka_unit_test(test_ghost),   cmocka_unit_test(test_temporary),
+        cmocka_unit_test(test_plain),     cmocka_unit_test(test_planted), cmocka_unit_test(test_elsewhere),
+        cmocka_unit_test(test_crowd),     cmocka_unit_test(test_follow),  cmocka_unit_test(test_ghost),
+        cmocka_unit_test(test_temporary),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
