@@ -368,6 +368,7 @@ static int add_all(struct build *b)
         int rc = add_record(b, k, &r);
         record_free(&r);
         TRY(rc);
+        TRY(poll_call(&b->s->poll));
     }
     return 0;
 }
@@ -454,15 +455,23 @@ done:
     return close_all(b, rc);
 }
 
-/* H5Fclose may write after any flush, so the sync comes after it, through a descriptor of its own. */
-static int sync_path(const char *path)
+/* H5Fclose may write after any flush, so the sync comes after it, through a descriptor of its own. A file of
+ * many gigabytes goes in parts, each of them a sign of life. */
+static int sync_path(const char *path, const struct poll *poll)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    bool ok = fd >= 0 && fsync(fd) == 0;
-    int e = errno;
+    enum { PART = 256 << 20 };
+    int fd = open(path, O_RDONLY | O_CLOEXEC), rc = 0;
+    off_t size = fd < 0 ? 0 : lseek(fd, 0, SEEK_END);
+    for (off_t at = 0; at < size && rc == 0; at += PART) {
+        (void)!sync_file_range(
+            fd, at, PART, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+        rc = poll_call(poll);
+    }
+    if (rc == 0 && (fd < 0 || fsync(fd) != 0))
+        rc = err_set(err_of_errno(errno), "cannot sync %s: %s", path, strerror(errno));
     if (fd >= 0)
         close(fd);
-    return ok ? 0 : err_set(ERR_IO, "cannot sync %s: %s", path, strerror(e));
+    return rc;
 }
 
 static int move_in_place(const char *tmp, const char *path)
@@ -477,7 +486,8 @@ static int move_in_place(const char *tmp, const char *path)
     return rc;
 }
 
-int build_file(struct store *s, const char *path, bool logits, int deflate, int64_t n_unit, int64_t *n_lost)
+int build_file(struct store *s, const char *path, bool logits, int deflate, int64_t n_unit,
+               const struct lock *lock, int64_t *n_lost)
 {
     struct build b = {.s = s, .file = -1, .logits = logits, .deflate = deflate};
     if (s->book.version != SCHEMA_VERSION)
@@ -486,19 +496,25 @@ int build_file(struct store *s, const char *path, bool logits, int deflate, int6
             "cannot write %s: results of schema version %d stay as they are, their unit ids mean something "
             "else in version %d",
             path, s->book.version, SCHEMA_VERSION);
-    char *real = file_resolve(path), *tmp = mem_printf("%s.tmp.%d", real, (int)getpid());
+    char *real = file_resolve(path), *tmp = NULL;
+    int rc = file_is_special(real) ? err_set(ERR_INPUT, "%s is not a regular file", path) : 0, fd = -1;
     h5_quiet();
-    int rc = file_is_special(real) ? err_set(ERR_INPUT, "%s is not a regular file", path)
-                                   : write_file(&b, tmp, real, n_unit);
-    if (rc < 0)
-        rc = err_prefix(rc, "cannot write %s", path);
+    if (rc == 0 && !(tmp = file_temp(real, &fd)))
+        rc = err_of_errno(errno);
+    if (rc == 0) {
+        close(fd);
+        rc = write_file(&b, tmp, real, n_unit);
+        rc = rc < 0 ? err_prefix(rc, "cannot write %s", path) : 0;
+    }
     if (rc == 0)
         rc = seal_put(tmp);
     if (rc == 0)
-        rc = sync_path(tmp);
+        rc = sync_path(tmp, &s->poll);
+    if (rc == 0 && lock)
+        rc = lock_check(lock);
     if (rc == 0)
         rc = move_in_place(tmp, real);
-    if (rc < 0)
+    if (rc < 0 && tmp)
         unlink(tmp);
     free(tmp);
     free(real);

@@ -36,11 +36,11 @@ int h5_error(int code, const char *fmt, ...)
     H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_innermost, why);
     H5Eclear2(H5E_DEFAULT);
     /* "file write failed: time = …, errno = 28, error message = 'No space left on device', …" */
-    char *system = strstr(why, "error message = '");
+    char *system = strstr(why, "error message = '"), *number = strstr(why, "errno = ");
     if (system) {
         system += strlen("error message = '");
         system[strcspn(system, "'")] = 0;
-        return err_set(ERR_IO, "%s: %s", what, system);
+        return err_set(err_of_errno(number ? atoi(number + strlen("errno = ")) : 0), "%s: %s", what, system);
     }
     return why[0] ? err_set(code, "%s: HDF5 says %s", what, why) : err_set(code, "%s", what);
 }

@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -54,7 +53,8 @@ int journal_pwrite(int fd, const void *data, size_t n, uint64_t at, const char *
         if (k < 0 && errno == EINTR)
             continue;
         if (k <= 0)
-            return err_set(ERR_IO, "cannot write %s: %s (what is finished stays readable)", path,
+            return err_set(k < 0 ? err_of_errno(errno) : ERR_IO,
+                           "cannot write %s: %s (what is finished stays readable)", path,
                            k < 0 ? strerror(errno) : "nothing was taken");
         p += k;
         at += (uint64_t)k;
@@ -77,60 +77,6 @@ int journal_pread(int fd, void *dst, size_t n, uint64_t at, const char *path)
         n -= (size_t)k;
     }
     return 0;
-}
-
-/* ---- lock ---- */
-static int say_who(int fd, const char *dir)
-{
-    char who[128] = {0};
-    if (pread(fd, who, sizeof who - 1, 0) < 0)
-        who[0] = 0;
-    who[strcspn(who, "\n")] = 0;
-    return err_set(ERR_INPUT, "another run is writing these results (%s; lock file %s/lock)",
-                   who[0] ? who : "unknown process", dir);
-}
-
-int journal_lock(const char *dir, int *fd_out)
-{
-    char *path = file_join(dir, "lock");
-    int rc = 0, fd = -1;
-    for (;;) {
-        TRY_GOTO(file_mkdirs(dir), done);
-        fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-        if (fd < 0) {
-            if (errno == ENOENT) /* the folder went away between the two calls */
-                continue;
-            rc = err_set(ERR_IO, "cannot open %s: %s", path, strerror(errno));
-            goto done;
-        }
-        if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
-            if (errno == EWOULDBLOCK) {
-                rc = say_who(fd, dir);
-                goto done;
-            }
-            log_warn("%s cannot be locked (%s): make sure that only one run writes these results", path,
-                     strerror(errno));
-        }
-        /* a finished run may have renamed the folder while we waited to lock its file */
-        struct stat a, b;
-        if (fstat(fd, &a) == 0 && stat(path, &b) == 0 && a.st_ino == b.st_ino && a.st_dev == b.st_dev)
-            break;
-        close(fd);
-        fd = -1;
-    }
-    char host[64] = "?";
-    gethostname(host, sizeof host - 1);
-    char *who = mem_printf("process %d on %s\n", (int)getpid(), host);
-    if (ftruncate(fd, 0) != 0 || pwrite(fd, who, strlen(who), 0) < 0)
-        log_debug("cannot note the owner in %s", path); /* only for the message above */
-    free(who);
-    *fd_out = fd;
-    fd = -1;
-done:
-    if (fd >= 0)
-        close(fd);
-    free(path);
-    return rc;
 }
 
 /* ---- names ---- */
@@ -180,7 +126,7 @@ int journal_list(const char *dir, char ***names, int *n)
 /* ---- writing ---- */
 static int open_new(const char *path)
 {
-    return open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    return open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
 }
 
 static int open_attempt(struct journal *j, const char *dir)
@@ -201,10 +147,10 @@ static int open_attempt(struct journal *j, const char *dir)
         j->fd = open_new(j->path);
     } while (j->fd < 0 && errno == EEXIST && j->attempt < 10000000);
     if (j->fd < 0)
-        return err_set(ERR_IO, "cannot make %s: %s", j->path, strerror(errno));
+        return err_set(err_of_errno(errno), "cannot make %s: %s", j->path, strerror(errno));
     char *big = mem_printf("%s.big", j->path);
     j->fd_big = open_new(big);
-    int rc = j->fd_big < 0 ? err_set(ERR_IO, "cannot make %s: %s", big, strerror(errno)) : 0;
+    int rc = j->fd_big < 0 ? err_set(err_of_errno(errno), "cannot make %s: %s", big, strerror(errno)) : 0;
     free(big);
     return rc;
 }
@@ -272,7 +218,7 @@ static int sync_file(int fd, const char *path)
 {
     while (fdatasync(fd) != 0)
         if (errno != EINTR)
-            return err_set(ERR_IO, "cannot sync %s: %s (what is finished stays readable)", path,
+            return err_set(err_of_errno(errno), "cannot sync %s: %s (what is finished stays readable)", path,
                            strerror(errno));
     return 0;
 }
@@ -293,7 +239,11 @@ static void remove_folder(const char *dir)
 {
     char **names;
     int n;
-    if (!file_is_dir(dir) || file_list(dir, &names, &n) < 0)
+    if (!file_is_real_dir(dir)) { /* what a link leads to is not ours; the name is */
+        unlink(dir);
+        return;
+    }
+    if (file_list(dir, &names, &n) < 0)
         return;
     for (int i = 0; i < n; i++) {
         char *p = file_join(dir, names[i]);

@@ -1,5 +1,5 @@
 /* The journal of a run: FILE.h5.journal/ beside FILE.h5, the truth while a sweep runs.
- *   lock                 held (flock) by the one process that writes
+ *   lock                 held by the one process that writes (lock.h)
  *   RUN.ATTEMPT          RUN 16 hex digits, ATTEMPT counts up: entries, append-only
  *   RUN.ATTEMPT.big      logits of the entries' records, append-only
  *   base.N.h5            a results file that was there before and is being extended
@@ -31,9 +31,6 @@ struct journal {
 };
 
 char *journal_dir(const char *path); /* PATH.journal, beside what a link leads to; owned */
-/* Makes the folder and takes the lock; *fd is the lock's. ERR_INPUT if another process has it (says which).
- */
-int journal_lock(const char *dir, int *fd);
 /* Starts the next attempt with the plan at its head; safe on disk when it returns. */
 int journal_open(struct journal *j, const char *dir, const struct book *plan);
 void journal_close(struct journal *j);

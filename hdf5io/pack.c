@@ -9,7 +9,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static int load_one(struct store *s, const char *path, struct store_found *found)
 {
@@ -27,30 +26,34 @@ int sink_pack(const char *path, int deflate)
     struct store_found found;
     char *dir = journal_dir(path);
     int64_t n_lost = 0;
-    int rc, lock = -1;
+    int rc;
+    struct lock *lock = NULL, *other = NULL;
     if (deflate < 0 || deflate > 9) {
         free(dir);
         return err_set(ERR_INPUT, "deflate is %d: allowed are 0 (off) to 9", deflate);
     }
     store_init(&s, NULL);
     /* The journal may only go if nobody writes it; packing beside a running job is fine. */
-    if (file_is_dir(dir) && journal_lock(dir, &lock) < 0)
-        lock = -1;
+    rc = file_is_dir(dir) ? lock_take(&lock, dir, 0, NULL) : 0;
+    if (rc == ERR_INPUT) /* a link, planted there */
+        goto done;
+    if (rc < 0)
+        lock_follow(&other, dir); /* when that run ends meanwhile, its file is the newer one */
     TRY_GOTO(load_one(&s, path, &found), done);
     if (found.bad_file)
         TRY_GOTO(keep_damaged(path), done);
-    TRY_GOTO(build_file(&s, path, true, deflate, store_units(&s), &n_lost), done);
+    TRY_GOTO(build_file(&s, path, true, deflate, store_units(&s), lock ? lock : other, &n_lost), done);
     if (n_lost)
         log_warn(
             "%s: the logits of %lld units are damaged in the journal, which stays: the run computes them "
             "again",
             path, (long long)n_lost);
-    else if (lock >= 0 && store_done(&s) >= s.book.n_unit)
+    else if (lock && store_done(&s) >= s.book.n_unit)
         rc = s.damaged ? journal_keep(dir) : journal_remove(dir);
 done:
     store_close(&s);
-    if (lock >= 0)
-        close(lock);
+    lock_drop(lock);
+    lock_drop(other);
     free(dir);
     return rc;
 }
@@ -137,7 +140,7 @@ int sink_merge(const char *const *paths, int n, const char *out, bool keep_first
     else
         TRY_GOTO(refuse_conflicts(&s), done);
     int64_t n_lost = 0;
-    rc = build_file(&s, out, true, 0, merged_units(&s, c, n), &n_lost);
+    rc = build_file(&s, out, true, 0, merged_units(&s, c, n), NULL, &n_lost);
     if (rc == 0 && n_lost)
         log_warn("%s: the logits of %lld units are damaged in the journals: a run computes them again", out,
                  (long long)n_lost);

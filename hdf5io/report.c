@@ -44,10 +44,11 @@ static void head(struct str *o, const struct summary *s)
     str_printf(o,
                "</style></head><body>\n<h1>What the KV cache compressors cost and give</h1>\n<p "
                "class=\"sub\">%d settings × %lld "
-               "examples of %d task%s; %lld of %lld units done%s · mode %s</p>\n",
+               "examples of %d task%s; %lld of %lld units done%s · mode ",
                r->n_setting, (long long)r->n_example, r->n_task, r->n_task == 1 ? "" : "s",
-               (long long)r->n_record, (long long)r->n_unit, r->running ? " (still running)" : "",
-               r->mode ? r->mode : "");
+               (long long)r->n_record, (long long)r->n_unit, r->running ? " (still running)" : "");
+    str_add_html(o, r->mode ? r->mode : "");
+    str_add(o, "</p>\n");
 }
 
 static void settings_section(struct str *o, const struct summary *s)

@@ -4,6 +4,7 @@
 #ifndef KVS_HDF5IO_SINK_H
 #define KVS_HDF5IO_SINK_H
 
+#include "base/poll.h"
 #include "run/record.h"
 #include "task/task.h"
 
@@ -50,6 +51,8 @@ struct sink_plan {
     const struct sink_example *example;
     int64_t n_example;
     int64_t n_unit; /* units the whole grid has */
+    double s_wait; /* until the lock of a run on another machine whose heartbeat stands still is taken over */
+    struct poll poll; /* called while files are read and written */
 };
 struct sink_timing {
 #define TIMING(type, name, since, units, what) SINK_C_##type name;

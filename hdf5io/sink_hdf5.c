@@ -26,7 +26,7 @@ struct shape_of {
 };
 struct sink {
     char *path, *dir;
-    int lock;
+    struct lock *lock;
     struct store store;
     struct journal journal;
     int source;              /* of this attempt in the store */
@@ -44,8 +44,7 @@ static void free_sink(struct sink *s)
     journal_close(&s->journal);
     store_close(&s->store);
     book_free(&s->plan);
-    if (s->lock >= 0)
-        close(s->lock);
+    lock_drop(s->lock);
     free(s->shape);
     free(s->path);
     free(s->dir);
@@ -69,7 +68,15 @@ static int failed(const struct sink *s)
 }
 
 /* ---- opening ---- */
-/* Removes what killed rebuilds of this host left: PATH.tmp.PID of processes that are gone. */
+static bool stale_pid(const char *text, int64_t *pid) /* PID, or PID.RANDOM */
+{
+    char number[24];
+    size_t n = strcspn(text, ".");
+    snprintf(number, sizeof number, "%.*s", (int)(n < 23 ? n : 23), text);
+    return str_to_int(number, pid) && *pid >= 1 && *pid <= INT32_MAX;
+}
+
+/* Removes what killed rebuilds of this host left: PATH.tmp.PID.RANDOM of processes that are gone. */
 static void remove_stale(const char *path)
 {
     char *copy = mem_strdup(path), *slash = strrchr(copy, '/');
@@ -83,11 +90,11 @@ static void remove_stale(const char *path)
         for (int i = 0; i < n; i++) {
             int64_t pid;
             if (strncmp(names[i], base, n_base) != 0 || strncmp(names[i] + n_base, ".tmp.", 5) != 0 ||
-                !str_to_int(names[i] + n_base + 5, &pid) || pid < 1 || pid > INT32_MAX)
+                !stale_pid(names[i] + n_base + 5, &pid))
                 continue;
             if (kill((pid_t)pid, 0) == 0 || errno != ESRCH)
                 continue;
-            char *p = mem_printf("%s.tmp.%d", path, (int)pid);
+            char *p = mem_printf("%s%s", path, names[i] + n_base);
             unlink(p);
             free(p);
         }
@@ -98,7 +105,9 @@ static void remove_stale(const char *path)
 
 static int copy_file(const char *from, const char *to)
 {
-    int in = open(from, O_RDONLY | O_CLOEXEC), out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    int in = open(from, O_RDONLY | O_CLOEXEC), out;
+    unlink(to); /* of a run that was killed */
+    out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
     char *buf = mem_grow(NULL, 1 << 20, 1);
     ssize_t n = in < 0 || out < 0 ? -1 : 1;
     while (n > 0 && (n = read(in, buf, 1 << 20)) > 0)
@@ -107,8 +116,9 @@ static int copy_file(const char *from, const char *to)
                 n = -1;
                 break;
             }
-    int rc =
-        n < 0 || fsync(out) != 0 ? err_set(ERR_IO, "cannot copy %s to %s: %s", from, to, strerror(errno)) : 0;
+    int rc = n < 0 || fsync(out) != 0
+                 ? err_set(err_of_errno(errno), "cannot copy %s to %s: %s", from, to, strerror(errno))
+                 : 0;
     free(buf);
     if (in >= 0)
         close(in);
@@ -160,6 +170,7 @@ static int load(struct sink *s, const struct sink_plan *plan, struct store_found
 {
     book_from_plan(&s->plan, plan);
     store_init(&s->store, &s->plan);
+    s->store.poll = plan->poll;
     TRY(store_load(&s->store, s->path, &s->plan.run, found));
     s->plan.created = book_keep(&s->plan, s->store.book.created, strlen(s->store.book.created));
     s->shape = mem_alloc((size_t)s->store.book.n_setting, sizeof *s->shape);
@@ -198,13 +209,12 @@ static int sink_open(struct sink **out, const char *path, const struct sink_plan
 {
     struct store_found found = {0};
     struct sink *s = mem_alloc(1, sizeof *s);
-    *s = (struct sink){
-        .path = file_resolve(path), .dir = journal_dir(path), .lock = -1, .t_built = clock_now()};
+    *s = (struct sink){.path = file_resolve(path), .dir = journal_dir(path), .t_built = clock_now()};
     s->journal.fd = s->journal.fd_big = -1;
     bool had_journal = file_is_dir(s->dir);
     int rc;
     *out = NULL;
-    TRY_GOTO(journal_lock(s->dir, &s->lock), done);
+    TRY_GOTO(lock_take(&s->lock, s->dir, plan->s_wait, &plan->poll), done);
     journal_clean(s->dir);
     remove_stale(s->path);
     TRY_GOTO(load(s, plan, &found), done);
@@ -221,7 +231,7 @@ static int sink_open(struct sink **out, const char *path, const struct sink_plan
     *out = s;
     return 0;
 done:
-    if (!had_journal && s->lock >= 0)
+    if (!had_journal && s->lock)
         (void)!journal_remove(s->dir); /* nothing but our lock; the error to tell is the first one */
     free_sink(s);
     return rc;
@@ -290,6 +300,7 @@ static int sink_put(struct sink *s, const struct sink_bundle *b, int n)
     TRY(failed(s));
     if (n == 0)
         return 0;
+    TRY(fail(s, lock_check(s->lock)));
     struct pending *p = mem_alloc((size_t)n, sizeof *p);
     int rc = fail(s, put_bundles(s, b, n, p));
     free(p);
@@ -343,7 +354,7 @@ static int rebuild(struct sink *s, bool whole)
 {
     double t0 = clock_now();
     int64_t n_lost = 0;
-    int rc = build_file(&s->store, s->path, whole, 0, store_units(&s->store), &n_lost);
+    int rc = build_file(&s->store, s->path, whole, 0, store_units(&s->store), s->lock, &n_lost);
     s->t_built = clock_now();
     s->s_built = s->t_built - t0;
     if (rc == 0 && n_lost)
@@ -384,6 +395,8 @@ static int sink_close(struct sink *s)
     bool complete = rc == 0 && store_done(&s->store) >= s->plan.n_unit;
     if (rc == 0)
         rc = sink_refresh(s, true, complete);
+    if (rc == 0 && complete)
+        rc = lock_check(s->lock);
     if (rc == 0 && complete)
         rc = s->store.damaged ? journal_keep(s->dir) : journal_remove(s->dir);
     free_sink(s);

@@ -237,6 +237,7 @@ int store_index(struct store *s, int source, const struct journal_head *h, const
     struct source *c = &s->source[source];
     struct record *r;
     int n, rc = 0;
+    TRY(poll_call(&s->poll));
     TRY(record_unpack(payload, h->n_small, NULL, 0, &r, &n));
     uint64_t big = 0;
     for (int i = 0; i < n; i++)

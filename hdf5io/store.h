@@ -6,6 +6,7 @@
 #ifndef KVS_HDF5IO_STORE_H
 #define KVS_HDF5IO_STORE_H
 
+#include "base/poll.h"
 #include "hdf5io/h5file.h"
 #include "hdf5io/journal.h"
 
@@ -39,6 +40,7 @@ struct source {
     bool credited;   /* the book lists what computed it */
 };
 struct store {
+    struct poll poll; /* called with every entry that is read and every record that is written */
     struct book book;
     bool old_journal;            /* an attempt of an earlier schema was left out */
     bool has_origin;             /* the book says what computed the units: some were found */

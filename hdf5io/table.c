@@ -24,13 +24,16 @@ static void row_begin(struct pen *p, bool head)
         str_add(p->out, "<tr>");
 }
 
-/* A bar would end the cell, a line end the table. */
+/* A bar would end the cell, a line end the table; names are neither links nor HTML. */
 static void add_markdown(struct str *out, const char *text)
 {
     for (; *text; text++) {
-        if (*text == '|' || *text == '\\')
+        if (strchr("|\\[", *text))
             str_addc(out, '\\');
-        str_addc(out, *text == '\n' || *text == '\r' ? ' ' : *text);
+        if (*text == '<')
+            str_add(out, "&lt;");
+        else
+            str_addc(out, *text == '\n' || *text == '\r' ? ' ' : *text);
     }
 }
 

@@ -18,12 +18,14 @@
 #ifndef KVS_KERNELS_COMM_H
 #define KVS_KERNELS_COMM_H
 
+#include "base/poll.h"
 #include "kernels/ops.h"
 
 struct comm {
     const char *way; /* "host", "nccl" */
     int rank, n_rank;
     double s_wait;
+    struct poll poll; /* called while this rank waits for others; what it says is for the loader */
     struct ops *ops;
     bool met;  /* for users: this rank has taken part in its first exchange */
     bool lost; /* see above */
@@ -41,7 +43,7 @@ struct comm {
  * the order of their ranks. *c is NULL for colour -1 and for groups of one. `gpus`: ops->join is tried, and
  * without it the group goes through the host, with one line in the log of its first rank. ERR_NOMEM without
  * pinned memory, ERR_IO. */
-int comm_open(struct comm **c, struct ops *ops, int colour, bool gpus, double s_wait);
+int comm_open(struct comm **c, struct ops *ops, int colour, bool gpus, double s_wait, struct poll poll);
 void comm_close(struct comm *c); /* accepts NULL; not collective */
 
 #endif

@@ -41,6 +41,13 @@ static int lose(struct comm *c, int code)
     return code;
 }
 
+/* Once more round a loop that waits for others. A rank that is told to give up there leaves the others
+ * behind, so the group is lost. */
+static int wait_on(struct comm *c)
+{
+    return poll_call(&c->poll) < 0 ? lose(c, ERR_INTERNAL) : 0;
+}
+
 /* Messages from one to one, so that it is known who is missing. */
 static int exchange(struct comm *c, const void *mine, void *all, size_t bytes)
 {
@@ -56,6 +63,7 @@ static int exchange(struct comm *c, const void *mine, void *all, size_t bytes)
     while (MPI_Testall(2 * n, r, &done, MPI_STATUSES_IGNORE), !done) {
         if (clock_now() - begin > c->s_wait)
             break;
+        TRY(wait_on(c)); /* MPI still holds r */
         usleep(clock_now() - begin < 0.01 ? 0 : 500);
     }
     for (int i = 0; i < 2 * n && !done && missing < 0; i++) {
@@ -82,6 +90,7 @@ static int send_piece(struct comm *c, void *data, size_t bytes, int root)
         if (clock_now() - begin > c->s_wait)
             return lose(c, err_set(ERR_IO, "weights stopped on their way from rank %d: nothing for %g s",
                                    g->world[root], c->s_wait));
+        TRY(wait_on(c));
         pause_after(begin);
     }
     return 0;
@@ -183,7 +192,7 @@ static int choose_way(struct comm *c, bool gpus)
                : err_set(ERR_NOMEM, "rank %d has no pinned memory to hand weights on", g->world[first]);
 }
 
-int comm_open(struct comm **out, struct ops *ops, int colour, bool gpus, double s_wait)
+int comm_open(struct comm **out, struct ops *ops, int colour, bool gpus, double s_wait, struct poll poll)
 {
     MPI_Comm mpi;
     int me = 0;
@@ -195,7 +204,7 @@ int comm_open(struct comm **out, struct ops *ops, int colour, bool gpus, double 
         return 0;
     struct comm *c = mem_alloc(1, sizeof *c);
     struct group *g = mem_alloc(1, sizeof *g);
-    *c = (struct comm){.ops = ops, .s_wait = s_wait, .exchange = exchange, .impl = g};
+    *c = (struct comm){.ops = ops, .s_wait = s_wait, .poll = poll, .exchange = exchange, .impl = g};
     g->mpi = mpi;
     MPI_Comm_rank(mpi, &c->rank);
     MPI_Comm_size(mpi, &c->n_rank);
@@ -221,9 +230,9 @@ void comm_close(struct comm *c)
 
 #else
 
-int comm_open(struct comm **c, struct ops *ops, int colour, bool gpus, double s_wait)
+int comm_open(struct comm **c, struct ops *ops, int colour, bool gpus, double s_wait, struct poll poll)
 {
-    (void)ops, (void)colour, (void)gpus, (void)s_wait;
+    (void)ops, (void)colour, (void)gpus, (void)s_wait, (void)poll;
     *c = NULL;
     return err_set(ERR_INTERNAL, "a group of ranks in a build without MPI");
 }

@@ -123,6 +123,14 @@ int time_out(nccl *n, const struct comm *c, const char *what)
     return fail(n, what, why);
 }
 
+int give_up(nccl *n, const char *what)
+{
+    if (n->comm)
+        (void)n->abort(n->comm);
+    n->comm = NULL;
+    return fail(n, what, "stopped");
+}
+
 // Until NCCL has taken what was given to it (r: what the call returned) and, if `work`, the GPU has done it.
 int wait_done(nccl *n, const struct comm *c, ncclResult_t r, bool work, const char *what)
 {
@@ -145,6 +153,8 @@ int wait_done(nccl *n, const struct comm *c, ncclResult_t r, bool work, const ch
         }
         if (now() - begin > c->s_wait)
             return time_out(n, c, what);
+        if (c->poll.call && c->poll.call(c->poll.ctx) != 0)
+            return give_up(n, what);
         rest(begin);
     }
 }

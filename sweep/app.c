@@ -167,6 +167,13 @@ static size_t width_of(const char *s, size_t n)
     return w;
 }
 
+/* Text of files goes to terminals, which obey control characters. */
+static void put_cell(FILE *out, const char *s, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        fputc((unsigned char)s[i] < 0x20 || s[i] == 0x7f ? '?' : s[i], out);
+}
+
 void app_table(FILE *out, const char *cells, const char *right)
 {
     size_t width[MAX_COLUMNS] = {0};
@@ -179,7 +186,8 @@ void app_table(FILE *out, const char *cells, const char *right)
                 width[col] = w;
             size_t pad = col < MAX_COLUMNS ? width[col] - w : 0;
             if (pass == 1) {
-                fprintf(out, "%*s%.*s", flush ? (int)pad : 0, "", (int)n, p);
+                fprintf(out, "%*s", flush ? (int)pad : 0, "");
+                put_cell(out, p, n);
                 fprintf(out, "%*s%s", flush || last ? 0 : (int)pad, "", last ? "\n" : "  ");
             }
             col = last ? 0 : col + 1;

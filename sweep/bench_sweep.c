@@ -4,11 +4,14 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "hdf5io/journal.h"
 #include "hdf5io/sink.h"
 #include "sweep/bench.h"
 #include "sweep/plan.h"
 
+#include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 /* Settings of one needle example that share its prompt pass: together against one by one, and the journal's
@@ -114,12 +117,25 @@ static void sweep_table(struct bench *b, const struct taken *all, const struct t
     bench_row(b, "prompt passes' share, one by one", one->s_passes / one->s_run, "", 0, "");
 }
 
+static void remove_results(const char *path, const char *dir)
+{
+    char *journal = journal_dir(path);
+    if (file_is_real_dir(journal))
+        (void)!journal_remove(journal);
+    unlink(path);
+    rmdir(dir);
+    free(journal);
+}
+
 static int sweep_rows(struct bench *b, const struct plan *p)
 {
     struct sink_plan sp = {0};
     struct str text = {0};
     struct sink *sink = NULL;
-    char *path = mem_printf("/tmp/kvsweep-bench-%d.h5", (int)getpid());
+    char dir[] = "/tmp/kvsweep-bench-XXXXXX";
+    if (!mkdtemp(dir))
+        return err_set(err_of_errno(errno), "cannot make a folder %s: %s", dir, strerror(errno));
+    char *path = mem_printf("%s/r.h5", dir);
     struct taken all, one, warm;
     plan_sink(p, &sp, &text);
     int rc = sink_hdf5.open(&sink, path, &sp);
@@ -141,7 +157,7 @@ static int sweep_rows(struct bench *b, const struct plan *p)
     }
     if (sink)
         sink_hdf5.close(sink);
-    unlink(path);
+    remove_results(path, dir);
     plan_sink_free(&sp);
     str_free(&text);
     free(path);

@@ -131,7 +131,7 @@ static int open_rewriter(const struct config *c, struct target *t)
     TRY(plan_prompt_open(&t->prompt, c, t->spec, false));
     if (!t->prompt)
         return 0;
-    const struct prompt_options o = {c->device, c->isa, c->threads, false, 0};
+    const struct prompt_options o = {c->device, c->isa, c->threads, false, 0, {0}};
     t->rw.method = prompt_method_find(t->spec->method->name);
     t->rw.params = t->spec->params;
     return t->rw.method->open(&t->rw.compressor, &t->prompt->files, &o);

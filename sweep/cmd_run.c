@@ -1,6 +1,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "model/share.h"
 #include "sweep/app.h"
 #include "sweep/farm.h"
 #include "sweep/stop.h"
@@ -59,7 +60,9 @@ static const struct argp_option options[] = {
     {"quiet", 'q', 0, 0, "no progress", 0},
     {"share-gpu", KEY_SHARE_GPU, 0, 0, "several ranks may use the same GPU", 0},
     {"wait", KEY_WAIT, "SECONDS", 0,
-     "until a rank that gives no sign of life while weights are handed on counts as lost (300)", 0},
+     "until a rank that makes no progress, or a lock whose holder gives no sign of life, counts as lost "
+     "(300)",
+     0},
     {0},
 };
 
@@ -79,6 +82,12 @@ static char *command_text(int argc, char **argv)
     return text;
 }
 
+static int step(void *watch)
+{
+    watch_step(watch);
+    return 0;
+}
+
 /* All ranks plan; the lowest that could not tells why, and nobody starts. */
 static int plan_together(struct link *l, struct app *app, const struct run_args *a, struct config *c,
                          struct plan *p)
@@ -87,6 +96,7 @@ static int plan_together(struct link *l, struct app *app, const struct run_args 
     if (l->rank > 0) /* warnings about the files are the same on all */
         log_set_level(LOG_QUIET);
     int rc = app_config_open(app, c, &a->config);
+    c->poll = (struct poll){step, l->watch};
     if (rc == 0)
         rc = plan_open(p, c);
     log_set_level(level);
@@ -111,6 +121,7 @@ static int run(struct link *l, struct app *app, const struct run_args *a, const 
         log_set_prefix(name);
     }
     int rc = plan_together(l, app, a, &c, &p);
+    watch_task(l->watch, "begins", 0, 0);
     if (rc == 0) {
         struct farm_options opt = {.output = a->output ? a->output : c.output,
                                    .resume = resume,
@@ -122,7 +133,7 @@ static int run(struct link *l, struct app *app, const struct run_args *a, const 
         if (l->rank == 0 && l->n_rank > 1)
             log_set_prefix("");
         rc = farm_run(l, &p, &opt);
-        if (rc < 0 && l->rank > 0)
+        if (rc < 0 && l->rank > 0 && !l->lost)
             err_set(rc, "%s", "");
         if (rc == 0 && l->rank == 0 && !a->quiet)
             log_info("%lld units in %s; look at them with: kvsweep report %s -o DIR", (long long)p.n_unit,
@@ -140,25 +151,36 @@ int cmd_run(struct app *app, int argc, char **argv)
         .options = options,
         .parser = parser,
         .args_doc = "CONFIG",
-        .doc = "Runs a configuration: a YAML file, or the name of one in configs/sweeps.\v"
-               "Under mpirun or srun every rank computes. The same command again goes on where the last one "
-               "stopped, with "
-               "any number of ranks. SIGINT and SIGTERM give up the bundle in flight, SIGUSR1 finishes it; "
-               "results so far "
-               "are kept in either case.",
+        .doc =
+            "Runs a configuration: a YAML file, or the name of one in configs/sweeps.\v"
+            "Under mpirun or srun every rank computes. The same command again goes on where the last one "
+            "stopped, with "
+            "any number of ranks. SIGINT and SIGTERM give up the bundle in flight, SIGUSR1 finishes it; "
+            "results so far "
+            "are kept in either case. Exit status 75: what is finished is kept, and the same command goes on "
+            "(stopped by a signal, a lost or silent rank, another run at work, a full disk).",
         .children = children,
     };
     struct run_args a = {.s_wait = 300};
     char *resume = command_text(argc, argv);
     app_parse(app, &argp, argc, argv, &a);
     struct link l;
+    struct watch *watch = NULL;
+    char *build = mem_printf("%s %s", app->version, app->git_commit);
     stop_install();
-    int rc = link_open(&l, app->mpi);
+    int rc = watch_open(&watch, a.s_wait, app->rank);
+    watch_task(watch, "makes its plan", 0, 0);
+    if (rc == 0)
+        rc = link_open(&l, app->mpi, build, watch);
     if (rc == 0) {
+        if (l.local == 0)
+            share_clean(); /* weights of a job that was killed */
         rc = run(&l, app, &a, resume);
         app_say_error(rc); /* mpirun ends the job once one rank has left with an error */
         link_close(&l);
     }
+    watch_close(watch);
+    free(build);
     app_config_free(&a.config);
     free(resume);
     return rc;

@@ -1,16 +1,15 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "hdf5io/lock.h"
 #include "hdf5io/summary.h"
 #include "sweep/app.h"
 #include "sweep/progress.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -43,15 +42,12 @@ static char *journal_file(const struct results *r, const char *name)
     return path;
 }
 
-/* Whether a process writes the journal: it holds a lock there (hdf5io/journal.h). */
+/* Whether a process writes the journal. */
 static bool is_written(const struct results *r)
 {
-    char *path = journal_file(r, "/lock");
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    bool held = fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
-    if (fd >= 0)
-        close(fd);
-    free(path);
+    char *dir = journal_file(r, "");
+    bool held = lock_is_held(dir);
+    free(dir);
     return held;
 }
 

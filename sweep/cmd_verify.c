@@ -214,8 +214,9 @@ static int verify(const struct plan *p, const struct results *r, int64_t n_asked
     int64_t n = 0, n_checked = 0, n_other = 0;
     if (!r->n_record)
         return err_set(ERR_INPUT, "%s: nothing is finished yet that could be computed again", r->path);
-    TRY(link_open(&l, false));
+    TRY(link_open(&l, false, "", NULL));
     TRY(worker_open(&w, &l, p, NULL, NULL));
+    link_close(&l);
     const struct ops *ops = runner_ops(w.runner);
     const bool other = *r->isa && (strcmp(ops->isa, r->isa) || strcmp(ops->device, r->device));
     uint64_t *ids = bundle_ids(r, &n);

@@ -72,6 +72,7 @@ struct config {
     int timing;             /* examples per setting and task timed alone */
     int fidelity;           /* examples per task compared with the full cache */
     char *output, *isa, *device;
+    struct poll poll; /* called while a plan is made of it; the caller sets it */
 };
 
 /* ERR_INPUT in one line with file, line, column, key, value and what is allowed. */

@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 void farm_fail(struct farm *f, int rc, int rank)
 {
@@ -36,162 +35,6 @@ void farm_weights(struct farm *f, int model, const uint64_t weights[2], int rank
         farm_fail(f, rc, rank);
 }
 
-/* What arrived in one round of taking messages, or was computed here: packed bundles, and their records
- * without logits. */
-struct arrived {
-    struct sink_bundle *bundle;
-    struct str *text; /* [n_bundle] behind the bundles */
-    struct record *r;
-    int n_bundle, cap_bundle, cap_text, n, cap;
-};
-
-/* Bundles of one or more jobs, safe on disk when this returns; frees them. */
-static void commit(struct farm *f, struct arrived *a)
-{
-    if (a->n_bundle && !f->fail) {
-        int rc = f->type->put(f->sink, a->bundle, a->n_bundle);
-        if (rc < 0)
-            farm_fail(f, rc, 0);
-    }
-    for (int i = 0; i < a->n; i++) {
-        if (!f->fail)
-            progress_unit(&f->progress, &a->r[i], false);
-        record_free(&a->r[i]);
-    }
-    f->n_new += f->fail ? 0 : a->n;
-    for (int i = 0; i < a->n_bundle; i++)
-        str_free(&a->text[i]);
-    free(a->bundle);
-    free(a->text);
-    free(a->r);
-    *a = (struct arrived){0};
-}
-
-/* Takes over `text`, which holds a bundle from byte `at` on: n_small bytes of records, then their logits. */
-static int add_bundle(struct arrived *a, struct str *text, size_t at, size_t n_small)
-{
-    struct record *r = NULL;
-    int n_r = 0;
-    if (at > text->n || n_small > text->n - at)
-        return err_set(ERR_INTERNAL, "packed records are cut short");
-    TRY(record_unpack(text->data + at, n_small, NULL, 0, &r, &n_r));
-    for (int i = 0; i < n_r; i++)
-        *MEM_PUSH(a->r, a->n, a->cap) = r[i];
-    free(r);
-    *MEM_PUSH(a->bundle, a->n_bundle, a->cap_bundle) = (struct sink_bundle){
-        text->data + at, text->data + at + n_small, n_small, text->n - at - n_small};
-    int n_text = a->n_bundle - 1;
-    *MEM_PUSH(a->text, n_text, a->cap_text) = *text;
-    *text = (struct str){0};
-    return 0;
-}
-
-/* Records computed here. */
-static void commit_own(struct farm *f, const struct record *r, int n)
-{
-    struct arrived a = {0};
-    struct str text = {0}, big = {0};
-    record_pack(r, n, &text, &big);
-    size_t n_small = text.n;
-    str_addn(&text, str_c(&big), big.n);
-    str_free(&big);
-    int rc = add_bundle(&a, &text, 0, n_small);
-    if (rc < 0)
-        farm_fail(f, rc, 0);
-    str_free(&text);
-    commit(f, &a);
-}
-
-static void take_result(struct farm *f, const struct farm_msg *m, struct arrived *a)
-{
-    int rc = add_bundle(a, &f->in, sizeof *m, m->n_small);
-    if (rc < 0)
-        farm_fail(f, rc, m->rank);
-    else
-        progress_cost(&f->progress, f->jobs.job[m->job].s_cost);
-}
-
-static void take_message(struct farm *f, int from, struct arrived *a)
-{
-    struct farm_msg m;
-    if (f->in.n < sizeof m)
-        return;
-    memcpy(&m, f->in.data, sizeof m);
-    m.rank = from;
-    struct farm_peer *peer = &f->peer[from];
-    const char *payload = f->in.data + sizeof m;
-    size_t n = f->in.n - sizeof m;
-    if (m.wish > (int)f->wish)
-        f->wish = (enum stop_wish)m.wish;
-    if (m.kind == MSG_WISH)
-        return;
-    farm_weights(f, m.loaded, m.weights, from);
-    if (m.kind == MSG_RESULT) {
-        take_result(f, &m, a);
-    } else if (m.kind == MSG_ERROR) {
-        err_set(m.rc, "%.*s", (int)n, payload);
-        farm_fail(f, m.rc, from);
-    }
-    peer->busy = -1;
-    peer->waiting = true;
-    peer->loaded = m.loaded;
-}
-
-static void send_end(struct farm *f, int to)
-{
-    struct farm_msg m = {.kind = MSG_END, .rc = f->fail ? f->fail : f->wish != STOP_NO ? ERR_IO : 0};
-    link_send(f->link, to, &m, sizeof m);
-    f->peer[to].waiting = false;
-    f->peer[to].ended = true;
-}
-
-/* Gives every waiting rank a job or lets it go; tells busy ones to give up when that is wished. */
-static void answer(struct farm *f)
-{
-    for (int i = 1; i < f->link->n_rank; i++) {
-        struct farm_peer *p = &f->peer[i];
-        if (p->busy >= 0 && !p->told && (f->fail || f->wish == STOP_NOW)) {
-            struct farm_msg m = {.kind = MSG_STOP};
-            link_send(f->link, i, &m, sizeof m);
-            p->told = true;
-        }
-        if (!p->waiting)
-            continue;
-        int job = farm_stopping(f) ? -1 : jobs_take(&f->jobs, p->loaded);
-        if (job < 0) {
-            send_end(f, i);
-            continue;
-        }
-        struct str out = {0};
-        struct farm_msg m = {.kind = MSG_WORK, .job = job};
-        str_addn(&out, &m, sizeof m);
-        str_addn(&out, &f->jobs.job[job], sizeof f->jobs.job[job]);
-        link_send(f->link, i, out.data, out.n);
-        str_free(&out);
-        p->busy = job;
-        p->waiting = false;
-    }
-}
-
-/* One round: all messages that are there become one group commit. */
-static int serve(void *ctx)
-{
-    struct farm *f = ctx;
-    struct arrived a = {0};
-    enum stop_wish own = stop_wished();
-    if (own > f->wish)
-        f->wish = own;
-    for (int from; (from = link_take(f->link, &f->in)) >= 0;)
-        take_message(f, from, &a);
-    bool any = a.n > 0;
-    commit(f, &a);
-    answer(f);
-    progress_tick(&f->progress, false);
-    if (any)
-        farm_refresh(f);
-    return f->fail || f->wish == STOP_NOW;
-}
-
 void farm_refresh(struct farm *f)
 {
     int rc = f->fail ? 0 : f->type->refresh(f->sink, false, false);
@@ -202,10 +45,11 @@ void farm_refresh(struct farm *f)
 static void run_own(struct farm *f, const struct job *job)
 {
     struct record r[PLAN_BATCH] = {0};
+    watch_task(f->link->watch, "computes", job->id, job->s_step);
     int rc = worker_run(&f->worker, job, r);
     if (rc == 0) {
         farm_weights(f, f->worker.loaded, f->worker.weights, 0);
-        commit_own(f, r, job->n);
+        farm_commit_own(f, r, job->n);
         for (int i = 0; i < job->n; i++)
             record_free(&r[i]);
         progress_cost(&f->progress, job->s_cost);
@@ -213,6 +57,7 @@ static void run_own(struct farm *f, const struct job *job)
     } else if (!farm_stopping(f)) {
         farm_fail(f, rc, 0);
     }
+    watch_task(f->link->watch, "", 0, 0);
 }
 
 static bool all_ended(const struct farm *f)
@@ -226,7 +71,9 @@ static bool all_ended(const struct farm *f)
 static void work(struct farm *f)
 {
     for (;;) {
-        serve(f);
+        farm_serve(f);
+        if (f->link->lost)
+            return;
         int job = farm_stopping(f) ? -1 : jobs_take(&f->jobs, f->worker.loaded);
         if (job >= 0)
             run_own(f, &f->jobs.job[job]);
@@ -249,7 +96,7 @@ static void poisoned(struct farm *f)
         free(text);
         r.attempt = f->attempt;
         r.bundle = id;
-        commit_own(f, &r, 1);
+        farm_commit_own(f, &r, 1);
         record_free(&r);
     }
 }
@@ -258,13 +105,13 @@ static int open_sink(struct farm *f)
 {
     struct sink_plan plan;
     struct str text = {0};
-    char host[256] = "";
-    gethostname(host, sizeof host - 1);
     const struct ops *ops = runner_ops(f->worker.runner);
     plan_sink(f->plan, &plan, &text);
     plan.run.kvsweep_version = f->opt->version;
     plan.run.git_commit = f->opt->git_commit;
-    plan.run.host = host;
+    plan.run.host = f->link->host[f->link->rank];
+    plan.s_wait = f->opt->s_wait;
+    plan.poll = (struct poll){farm_alive, f};
     plan.run.device = ops->device;
     plan.run.isa = ops->isa;
     plan.run.driver = ops->driver;
@@ -297,7 +144,7 @@ static int prepare(struct farm *f)
     f->crash_dir = mem_printf("%s.crash", f->opt->output);
     crash_install(f->crash_dir, f->attempt);
     TRY(farm_history(f));
-    jobs_open(&f->jobs, f->plan, f->type, f->sink, f->crash_dir, f->attempt);
+    jobs_open(&f->jobs, f->plan, f->type, f->sink, f->crash_dir, f->attempt, runner_ops(f->worker.runner));
     for (int i = 0; i < f->jobs.n; i++)
         progress_ahead(&f->progress, f->jobs.job[i].s_cost);
     say_start(f);
@@ -309,7 +156,8 @@ static int prepare(struct farm *f)
 static int finish(struct farm *f)
 {
     bool complete = f->progress.n_done >= f->plan->n_unit && !farm_stopping(f);
-    if (f->sink && f->fail != ERR_IO) {
+    watch_task(f->link->watch, "writes results", 0, 0);
+    if (f->sink && f->fail != ERR_IO && f->fail != ERR_AGAIN) {
         int rc = f->type->refresh(f->sink, true, complete);
         if (rc < 0)
             farm_fail(f, rc, 0);
@@ -324,7 +172,7 @@ static int finish(struct farm *f)
     if (f->fail)
         return err_set(f->fail, "%s", f->fail_text);
     if (f->wish != STOP_NO)
-        return err_set(ERR_IO, "stopped%s%s with %lld of %lld units done; go on with: %s",
+        return err_set(ERR_AGAIN, "stopped%s%s with %lld of %lld units done; go on with: %s",
                        *stop_signal_name() ? " by " : "", stop_signal_name(), (long long)f->progress.n_done,
                        (long long)f->plan->n_unit, f->opt->resume);
     return 0;
@@ -335,16 +183,18 @@ static int farm_lead(struct link *l, const struct plan *plan, const struct farm_
     struct farm f = {.link = l, .plan = plan, .opt = opt};
     f.peer = mem_alloc((size_t)l->n_rank, sizeof *f.peer);
     for (int i = 0; i < l->n_rank; i++)
-        f.peer[i] = (struct farm_peer){.busy = -1, .loaded = -1};
+        f.peer[i] = (struct farm_peer){.busy = -1, .loaded = -1, .heard = watch_life(l->watch)};
     progress_open(&f.progress, plan, opt->quiet);
-    int rc = worker_open(&f.worker, l, plan, serve, &f);
+    int rc = worker_open(&f.worker, l, plan, farm_serve, &f);
     if (rc == 0)
         rc = prepare(&f);
     if (rc < 0)
         farm_fail(&f, rc, 0);
+    farm_tell_all(&f, MSG_START, 0);
     rc = group_start(l, &f.worker, rc == 0, rc == 0 ? &f.jobs : NULL, opt);
-    if (rc < 0)
+    if (rc < 0 && f.wish == STOP_NO)
         farm_fail(&f, rc, -1);
+    watch_task(l->watch, "", 0, 0);
     work(&f); /* also after a failure: the others must be let go */
     if (!farm_stopping(&f))
         farm_timing(&f);
@@ -352,6 +202,7 @@ static int farm_lead(struct link *l, const struct plan *plan, const struct farm_
         progress_tick(&f.progress, true);
     worker_close(&f.worker);
     rc = finish(&f);
+    farm_tell_all(&f, MSG_BYE, rc);
     progress_close(&f.progress);
     jobs_close(&f.jobs);
     str_free(&f.in);

@@ -13,7 +13,7 @@ struct farm_options {
     const char *version, *git_commit;
     bool quiet;
     bool share_gpu; /* several ranks may use one GPU */
-    double s_wait;  /* until a rank that gives no sign of life while weights are handed on counts as lost */
+    double s_wait;  /* until a rank that makes no progress counts as lost, see watch.h */
 };
 /* Every rank calls this with the same plan. Returns 0 when the grid is complete; ERR_* with one line on rank
  * 0 when it stopped early (other ranks return the same code and say nothing). */

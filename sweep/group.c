@@ -5,9 +5,9 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "kernels/comm.h"
-#include "sweep/app.h"
 #include "sweep/stop.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -68,32 +68,37 @@ static int group_size(const struct seat *s, const struct start *start, int n, in
     return good && size > 1 ? size : 0;
 }
 
-/* Nobody can go on: the others are waiting in places where no message reaches them. */
-static void end_job(struct link *l, int rc)
+/* The others are waiting in places where no message reaches them. */
+static int lose(struct link *l, int rc)
 {
-    app_say_error(err_prefix(rc, "rank %d", l->rank));
-    link_abort(l);
+    l->lost = true;
+    return err_prefix(rc == ERR_INPUT ? rc : ERR_AGAIN, "rank %d", l->rank);
 }
 
-static void load_in_group(struct link *l, struct worker *w, const struct start *start, int size, bool gpus,
-                          const struct farm_options *opt)
+static int load_in_group(struct link *l, struct worker *w, const struct start *start, int size, bool gpus,
+                         const struct farm_options *opt)
 {
     struct comm *c = NULL;
-    int rc =
-        comm_open(&c, w->runner ? runner_ops(w->runner) : NULL, size ? start->model : -1, gpus, opt->s_wait);
+    watch_task(l->watch, "begins to load weights together", 0, 0);
+    link_barrier(l); /* tells who is missing, which the next call cannot */
+    int before = watch_wait(l->watch, WATCH_OTHERS);
+    int rc = comm_open(&c, w->runner ? runner_ops(w->runner) : NULL, size ? start->model : -1, gpus,
+                       opt->s_wait, w->poll);
+    watch_wait(l->watch, before);
     if (c && c->lost)
-        end_job(l, rc);
+        return lose(l, rc);
     if (!c) {
         if (rc < 0)
             log_info("%s: every rank reads the weights itself", err_text());
-        return;
+        return 0;
     }
     double begin = clock_now();
+    watch_task(l->watch, "loads weights together", 0, 0);
     crash_arm(start->crash_id);
     rc = worker_load(w, start->model, c);
     crash_disarm();
     if (c->lost)
-        end_job(l, rc);
+        return lose(l, rc);
     if (rc < 0)
         log_debug("%s", err_text()); /* the first job will say it again, to rank 0 */
     else if (c->rank == 0 && !opt->quiet)
@@ -101,6 +106,7 @@ static void load_in_group(struct link *l, struct worker *w, const struct start *
                  w->plan->model[start->model].run.id, size - 1, size == 2 ? "" : "s", c->way,
                  clock_now() - begin);
     comm_close(c);
+    return 0;
 }
 
 int group_start(struct link *l, struct worker *w, bool ok, const struct jobs *jobs,
@@ -126,7 +132,7 @@ int group_start(struct link *l, struct worker *w, bool ok, const struct jobs *jo
     } else {
         const struct start *own = &start[l->rank];
         bool gpus = seat[l->rank].gpu[0] && !shared; /* NCCL refuses GPUs that have two ranks */
-        load_in_group(l, w, own, group_size(seat, start, l->n_rank, own->model), gpus, opt);
+        rc = load_in_group(l, w, own, group_size(seat, start, l->n_rank, own->model), gpus, opt);
     }
     free(seat);
     free(start);

@@ -16,6 +16,7 @@ struct making {
     const char *crash_dir;
     int attempt, model, task;
     double s_unit; /* share of one unit in the cost of its bundle */
+    double s_step; /* of the bundle */
 };
 
 static bool is_done(const struct making *k, int64_t unit)
@@ -34,6 +35,7 @@ static void push(const struct making *k, const int64_t *unit, int n, uint64_t cr
         return;
     job.id = plan_bundle_id(k->plan, job.unit, job.n);
     job.s_cost = k->s_unit * job.n;
+    job.s_step = k->s_step;
     *MEM_PUSH(k->jobs->job, k->jobs->n, k->jobs->cap) = job;
 }
 
@@ -68,11 +70,17 @@ static void add(const struct making *k, const int64_t *unit, int n)
     }
 }
 
+/* How many times faster than one core of a CPU; with little claim, as it only bounds a wait. */
+static double cores_of(const struct ops *ops)
+{
+    return ops->gpu[0] ? 100 : ops->threads > 0 ? ops->threads : 1;
+}
+
 void jobs_open(struct jobs *j, const struct plan *p, const struct sink_type *type, const struct sink *sink,
-               const char *crash_dir, int attempt)
+               const char *crash_dir, int attempt, const struct ops *ops)
 {
     *j = (struct jobs){0};
-    struct making k = {j, p, type, sink, crash_dir, attempt, 0, 0, 0};
+    struct making k = {j, p, type, sink, crash_dir, attempt, 0, 0, 0, 0};
     for (int64_t i = 0; i < p->n_bundle; i++) {
         const struct plan_bundle *b = &p->bundle[i];
         int64_t unit[PLAN_BATCH];
@@ -81,6 +89,7 @@ void jobs_open(struct jobs *j, const struct plan *p, const struct sink_type *typ
         k.model = b->model;
         k.task = b->task;
         k.s_unit = b->s_cost / b->n;
+        k.s_step = plan_step_s(p, b, ops->piece) / cores_of(ops);
         add(&k, unit, b->n);
     }
     j->taken = mem_alloc((size_t)j->n + 1, sizeof *j->taken);

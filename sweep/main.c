@@ -154,5 +154,5 @@ int main(int argc, char **argv)
     if (rc < 0)
         give_up_output();
     free(cache);
-    return rc < 0;
+    return err_status(rc);
 }

@@ -235,6 +235,7 @@ static int open_tasks(struct plan *p)
         for (int i = 0; i < p->n_task; i++) {
             TRY(open_task(p, i, m));
             TRY(check_rooms(p, i, m));
+            TRY(poll_call(&p->config->poll));
         }
     }
     return 0;
@@ -274,6 +275,7 @@ static int build(struct plan *p)
     for (int i = 0; i < c->n_model; i++) {
         p->n_model++; /* also a half-open one is closed */
         TRY(plan_model_open(&p->model[i], c, &c->model[i], p->sketch));
+        TRY(poll_call(&c->poll));
     }
     for (int i = 0; i < c->n_model; i++)
         for (int k = 0; k < c->n_method; k++)

@@ -112,6 +112,9 @@ int plan_sample(int n_example, int n, int k);
 bool plan_sampled(int n_example, int n, int example);
 /* The unit as the runner takes it. */
 struct run_unit plan_run_unit(const struct plan *p, int64_t unit);
+/* Seconds that the longest step of a bundle may take on one core at the rates of plan_cost: a chunk of `rows`
+ * of its longest prompt, or one token of all its answers. */
+double plan_step_s(const struct plan *p, const struct plan_bundle *b, int64_t rows);
 /* XXH3-64 over the ids of n units. */
 uint64_t plan_bundle_id(const struct plan *p, const int64_t *unit, int n);
 /* Text that must be equal for two runs to share a results file. */

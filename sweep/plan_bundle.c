@@ -178,6 +178,27 @@ static double token_products(const struct model_config *c)
     return c->n_layer * (2 * d * q + 2 * d * kv + 3 * d * (double)c->d_ff);
 }
 
+#define RATE_FLOPS 100e9
+#define RATE_BYTES 10e9
+
+double plan_step_s(const struct plan *p, const struct plan_bundle *b, int64_t rows)
+{
+    const struct plan_model *m = &p->model[b->model];
+    const struct model_config *c = &m->config;
+    int max_new = task_traits(m->task[b->task])->max_new;
+    double products = token_products(c), head = (double)c->d_model * (double)c->n_vocab, longest = 0,
+           bytes = (products + head) * (double)dtype_bytes(m->run.dtype);
+    for (int i = 0; i < b->n; i++) {
+        const struct plan_unit *u = &p->unit[b->first + i];
+        longest = u->n_prompt > longest ? u->n_prompt : longest;
+        bytes += cache_bytes(p, u->setting, u->task, u->n_prompt, max_new);
+    }
+    double n = longest < (double)rows ? longest : (double)rows;
+    double chunk = 2 * n * products + 4 * n * longest * c->n_head * c->head_dim * c->n_layer + 2 * head;
+    double token = 2 * b->n * (products + head) / RATE_FLOPS + bytes / RATE_BYTES;
+    return chunk / RATE_FLOPS > token ? chunk / RATE_FLOPS : token;
+}
+
 /* A guess for ordering and for the first ETA: prompt passes at 100 GFLOP/s a core, answers (half of the
  * allowed length, at most 64 tokens) at 10 GB/s of weights per step of the batch plus the caches read. */
 double plan_cost(const struct plan *p, const struct plan_bundle *b)
@@ -199,5 +220,5 @@ double plan_cost(const struct plan *p, const struct plan_bundle *b)
         bytes += answer * cache_bytes(p, u->setting, u->task, u->n_prompt, max_new);
     }
     bytes += answer * (products + head) * (double)dtype_bytes(m->run.dtype);
-    return flops / 100e9 + bytes / 10e9;
+    return flops / RATE_FLOPS + bytes / RATE_BYTES;
 }

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sysexits.h>
 #include <unistd.h>
 
 /* Only lock-free atomics and constant buffers are touched inside handlers. */
@@ -30,7 +31,7 @@ static void on_stop(int sig)
 {
     if (atomic_load(&first_signal)) {
         say("kvsweep: stopped at once by a second signal; finished work is kept, the same command resumes\n");
-        _exit(1);
+        _exit(EX_TEMPFAIL);
     }
     atomic_store(&first_signal, sig);
     atomic_store(&wish, sig == SIGUSR1 ? STOP_SOON : STOP_NOW);
@@ -43,6 +44,9 @@ void stop_install(void)
     sigaction(SIGINT, &act, NULL);
     sigaction(SIGTERM, &act, NULL);
     sigaction(SIGUSR1, &act, NULL);
+    struct sigaction hup;
+    if (sigaction(SIGHUP, NULL, &hup) == 0 && hup.sa_handler != SIG_IGN) /* nohup means it */
+        sigaction(SIGHUP, &act, NULL);
 }
 
 enum stop_wish stop_wished(void)
@@ -57,6 +61,8 @@ const char *stop_signal_name(void)
         return "SIGINT";
     case SIGTERM:
         return "SIGTERM";
+    case SIGHUP:
+        return "SIGHUP";
     case SIGUSR1:
         return "SIGUSR1";
     default:
@@ -70,7 +76,7 @@ static void leave_note(const char *text, size_t n_text)
     if (!atomic_exchange(&crash.armed, false))
         return;
     mkdir(crash.dir, 0777);
-    int fd = open(crash.path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    int fd = open(crash.path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
     if (fd < 0)
         return;
     ssize_t n = write(fd, text, n_text);
@@ -158,7 +164,7 @@ void crash_clear(const char *dir)
 {
     char **names = NULL;
     int n = 0;
-    if (!file_is_dir(dir) || file_list(dir, &names, &n) < 0)
+    if (!file_is_real_dir(dir) || file_list(dir, &names, &n) < 0) /* what a link leads to is not ours */
         return;
     for (int i = 0; i < n; i++) {
         char *path = file_join(dir, names[i]);

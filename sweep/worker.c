@@ -13,7 +13,7 @@ int worker_open(struct worker *w, const struct link *l, const struct plan *plan,
                 void *ctx)
 {
     const struct config *c = plan->config;
-    *w = (struct worker){.plan = plan, .rank = l->rank, .loaded = -1};
+    *w = (struct worker){.plan = plan, .poll = {poll, ctx}, .rank = l->rank, .loaded = -1};
     struct run_options opt = {
         .device = c->device,
         .isa = c->isa,
@@ -24,8 +24,7 @@ int worker_open(struct worker *w, const struct link *l, const struct plan *plan,
         .topk = c->topk,
         .share = l->n_local > 1, /* alone, shared memory would only be one more thing to fail */
         .wait = log_get_level() == LOG_DEBUG,
-        .poll = poll,
-        .poll_ctx = ctx,
+        .poll = w->poll,
     };
     return runner_open(&w->runner, &opt);
 }

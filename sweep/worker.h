@@ -12,11 +12,13 @@ struct job {
     uint64_t id;       /* XXH3-64 of its unit ids */
     uint64_t crash_id; /* under which crash notes are kept */
     double s_cost;
+    double s_step; /* seconds that one step of it may take, by the plan */
 };
 
 struct worker {
     struct runner *runner;
     const struct plan *plan;
+    struct poll poll; /* of this rank, also while weights are read */
     int rank, loaded;    /* model of the plan, or -1 */
     uint64_t weights[2]; /* weights_xxh3 of that model, 0 where it is not known */
 };

@@ -113,6 +113,25 @@ static void unicode(void **state)
     str_clear(&s);
     str_add_csv(&s, "x\0y", 3);
     assert_memory_equal(s.data, "\"x\0y\"", 5);
+    /* formulas of spreadsheets are text, numbers stay numbers */
+    static const char *const formula[][2] = {
+        {"=1+1", "'=1+1"},  {"+cmd|' /C calc'!A0", "'+cmd|' /C calc'!A0"},
+        {"-2+3", "'-2+3"},  {"@SUM(A1,B1)", "\"'@SUM(A1,B1)\""},
+        {"\t=1", "'\t=1"},  {"\r=1", "\"'\r=1\""},
+        {"-1.5", "-1.5"},   {"+3", "+3"},
+        {"-1e-7", "-1e-7"}, {"-", "-"},
+        {"", ""},           {"a=b", "a=b"},
+    };
+    for (size_t i = 0; i < sizeof formula / sizeof *formula; i++) {
+        str_clear(&s);
+        str_add_csv(&s, formula[i][0], strlen(formula[i][0]));
+        assert_string_equal(str_c(&s), formula[i][1]);
+    }
+    err_set(ERR_INPUT, "a\x1b[31mb\nc");
+    assert_string_equal(err_text(), "a?[31mb c");
+    assert_int_equal(err_status(0), 0);
+    assert_int_equal(err_status(ERR_AGAIN), 75);
+    assert_int_equal(err_status(ERR_INTERNAL), 1);
     str_free(&s);
 }
 

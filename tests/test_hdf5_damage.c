@@ -234,9 +234,9 @@ static void disk_full(void **state)
             }
             if (rc == 0)
                 rc = sink_hdf5.refresh(s, true, true); /* the rebuilt file itself may be too large */
-            bool clear = rc == ERR_IO && strstr(err_text(), "File too large");
-            bool sticks = sink_put_records(&sink_hdf5, s, g.record, 1) == ERR_IO;
-            bool closes = sink_hdf5.close(s) == ERR_IO;
+            bool clear = rc == ERR_AGAIN && strstr(err_text(), "File too large");
+            bool sticks = sink_put_records(&sink_hdf5, s, g.record, 1) == ERR_AGAIN;
+            bool closes = sink_hdf5.close(s) == ERR_AGAIN;
             if (!clear)
                 fprintf(stderr, "rc %d: %s\n", rc, err_text());
             exit(clear && sticks && closes ? 0 : 1); /* exit: HDF5's own clean-up must survive it too */

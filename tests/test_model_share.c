@@ -59,7 +59,7 @@ static struct child start(uint64_t key, bool publish)
     if (c.pid == 0) {
         struct share *s;
         bool creator;
-        if (share_open(&s, key, BYTES, &creator) < 0 || !s)
+        if (share_open(&s, key, BYTES, NULL, &creator) < 0 || !s)
             _exit(2);
         if (creator && publish) {
             fill(s);
@@ -98,14 +98,14 @@ static void test_two_processes(void **state)
     struct share *s, *again;
     bool creator;
     assert_int_equal(role(&c), 'c');
-    OK(share_open(&s, key, BYTES, &creator));
+    OK(share_open(&s, key, BYTES, NULL, &creator));
     assert_non_null(s);
     assert_false(creator);
     assert_true(is_filled(s));
     end(&c); /* kill -9 of the creator: the bytes stay as long as somebody uses them */
     share_clean();
     assert_true(is_filled(s));
-    OK(share_open(&again, key, BYTES, &creator));
+    OK(share_open(&again, key, BYTES, NULL, &creator));
     assert_false(creator);
     assert_true(is_filled(again));
     share_close(again);
@@ -125,7 +125,8 @@ static void test_read_only(void **state)
         struct share *s;
         bool creator;
         signal(SIGSEGV, SIG_DFL);
-        if (share_open(&s, key, BYTES, &creator) < 0 || !s || !creator || (fill(s), share_publish(s)) < 0)
+        if (share_open(&s, key, BYTES, NULL, &creator) < 0 || !s || !creator ||
+            (fill(s), share_publish(s)) < 0)
             _exit(1);
         *(volatile char *)share_data(s) = 0;
         _exit(0);
@@ -149,7 +150,7 @@ static void test_creator_killed(void **state)
     assert_int_equal(role(&b), 'c');
     struct share *s;
     bool creator;
-    OK(share_open(&s, key, BYTES, &creator));
+    OK(share_open(&s, key, BYTES, NULL, &creator));
     assert_false(creator);
     assert_true(is_filled(s));
     end(&b);
@@ -170,7 +171,7 @@ static void test_stale(void **state)
     }
     struct share *s;
     bool creator;
-    OK(share_open(&s, key[2], BYTES, &creator));
+    OK(share_open(&s, key[2], BYTES, NULL, &creator));
     assert_true(creator);
     assert_false(is_there(key[0]));
     assert_false(is_there(key[1]));
@@ -191,7 +192,7 @@ static void test_crowd(void **state)
         for (int k = 0; k < 60; k++) {
             struct share *s;
             bool creator;
-            if (share_open(&s, key, BYTES, &creator) < 0 || !s)
+            if (share_open(&s, key, BYTES, NULL, &creator) < 0 || !s)
                 _exit(1);
             if (creator) {
                 fill(s);
@@ -219,7 +220,7 @@ static void test_no_room(void **state)
     uint64_t key = fresh_key();
     struct share *s;
     bool creator;
-    OK(share_open(&s, key, (size_t)1 << 46, &creator));
+    OK(share_open(&s, key, (size_t)1 << 46, NULL, &creator));
     assert_null(s);
     assert_false(is_there(key));
 }
@@ -237,7 +238,7 @@ static void test_foreign_content(void **state)
     fclose(f);
     struct share *s;
     bool creator;
-    OK(share_open(&s, key, BYTES, &creator));
+    OK(share_open(&s, key, BYTES, NULL, &creator));
     assert_true(creator);
     for (int i = 0; i < BYTES; i++)
         assert_int_equal(((char *)share_data(s))[i], 0);

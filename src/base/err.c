@@ -1,17 +1,19 @@
 #include "base/err.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sysexits.h>
 
 static _Thread_local char text[1024];
 
-/* One line, whatever pieces of files were quoted in it. */
+/* One line to read, whatever pieces of files were quoted in it. */
 static void keep_one_line(void)
 {
     for (char *p = text; *p; p++)
-        if (*p == '\n' || *p == '\r')
-            *p = ' ';
+        if ((unsigned char)*p < 0x20 || *p == 0x7f) /* a terminal would obey them */
+            *p = *p == '\n' || *p == '\r' || *p == '\t' ? ' ' : '?';
 }
 
 int err_set(int code, const char *fmt, ...)
@@ -41,6 +43,16 @@ int err_prefix(int code, const char *fmt, ...)
     return code;
 }
 
+int err_of_errno(int e)
+{
+    return e == ENOSPC || e == EDQUOT || e == EFBIG ? ERR_AGAIN : ERR_IO;
+}
+
+int err_status(int code)
+{
+    return code == ERR_AGAIN ? EX_TEMPFAIL : code < 0;
+}
+
 const char *err_text(void)
 {
     return text;
@@ -56,6 +68,7 @@ const char *err_name(int code)
                                         "not a number",
                                         "device error",
                                         "internal error",
+                                        "stopped",
                                         [-ERR_DAMAGED] = "damaged file"};
     int i = -code;
     return i >= 0 && i < (int)(sizeof names / sizeof *names) && names[i] ? names[i] : "unknown error";

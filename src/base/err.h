@@ -11,6 +11,8 @@ enum kvs_err {
     ERR_NAN = -5,      /* a logit was not finite */
     ERR_DEVICE = -6,   /* a kernel or the device failed */
     ERR_INTERNAL = -7, /* a state that should not exist */
+    ERR_AGAIN =
+        -8, /* what is finished is kept and the same command goes on: stopped, a lost rank, a full disk */
     ERR_DAMAGED = -9,  /* a results file is not what was written */
 };
 
@@ -18,6 +20,11 @@ enum kvs_err {
 int err_set(int code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Puts "<prefix>: " before the stored text and returns `code`: callers add which file or setting it was. */
 int err_prefix(int code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The code for a failed system call of this errno: ERR_AGAIN where room can be made (disk full, quota, limit
+ * of the file size), else ERR_IO. */
+int err_of_errno(int e);
+/* The process's exit status for what a command returned: 0, 75 (EX_TEMPFAIL) for ERR_AGAIN, else 1. */
+int err_status(int code);
 const char *err_text(void);
 const char *err_name(int code); /* "bad input", "out of memory", ... */
 

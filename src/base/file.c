@@ -6,10 +6,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -166,16 +168,36 @@ static int write_special(const char *path, const void *data, size_t bytes)
     return rc;
 }
 
+char *file_temp(const char *path, int *fd)
+{
+    for (int i = 0; i < 100; i++) {
+        uint64_t x;
+        if (getrandom(&x, sizeof x, 0) != sizeof x)
+            x = (uint64_t)i;
+        char *tmp = mem_printf("%s.tmp.%d.%016" PRIx64, path, (int)getpid(), x);
+        *fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+        if (*fd >= 0)
+            return tmp;
+        int e = errno;
+        free(tmp);
+        errno = e;
+        if (e != EEXIST)
+            break;
+    }
+    err_set(err_of_errno(errno), "cannot write %s: %s", path, strerror(errno));
+    return NULL;
+}
+
 static int replace(const char *path, const void *data, size_t bytes)
 {
-    char *tmp = mem_printf("%s.tmp.%d", path, (int)getpid());
-    int rc = 0;
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    bool ok = fd >= 0 && write_all(fd, data, bytes) == 0 && fsync(fd) == 0;
-    if (fd >= 0)
-        ok = close(fd) == 0 && ok;
+    int rc = 0, fd;
+    char *tmp = file_temp(path, &fd);
+    if (!tmp)
+        return err_of_errno(errno);
+    bool ok = write_all(fd, data, bytes) == 0 && fsync(fd) == 0;
+    ok = close(fd) == 0 && ok;
     if (!ok || rename(tmp, path) != 0) {
-        rc = err_set(ERR_IO, "cannot write %s: %s", path, strerror(errno));
+        rc = err_set(err_of_errno(errno), "cannot write %s: %s", path, strerror(errno));
         unlink(tmp);
     } else {
         rc = sync_dir_of(path);
@@ -222,6 +244,12 @@ bool file_is_dir(const char *path)
 {
     struct stat st;
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+bool file_is_real_dir(const char *path)
+{
+    struct stat st;
+    return lstat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
 char *file_join(const char *dir, const char *name)

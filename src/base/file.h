@@ -37,6 +37,10 @@ int file_write_atomic(const char *path, const void *data, size_t bytes);
 int file_mkdirs(const char *path);
 bool file_exists(const char *path);
 bool file_is_dir(const char *path);
+bool file_is_real_dir(const char *path); /* and no symbolic link to one */
+/* Makes a new file PATH.tmp.PID.RANDOM, whatever lies there (links included); its name is owned, *fd open for
+ * writing. NULL with the error set. */
+char *file_temp(const char *path, int *fd);
 /* dir + "/" + name, owned. */
 char *file_join(const char *dir, const char *name);
 /* Regular files of a folder, names sorted by bytes; owned array of owned strings. */

@@ -102,16 +102,31 @@ void str_add_json(struct str *s, const char *text, size_t n)
     str_addc(s, '"');
 }
 
+/* What a spreadsheet would compute; a lone sign is none. */
+static bool is_formula(const char *text, size_t n)
+{
+    char number[64];
+    double v;
+    if (n < 2 || !text[0] || !strchr("=+-@\t\r\n", text[0]))
+        return false;
+    if (n >= sizeof number)
+        return true;
+    memcpy(number, text, n);
+    number[n] = 0;
+    return strlen(number) != n || !str_to_double(number, &v);
+}
+
 void str_add_csv(struct str *s, const char *text, size_t n)
 {
-    bool plain = true;
+    bool plain = true, defuse = is_formula(text, n);
     for (size_t i = 0; i < n && plain; i++)
         plain = text[i] && !strchr(",\"\r\n", text[i]);
     if (plain) {
+        str_add(s, defuse ? "'" : "");
         str_addn(s, text, n);
         return;
     }
-    str_addc(s, '"');
+    str_add(s, defuse ? "\"'" : "\"");
     for (size_t i = 0; i < n; i++)
         str_addn(s, text[i] == '"' ? "\"\"" : text + i, text[i] == '"' ? 2 : 1);
     str_addc(s, '"');

@@ -24,7 +24,8 @@ const char *str_c(const struct str *s); /* never NULL */
 /* `text` as a JSON string with quotes; bytes that are not UTF-8 become U+FFFD. */
 void str_add_json(struct str *s, const char *text, size_t n);
 /* n bytes as a field of comma-separated values (RFC 4180): in quotes, with its own doubled, if it needs them.
- */
+ * What a spreadsheet would compute (it begins with = + - @, a tab or a line end and is no number) gets a ' in
+ * front. */
 void str_add_csv(struct str *s, const char *text, size_t n);
 /* `text` with & < > " escaped for HTML and SVG. */
 void str_add_html(struct str *s, const char *text);

@@ -209,6 +209,7 @@ static int send_rows(const struct model_file *f, const struct load_item *it, int
         int64_t n = row + step < rows ? step : rows - row;
         TRY(read_rows(f, it, part, row, n, from, dtype, threads_of(opt)));
         TRY(ops->sync(ops)); /* the other half is free */
+        TRY(poll_call(&opt->poll));
         ops->copy(ops, dst + (size_t)row * pitch, from, (size_t)n * pitch);
         from = from == stage->data ? from + half : stage->data;
     }
@@ -333,8 +334,10 @@ static int bring_all(struct load *l, const struct model_file *f, struct ops *ops
 {
     struct stage stage;
     int rc = stage_open(&stage, l, f, ops, opt);
-    for (int i = 0; i < l->n && rc == 0; i++)
+    for (int i = 0; i < l->n && rc == 0; i++) {
         rc = bring(l, &l->item[i], f, ops, opt, &stage);
+        rc = rc < 0 ? rc : poll_call(&opt->poll);
+    }
     if (rc == 0)
         rc = write_note(l, f, ops, opt, &stage);
     stage_close(&stage, ops);
@@ -416,6 +419,7 @@ static int hand_on(struct load *l, const struct model_file *f, struct ops *ops,
         for (; i < l->n && to - from < HAND_ON; i++) {
             if (c->rank == 0 && rc == 0)
                 rc = bring(l, &l->item[i], f, ops, opt, stage);
+            rc = rc < 0 ? rc : poll_call(&opt->poll);
             to = i + 1 < l->n ? l->item[i + 1].at : l->bytes;
         }
         if (i == l->n && c->rank == 0 && rc == 0)
@@ -477,7 +481,7 @@ static int make_room(struct load *l, const struct model_file *f, struct ops *ops
     *full = false;
     TRY(lay_out(l, ops, opt->dtype));
     if (opt->share && in_host(ops))
-        TRY(share_open(&l->share, block_key(l, f, ops, opt->dtype), l->bytes, &creator));
+        TRY(share_open(&l->share, block_key(l, f, ops, opt->dtype), l->bytes, &opt->poll, &creator));
     *full = l->share && !creator;
     l->block = l->share ? share_data(l->share) : ops->alloc(ops, l->bytes, MEM_WEIGHTS, PLACE_DEVICE);
     str_bytes(text, (double)l->bytes);

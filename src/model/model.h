@@ -3,6 +3,7 @@
 #ifndef KVS_MODEL_MODEL_H
 #define KVS_MODEL_MODEL_H
 
+#include "base/poll.h"
 #include "kernels/ops.h"
 #include "kv/kv.h"
 
@@ -86,6 +87,7 @@ struct model_options {
     size_t stage;      /* most host memory for rows on their way to a device (two rows at least); 0: 64 MiB */
     struct comm *comm; /* ranks that open this model together: its rank 0 reads the weights, the others get
                           them from it. NULL: read */
+    struct poll poll;  /* called while weights are read; may give up */
 };
 int model_open(struct model **m, struct ops *ops, struct model_file *f,
                const struct model_options *opt); /* borrows f until it returns */

@@ -181,9 +181,17 @@ static void drop(struct share *s)
     s->fd = -1;
 }
 
-int share_open(struct share **out, uint64_t key, size_t bytes, bool *creator)
+static void free_unused(struct share *s)
+{
+    drop(s);
+    free(s->path);
+    free(s);
+}
+
+int share_open(struct share **out, uint64_t key, size_t bytes, const struct poll *poll, bool *creator)
 {
     char *prefix = name_prefix(), size[32];
+    *out = NULL;
     struct share *s = mem_alloc(1, sizeof *s);
     *s = (struct share){.fd = -1, .key = key, .bytes = bytes};
     s->path = mem_printf(SHARE_DIR "/%s%016" PRIx64, prefix, key);
@@ -193,19 +201,21 @@ int share_open(struct share **out, uint64_t key, size_t bytes, bool *creator)
     while ((turn = try_once(s)) == TURN_AGAIN || (turn == TURN_NONE && !cleaned && share_clean() > 0)) {
         cleaned = cleaned || turn == TURN_NONE;
         drop(s);
+        if (poll && poll_call(poll) < 0) {
+            free_unused(s);
+            return ERR_INTERNAL;
+        }
         nanosleep(&(struct timespec){0, SHARE_WAIT_MS * 1000000L}, NULL);
     }
-    *out = s;
     *creator = turn == TURN_CREATOR;
     if (turn == TURN_NONE) {
         str_bytes(size, (double)bytes);
         log_info("no shared memory for %s of weights in %s (%s): every process keeps its own", size,
                  SHARE_DIR, strerror(errno));
-        drop(s);
-        free(s->path);
-        free(s);
-        *out = NULL;
+        free_unused(s);
+        s = NULL;
     }
+    *out = s;
     share_clean();
     return 0;
 }

@@ -4,6 +4,8 @@
 #ifndef KVS_MODEL_SHARE_H
 #define KVS_MODEL_SHARE_H
 
+#include "base/poll.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -11,9 +13,10 @@
 struct share;
 uint64_t share_key(const void *text, size_t n);
 /* Finds or makes the segment. *creator: this process has to fill share_data and call share_publish; the
- * others wait for that inside of this call. *s is NULL, with a line in the log, when there is no shared
- * memory of that size. Segments of this user that nobody uses any more are removed. */
-int share_open(struct share **s, uint64_t key, size_t bytes, bool *creator);
+ * others wait for that inside of this call, which calls `poll` meanwhile (may be NULL). *s is NULL, with a
+ * line in the log, when there is no shared memory of that size. Segments of this user that nobody uses any
+ * more are removed. */
+int share_open(struct share **s, uint64_t key, size_t bytes, const struct poll *poll, bool *creator);
 void *share_data(struct share *s); /* `bytes` bytes at a page boundary; writable until published */
 const char *share_path(const struct share *s);
 /* The bytes are complete: makes them read-only here and lets the others in. */

@@ -28,6 +28,7 @@ struct block {
 struct encoder {
     struct ops *ops;
     struct model_config cfg;
+    struct poll poll;
     struct load load;
     struct tensor words, positions, types; /* [V, D], [P, D], [1, D] */
     const float *norm_w, *norm_b;          /* [D] */
@@ -111,6 +112,7 @@ int encoder_open(struct encoder **out, struct ops *ops, struct model_file *f, co
     e->cfg = f->cfg;
     e->block = mem_alloc((size_t)e->cfg.n_layer, sizeof *e->block);
     o.dtype = DT_F32;
+    e->poll = o.poll;
     int rc = ops->act == DT_F32
                  ? bind(e, f)
                  : err_set(ERR_INTERNAL, "%s: encoders run on backends with f32 activations", f->path);
@@ -299,6 +301,7 @@ int encoder_run(struct encoder *e, const struct encoder_text *text, int n, float
             T += text[end++].n_ids;
         if (T > 0)
             TRY(run_some(e, text + at, end - at, T, logits));
+        TRY(poll_call(&e->poll));
         logits += 2 * T;
         at = end;
     }

@@ -94,7 +94,8 @@ static int open_encoder(struct prompt_compressor *c, const char *dir, const stru
     struct model_file *f;
     TRY(encoder_file_open(&f, dir));
     const struct model_config *cfg = model_file_config(f);
-    const struct model_options o = {.dtype = DT_F32, .share = opt->share, .threads = ops_threads(opt->threads)};
+    const struct model_options o = {
+        .dtype = DT_F32, .share = opt->share, .threads = ops_threads(opt->threads), .poll = opt->poll};
     int rc = 0;
     if (cfg->max_len < SEQ_MAX)
         rc = err_set(ERR_INPUT, "%s: the encoder reads %" PRId64 " tokens at once; LLMLingua-2 needs %d", dir,

@@ -3,6 +3,7 @@
 #ifndef KVS_PROMPT_PROMPT_H
 #define KVS_PROMPT_PROMPT_H
 
+#include "base/poll.h"
 #include "base/str.h"
 
 #include <stdbool.h>
@@ -24,6 +25,7 @@ struct prompt_options {
     int threads;              /* 0: all */
     bool share;               /* weights once per node */
     int gpu;                  /* CUDA: as struct ops_options' device */
+    struct poll poll; /* called between batches of the encoder and while files are read; may give up */
 };
 
 struct prompt_compressor;

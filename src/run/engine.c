@@ -33,13 +33,6 @@ void slot_free(struct slot *l)
     *l = (struct slot){0};
 }
 
-static int polled(struct engine *e)
-{
-    if (e->poll && e->poll(e->poll_ctx) != 0)
-        return err_set(ERR_INTERNAL, "stopped");
-    return 0;
-}
-
 int64_t engine_chunk_end(const struct engine *e, int64_t at, int64_t n, bool last_alone)
 {
     int64_t bulk = last_alone && n > 1 ? n - 1 : n, end = (at / e->chunk + 1) * e->chunk;
@@ -55,7 +48,7 @@ int engine_prefill(struct engine *e, struct seq *s, const int32_t *ids, int64_t 
         int64_t end = engine_chunk_end(e, at, n, last_alone);
         struct batch_item item = {.seq = s, .ids = ids + at, .n = end - at};
         TRY(model_forward(e->model, &item, 1, end == n ? LOGITS_LAST : LOGITS_NONE, logits));
-        TRY(polled(e));
+        TRY(poll_call(&e->poll));
         at = end;
     }
     return 0;
@@ -196,7 +189,7 @@ int engine_decode(struct engine *e, struct slot *slot, int n)
         if (rc == 0)
             rc = engine_choose(e, live, m, logits);
         if (rc == 0)
-            rc = polled(e);
+            rc = poll_call(&e->poll);
     }
     free(item);
     free(live);

@@ -37,8 +37,7 @@ struct engine {
     int n_top;      /* K to keep of every token */
     int first_rows; /* full logits to keep: 0, 1, or INT32_MAX for all */
     int64_t chunk;  /* rows of a prefill chunk, the backend's wish; chunks are cut at its multiples */
-    int (*poll)(void *ctx);
-    void *poll_ctx;
+    struct poll poll;
     /* Sees every row of logits (f32 device row of n_vocab) before a token is chosen. May be NULL. */
     void (*observe)(void *ctx, struct slot *l, struct tensor row);
     void *observe_ctx;

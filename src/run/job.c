@@ -113,6 +113,8 @@ static int shared_pass(struct runner *r, struct job *job, struct slot *slot, int
             rc = one;
         else if (one < 0)
             job_fail(j, l, one);
+        if (!is_fatal(rc) && poll_call(&r->engine.poll) < 0)
+            rc = ERR_INTERNAL;
     }
     seq_prompt_close(&p);
     free(first);

@@ -47,10 +47,9 @@ struct run_options {
     int topk;         /* K logits kept of every generated token */
     bool share;       /* weights once per node */
     bool wait;        /* CUDA: after every kernel, so that an error names its own (slow) */
-    /* Called between decode steps and prefill chunks; may serve other ranks. Nonzero: give up this bundle
-     * (ERR_INTERNAL "stopped"). May be NULL. */
-    int (*poll)(void *ctx);
-    void *poll_ctx;
+    /* Called between decode steps and prefill chunks, and while files are read; may serve other ranks.
+     * Nonzero: give up this bundle (ERR_INTERNAL "stopped"). */
+    struct poll poll;
 };
 
 struct runner;

@@ -59,7 +59,8 @@ int runner_rewriter(struct runner *r, const struct run_unit *u, struct rewriter 
     char *paths = mem_printf("%s %s %s", m->name, u->files->encoder, u->files->ranks ? u->files->ranks : "");
     if (!r->compressor || strcmp(paths, r->prompt_paths) != 0) {
         close_compressor(r);
-        const struct prompt_options o = {r->opt.device, r->opt.isa, r->opt.threads, r->opt.share, r->opt.gpu};
+        const struct prompt_options o = {r->opt.device, r->opt.isa, r->opt.threads,
+                                         r->opt.share,  r->opt.gpu, r->opt.poll};
         int rc = m->open(&r->compressor, u->files, &o);
         if (rc < 0) {
             free(paths);
@@ -130,7 +131,6 @@ static void wire_engine(struct runner *r)
     e->first_rows = r->opt.logits_first == 0 ? 0 : r->opt.logits_first == 1 ? 1 : INT32_MAX;
     e->chunk = r->ops->chunk;
     e->poll = r->opt.poll;
-    e->poll_ctx = r->opt.poll_ctx;
 }
 
 static int load(struct runner *r, const struct run_model *m, struct comm *c)
@@ -142,7 +142,8 @@ static int load(struct runner *r, const struct run_model *m, struct comm *c)
                                     .dtype = m->dtype,
                                     .share = r->opt.share,
                                     .threads = ops_threads(r->opt.threads),
-                                    .comm = c};
+                                    .comm = c,
+                                    .poll = r->opt.poll};
     int rc = m->ids_only ? 0 : run_tok_open(&r->tok, m->path);
     if (rc == 0)
         rc = model_open(&r->model, r->ops, f, &o);

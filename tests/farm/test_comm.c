@@ -15,7 +15,7 @@ static int me, n_rank;
 static struct comm *group(struct ops *o, int colour, double s_wait)
 {
     struct comm *c;
-    OK(comm_open(&c, o, colour, true, s_wait));
+    OK(comm_open(&c, o, colour, true, s_wait, (struct poll){0}));
     return c;
 }
 
@@ -147,7 +147,7 @@ static int silent(void)
     struct ops *o;
     struct comm *c;
     int all[64], rc = ops_open(&o, "ref", NULL);
-    rc = rc < 0 ? rc : comm_open(&c, o, 0, false, 2);
+    rc = rc < 0 ? rc : comm_open(&c, o, 0, false, 2, (struct poll){0});
     if (rc == 0 && me == 1)
         sleep(60);
     double begin = MPI_Wtime();

@@ -16,7 +16,7 @@ stop_alone() {
     kill -"$1" $pid
     wait $pid
     rc=$?
-    [ $rc = 1 ] || die "$1: status $rc, $(cat "$DIR/err")"
+    [ $rc = 75 ] || die "$1: status $rc, $(cat "$DIR/err")"
     [ "$(wc -l <"$DIR/err")" = 1 ] || die "$1: not one line: $(cat "$DIR/err")"
     grep -q "stopped by SIG$1 .* go on with: kvsweep run -q $HERE/farm.yaml -o $out" "$DIR/err" || die "$1: $(cat "$DIR/err")"
     farm alone "$out" || die "$1: resume"
