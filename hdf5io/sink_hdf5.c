@@ -358,7 +358,7 @@ static int rebuild(struct sink *s, bool whole)
     s->t_built = clock_now();
     s->s_built = s->t_built - t0;
     if (rc == 0 && n_lost)
-        rc = err_set(ERR_IO,
+        rc = err_set(ERR_AGAIN,
                      "%s: the logits of %lld units have been damaged in the journal since they were written: "
                      "the same command computes them again",
                      s->path, (long long)n_lost);
@@ -372,7 +372,7 @@ static int rebuild(struct sink *s, bool whole)
         return 0;
     }
     if (rc == ERR_INPUT)
-        rc = err_prefix(ERR_IO, "all units are in the journal, the same command goes on");
+        rc = err_prefix(ERR_AGAIN, "all units are in the journal, the same command goes on");
     return fail(s, rc);
 }
 
