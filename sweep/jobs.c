@@ -89,7 +89,7 @@ void jobs_open(struct jobs *j, const struct plan *p, const struct sink_type *typ
         k.model = b->model;
         k.task = b->task;
         k.s_unit = b->s_cost / b->n;
-        k.s_step = plan_step_s(p, b, ops->piece) / cores_of(ops);
+        k.s_step = plan_step_s(p, b, ops->chunk) / cores_of(ops);
         add(&k, unit, b->n);
     }
     j->taken = mem_alloc((size_t)j->n + 1, sizeof *j->taken);

@@ -15,10 +15,21 @@
 enum { N_TASK = 17, TOGETHER = 500 };
 
 static const struct sink_task tasks[N_TASK] = {
-#define LONGBENCH(name_, n_, metric_, category_, ...) {"longbench/" name_, "", metric_, category_, "00", n_},
+#define LONGBENCH(name_, n_, metric_, category_, ...)                                                        \
+    {.id = "longbench/" name_,                                                                               \
+     .params = "",                                                                                           \
+     .metric = metric_,                                                                                      \
+     .category = category_,                                                                                  \
+     .source_sha256 = "00",                                                                                  \
+     .n_examples = n_},
 #include "task/longbench.def"
 #undef LONGBENCH
-    {"passkey", "digits=7", "exact_match", "needle", "00", 300},
+    {.id = "passkey",
+     .params = "digits=7",
+     .metric = "exact_match",
+     .category = "needle",
+     .source_sha256 = "00",
+     .n_examples = 300},
 };
 
 static double uniform(uint64_t *rng)
@@ -94,7 +105,7 @@ static int put_setting(struct sink *s, const struct sink_plan *plan, int setting
                                  .kv_bytes_alone = 1000u + (unsigned)setting,
                                  .kv_bytes_full = 4000};
         if (n == TOGETHER || i + 1 == plan->n_example) {
-            rc = sink_hdf5.put(s, r, n);
+            rc = sink_put_records(&sink_hdf5, s, r, n);
             n = 0;
         }
     }

@@ -354,7 +354,7 @@ static void jobs_skip_what_is_done(void **state)
     assert_int_equal(open_plan(&p, TEXT), 0);
     struct jobs j;
     struct sink sink = {&p.plan, 0};
-    jobs_open(&j, &p.plan, &type, &sink, "/nowhere", 1, &(struct ops){.piece = 512, .threads = 1});
+    jobs_open(&j, &p.plan, &type, &sink, "/nowhere", 1, &(struct ops){.chunk = 512, .threads = 1});
     assert_int_equal(j.n, p.plan.n_bundle);
     for (int i = 0; i < j.n; i++) {
         assert_int_equal(jobs_take(&j, -1), i);
@@ -363,7 +363,7 @@ static void jobs_skip_what_is_done(void **state)
     assert_int_equal(jobs_take(&j, 0), -1);
     jobs_close(&j);
     sink.below = 18; /* one bundle, and two units of the next */
-    jobs_open(&j, &p.plan, &type, &sink, "/nowhere", 1, &(struct ops){.piece = 512, .threads = 1});
+    jobs_open(&j, &p.plan, &type, &sink, "/nowhere", 1, &(struct ops){.chunk = 512, .threads = 1});
     assert_int_equal(j.n, p.plan.n_bundle - 1);
     int n = 0;
     for (int i = 0; i < j.n; i++)
@@ -400,18 +400,18 @@ static void jobs_split_where_it_crashed(void **state)
         one_setting[i] = first + 4 * i; /* settings are the inner loop */
     assert_int_equal(p.plan.unit[one_setting[3]].setting, p.plan.unit[first].setting);
     note(dir, &p.plan, all, PLAN_GROUP);
-    jobs_open(&j, &p.plan, &type, &sink, dir, 1, &(struct ops){.piece = 512, .threads = 1});
+    jobs_open(&j, &p.plan, &type, &sink, dir, 1, &(struct ops){.chunk = 512, .threads = 1});
     assert_int_equal(j.n, p.plan.n_bundle - 1 + 4);
     assert_int_equal(j.job[0].n, 4);
     jobs_close(&j);
     note(dir, &p.plan, one_setting, 4);
-    jobs_open(&j, &p.plan, &type, &sink, dir, 1, &(struct ops){.piece = 512, .threads = 1});
+    jobs_open(&j, &p.plan, &type, &sink, dir, 1, &(struct ops){.chunk = 512, .threads = 1});
     assert_int_equal(j.n, p.plan.n_bundle - 1 + 3 + 4);
     assert_int_equal(j.job[0].n, 1);
     assert_int_equal(j.n_poison, 0);
     jobs_close(&j);
     note(dir, &p.plan, one_setting + 1, 1);
-    jobs_open(&j, &p.plan, &type, &sink, dir, 1, &(struct ops){.piece = 512, .threads = 1});
+    jobs_open(&j, &p.plan, &type, &sink, dir, 1, &(struct ops){.chunk = 512, .threads = 1});
     assert_int_equal(j.n, p.plan.n_bundle - 1 + 3 + 3);
     assert_int_equal(j.n_poison, 1);
     assert_int_equal(j.poison[0], one_setting[1]);

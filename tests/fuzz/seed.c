@@ -1,8 +1,9 @@
-/* Writes the seeds of formats that the program itself writes, as they are now: seed DIR makes DIR/record and
- * DIR/journal. */
+/* Writes the seeds of formats that the program itself writes, as they are now: seed DIR makes DIR/record,
+ * DIR/journal and messages between ranks, DIR/wire_result and DIR/wire_work. */
 #include "../records.h"
 
 #include "base/str.h"
+#include "sweep/wire.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -43,6 +44,20 @@ static void put(const char *dir, const char *name, const struct str *s)
         fclose(f);
     }
 }
+
+static void put_messages(const char *dir, const struct str *small, const struct str *big)
+{
+    struct str s = {0};
+    struct wire_msg m = {.kind = MSG_RESULT, .job = 3, .n_small = small->n, .n_big = big->n};
+    wire_put(&s, &m, small->data, big->data);
+    put(dir, "wire_result", &s);
+    str_clear(&s);
+    m = (struct wire_msg){.kind = MSG_WORK, .job = 1, .work = {.n = 2, .unit = {4, 5}, .s_cost = 1}};
+    wire_put(&s, &m, NULL, NULL);
+    put(dir, "wire_work", &s);
+    str_free(&s);
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2)
@@ -63,6 +78,7 @@ int main(int argc, char **argv)
 #ifdef KVS_FUZZ_JOURNAL
     put_journal(argv[1], &small, &big);
 #endif
+    put_messages(argv[1], &small, &big);
     str_free(&small);
     str_free(&big);
     str_free(&all);
