@@ -64,8 +64,8 @@ void plan_unit_id(const struct plan *p, struct plan_unit *u)
     str_double(theta, u->over.rope_theta_factor);
     const struct plan_task *task = &p->task[u->task];
     const struct plan_variant *v = plan_variant(p, u->setting, u->task);
-    char *method =
-        v->prompt ? mem_printf("%s:%s", v->spec.method->name, v->prompt->params) : mem_strdup(v->spec.text);
+    char *method = v->prompt ? mem_printf("%s:%s", kv_method_name(v->spec.method), v->prompt->params)
+                             : mem_strdup(v->spec.text);
     struct str s = {0};
     str_printf(
         &s, "kvsweep unit 1\nmodel %s %s\ntemplate %s\nmax_len %lld\ndtype %s\ncache_dtype %s\nmethod %s\n",
@@ -125,7 +125,7 @@ static void sink_settings(const struct plan *p, struct sink_plan *s)
                                         .model = m->run.id,
                                         .model_hash = m->hash,
                                         .family = m->config.family,
-                                        .method = set->spec->method->name,
+                                        .method = kv_method_name(set->spec->method),
                                         .params = params_of(set),
                                         .overrides = set->overrides,
                                         .dtype = dtype_name(m->run.dtype),

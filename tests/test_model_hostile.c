@@ -151,7 +151,7 @@ static void test_gguf_refused(void **state)
     } cases[] = {
         {"split.count", "one of 2 parts", 2},
         {"llama.expert_count", "mixtures of experts", 8},
-        {"llama.attention.sliding_window", "sliding window 16", 16},
+        {"llama.attention.sliding_window", "sliding_window 16", 16},
         {"llama.rope.dimension_count", "differ", 8},
         {"llama.attention.value_length", "differ", 8},
         {"llama.block_count_x", "token_embd.weight", 1},

@@ -124,7 +124,7 @@ static void rules_set_parameters(void **state)
     assert_non_null(strstr(s->spec->text, "cap=0"));
     assert_non_null(strstr(plan_variant(&p.plan, 2, 0)->spec.text, "cap=10"));
     assert_int_equal(plan_variant(&p.plan, 2, 0)->at_8k.bytes, plan_variant(&p.plan, 2, 0)->at_32k.bytes);
-    assert_int_equal(p.plan.setting[0].all.at_8k.bytes, kv_full_bytes(&p.plan.model[0].shape, 8192));
+    assert_int_equal(p.plan.setting[0].all.at_8k.bytes, shape_full_bytes(&p.plan.model[0].shape, 8192));
     close_plan(&p);
     assert_int_equal(open_plan(&p, TEXT "overrides: [{set: {cap: 10}}]\n"), ERR_INPUT);
     assert_non_null(strstr(err_text(), "unknown parameter 'cap'"));

@@ -51,7 +51,7 @@ static int knorm_from_dense(struct kv_cache *c, struct kv_dense *dense)
 {
     struct kept *s = c->state;
     struct kv_mem score;
-    const int64_t hk = c->shape->n_kv_head, m = knorm_size(c);
+    const int64_t hk = c->kind->n_kv_head, m = knorm_size(c);
     TRY(kv_mem_open(c, &score, (size_t)(hk * dense->n) * sizeof(float), MEM_WORKSPACE));
     struct select_args a = kept_choice(c, s, score.data, dense->n, hk, dense->n, m, 0);
     c->ops->norms(c->ops, score.data, dense->n, tensor_rows(&dense->k, 0, dense->n), -1);
@@ -69,7 +69,7 @@ static int knorm_step(struct kv_cache *const *c, struct kv_rows *rows, int n)
     int rc = 0;
     for (int i = 0; i < n && rc == 0; i++) {
         rc = kv_after_prompt(c[i]);
-        rope[3 * i] = kv_rotate(rows[i].q, rows[i].q, c[i]->shape->rope, rows[i].pos);
+        rope[3 * i] = kv_rotate(rows[i].q, rows[i].q, c[i]->kind->rope, rows[i].pos);
         kv_attend_init(&a[i], c[i], &rows[i]);
         if (rc == 0)
             kept_append(c[i], c[i]->state, &rows[i], rope + 3 * i + 1, &a[i].set[0]);

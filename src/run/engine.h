@@ -51,7 +51,7 @@ int engine_prefill(struct engine *e, struct seq *s, const int32_t *ids, int64_t 
                    struct tensor *logits);
 /* The plain pass of a prompt, frozen, and its last row of logits; `full` is the plain method. `watched`: some
  * sequence that will start from it wants the masses of its keys. */
-int engine_plain(struct engine *e, const struct kv_spec *full, const struct kv_shape *shape,
+int engine_plain(struct engine *e, const struct kv_spec *full, const struct seq_shape *shape,
                  const int32_t *ids, int64_t n, bool watched, struct seq_prompt *out, struct tensor *logits);
 /* Where the prompt piece that begins at `at` ends: at a multiple of the piece, or before a last token that
  * goes alone. */

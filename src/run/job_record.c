@@ -10,7 +10,7 @@
 
 static void put_bytes(const struct job *j, const struct lane *l, struct record *rec)
 {
-    rec->kv_bytes_full = kv_full_bytes(&j->shape, j->prompt.n_ids + l->max_new);
+    rec->kv_bytes_full = shape_full_bytes(&j->shape, j->prompt.n_ids + l->max_new);
     if (!l->open || j->rc < 0) {
         return;
     }
