@@ -443,16 +443,19 @@ static void prompt_passes(void **state)
                 {"kivi:when=prefill", 129, true},
                 {"streaming:local=60,when=after", 1000, false},
                 {"streaming:local=60", 1000, true}};
+    const struct layer_kind kind = kind_attention(2, 2, 64, 0);
+    struct seq_shape shape;
+    shape_alike(&shape, 1, &kind);
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct kv_spec s;
         assert_int_equal(kv_spec_parse(&s, rows[i].text), 0);
-        assert_int_equal(needs_own_pass(&s, rows[i].n_prompt, NULL), rows[i].own);
+        assert_int_equal(needs_own_pass(&s, rows[i].n_prompt, &shape), rows[i].own);
         kv_spec_free(&s);
     }
     struct kv_spec a, b;
     assert_int_equal(kv_spec_parse(&a, "flexgen"), 0);
     assert_int_equal(kv_spec_parse(&b, "flexgen-upstream:group=32,when=prefill"), 0);
-    assert_true(kv_prefill_key(&a, 9, NULL) != kv_prefill_key(&b, 9, NULL));
+    assert_true(kv_prefill_key(&a, 9, &shape) != kv_prefill_key(&b, 9, &shape));
     kv_spec_free(&a);
     kv_spec_free(&b);
 }
