@@ -3,7 +3,6 @@
 #include "kernels/bench.h"
 #include "run/runner.h"
 
-#include <string.h>
 
 static double better(double a, double b)
 {
@@ -20,15 +19,14 @@ double limits_product_rate(struct runner *r, int64_t rows)
         if (i != c.head)
             p[n++] = (struct bench_product){rows, c.product[i].n_in, c.product[i].n_out, c.product[i].count};
     enum dtype t = r->m.dtype;
-    if (strcmp(r->ops->name, "cuda") == 0)
+    if (!r->ops->on_host)
         return bench_table_product_rate(r->ops, p, n, t);
     return bench_product_rate(p, n, t == DT_BF16 ? DT_BF16 : DT_F32, r->ops->threads, 1.0);
 }
 
 void runner_limits_again(struct runner *r, struct run_limits *l)
 {
-    bool card = strcmp(r->ops->name, "cuda") == 0;
-    double memory = card ? bench_copy_rate(r->ops) : bench_read_rate(r->ops->threads);
+    double memory = r->ops->on_host ? bench_read_rate(r->ops->threads) : bench_copy_rate(r->ops);
     r->limits.read_rate = better(r->limits.read_rate, memory);
     r->limits.product_rate = better(r->limits.product_rate, limits_product_rate(r, r->ops->piece));
     r->limits_known = true;

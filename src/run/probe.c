@@ -6,7 +6,6 @@
 #include "run/runner.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 static int emit(struct runner *r, struct probe_logits *p, struct tensor logits)
 {
@@ -126,7 +125,7 @@ static int time_steps(struct runner *r, struct seq *s, int n_seq, int n_steps, s
     int32_t id = 7;
     struct tensor logits;
     int rc = 0;
-    bool metered = strcmp(r->ops->name, "cuda") != 0;
+    bool metered = r->ops->on_host;
     meter = (struct meter){r->ops, r->ops->attend, 0};
     if (metered)
         r->ops->attend = metered_attend;
@@ -211,7 +210,7 @@ static int open_all(struct runner *r, const struct kv_spec *spec, const struct s
 {
     int32_t *ids = mem_alloc((size_t)n_ctx, sizeof *ids);
     uint64_t x = 88172645463325252u;
-    t->own_prompts = n_seq == 1 || strcmp(r->ops->name, "cuda") == 0;
+    t->own_prompts = n_seq == 1 || !r->ops->on_host;
     int rc = t->own_prompts && n_seq > 1 ? check_room(r, spec, shape, n_ctx, n_max, n_seq) : 0;
     for (int i = 0, n = t->own_prompts ? 1 : n_seq; i < n_seq && rc == 0; i += n) {
         random_ids(ids, n_ctx, r->engine.n_vocab, &x);
