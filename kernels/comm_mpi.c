@@ -175,7 +175,9 @@ static int choose_way(struct comm *c, bool cards)
     c->way = "host";
     c->broadcast = broadcast;
     g->stage = !o->on_host ? o->alloc(o, PIECE, MEM_WORKSPACE, PLACE_HOST) : NULL;
-    rc = !o->on_host && !g->stage ? err_set(ERR_NOMEM, "no pinned memory to hand weights on (%zu bytes)", PIECE) : 0;
+    rc = !o->on_host && !g->stage
+             ? err_set(ERR_NOMEM, "no pinned memory to hand weights on (%zu bytes)", PIECE)
+             : 0;
     TRY(agree(c, rc, &first));
     return first < 0 || rc < 0
                ? rc

@@ -118,8 +118,7 @@ static void print_head(const struct bench *b)
         return;
     printf("%s, %s, %d threads, %s weights, %s cache; %s %.1f GB/s, products %.0f GFLOP/s\n", o->device,
            o->isa, o->threads, dtype_name(b->dtype), dtype_name(b->cache),
-           o->on_host ? "memory reads" : "device copy", 1e-9 * b->lim.read_rate,
-           1e-9 * b->lim.product_rate);
+           o->on_host ? "memory reads" : "device copy", 1e-9 * b->lim.read_rate, 1e-9 * b->lim.product_rate);
     fflush(stdout);
 }
 

@@ -3,7 +3,6 @@
 #include "kernels/bench.h"
 #include "run/runner.h"
 
-
 static double better(double a, double b)
 {
     return a > b ? a : b;
