@@ -14,7 +14,7 @@ static bool ratio_form(const struct sink_setting *st, const char *label, char *b
 {
     const struct kv_method *m = kv_method_find(st->method);
     struct kv_spec spec;
-    if (!m || !m->from_ratio || !isfinite(st->nominal_ratio))
+    if (!m || !kv_method_info(m).ratio || !isfinite(st->nominal_ratio))
         return false;
     snprintf(buf, cap, "%s:ratio=%.0f", st->method, st->nominal_ratio);
     if (kv_spec_parse(&spec, buf) < 0)

@@ -183,9 +183,10 @@ static int choose_way(struct comm *c, bool gpus)
     }
     c->way = "host";
     c->broadcast = broadcast;
-    bool gpu = !strcmp(o->name, "cuda");
-    g->stage = gpu ? o->alloc(o, PIECE, MEM_WORKSPACE, PLACE_HOST) : NULL;
-    rc = gpu && !g->stage ? err_set(ERR_NOMEM, "no pinned memory to hand weights on (%zu bytes)", PIECE) : 0;
+    g->stage = !o->on_host ? o->alloc(o, PIECE, MEM_WORKSPACE, PLACE_HOST) : NULL;
+    rc = !o->on_host && !g->stage
+             ? err_set(ERR_NOMEM, "no pinned memory to hand weights on (%zu bytes)", PIECE)
+             : 0;
     TRY(agree(c, rc, &first));
     return first < 0 || rc < 0
                ? rc

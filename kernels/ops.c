@@ -394,7 +394,7 @@ static int ops_open_auto(struct ops **o, const struct ops_options *opt)
 
 void ops_set_act(struct ops *o, enum dtype act)
 {
-    if (strcmp(o->name, "cuda") == 0)
+    if (!o->on_host)
         o->act = act;
 }
 

@@ -237,6 +237,7 @@ struct ops {
     int threads;
     enum dtype act;
     bool plain_weights; /* packed weights are their rows as they are: parts of them may be copied into place */
+    bool on_host;       /* its memory is this process's own: `copy` is done on return, and so is every call */
     int64_t chunk; /* rows of a prefill chunk that it likes, a multiple of 512; 0: 512, put by ops_open */
     void *impl;
 

@@ -286,6 +286,7 @@ int ops_open_ref(struct ops **o, const struct ops_options *opt)
         .isa = "plain C",
         .libraries = "none",
         .threads = 1,
+        .on_host = true,
         .plain_weights = true,
         .impl = r,
         .close = ref_close,

@@ -209,10 +209,10 @@ int app_write(const char *path, const struct str *text)
 
 int app_no_prompt_method(const struct kv_spec *spec)
 {
-    return prompt_method_find(spec->method->name)
+    return prompt_method_find(kv_method_name(spec->method))
                ? err_set(ERR_INPUT,
                          "method %s rewrites prompts and leaves the cache alone; here it is 'full'",
-                         spec->method->name)
+                         kv_method_name(spec->method))
                : 0;
 }
 

@@ -99,12 +99,11 @@ static int bench_product_rows(struct bench *b, const char *name, int64_t n_out, 
 
 int bench_kernels(struct bench *b)
 {
-    const struct model_config *c = model_config(runner_model(b->r));
-    int64_t hd = (int64_t)c->n_head * c->head_dim, kd = (int64_t)c->n_kv_head * c->head_dim;
+    struct model_cost c;
+    model_config_cost(model_config(runner_model(b->r)), &c);
     bench_row(b, bench_on_gpu(b) ? "device copy" : "memory reads", 1e-9 * b->lim.read_rate, "GB/s", 0, "");
-    TRY(bench_product_rows(b, "q,k,v", hd + 2 * kd, c->d_model));
-    TRY(bench_product_rows(b, "o", c->d_model, hd));
-    TRY(bench_product_rows(b, "gate,up", 2 * c->d_ff, c->d_model));
-    TRY(bench_product_rows(b, "down", c->d_model, c->d_ff));
+    for (int32_t i = 0; i < c.n_product; i++)
+        if (i != c.head)
+            TRY(bench_product_rows(b, c.product[i].name, c.product[i].n_out, c.product[i].n_in));
     return 0;
 }

@@ -100,7 +100,7 @@ void bench_row(struct bench *b, const char *name, double value, const char *unit
 
 bool bench_on_gpu(const struct bench *b)
 {
-    return strcmp(runner_ops(b->r)->name, "cuda") == 0;
+    return !runner_ops(b->r)->on_host;
 }
 
 static void print_json(const struct bench *b)
@@ -119,8 +119,7 @@ static void print_head(const struct bench *b)
         return;
     printf("%s, %s, %d threads, %s weights, %s cache; %s %.1f GB/s, products %.0f GFLOP/s\n", o->device,
            o->isa, o->threads, dtype_name(b->dtype), dtype_name(b->cache),
-           strcmp(o->name, "cuda") ? "memory reads" : "device copy", 1e-9 * b->lim.read_rate,
-           1e-9 * b->lim.product_rate);
+           o->on_host ? "memory reads" : "device copy", 1e-9 * b->lim.read_rate, 1e-9 * b->lim.product_rate);
     fflush(stdout);
 }
 

@@ -60,9 +60,10 @@ static void list_methods(void)
 {
     const struct kv_method *m;
     for (int i = 0; (m = kv_method_at(i)); i++) {
-        printf("%s%s\n  %s%s%s\n", m->name, m->from_ratio ? "  (also ratio=N)" : "",
-               m->summary ? m->summary : "", m->source && *m->source ? "; " : "", m->source ? m->source : "");
-        print_params(m->params);
+        const struct kv_info k = kv_method_info(m);
+        printf("%s%s\n  %s%s%s\n", k.name, k.ratio ? "  (also ratio=N)" : "", k.summary ? k.summary : "",
+               k.source && *k.source ? "; " : "", k.source ? k.source : "");
+        print_params(k.params);
     }
 }
 

@@ -167,7 +167,7 @@ static int read_prompt(const char *path, const struct tok *t, int64_t n_vocab, i
 struct out {
     struct arrays *file;
     struct ops *ops;
-    const struct rope *rope;
+    const struct seq_shape *shape;
     int rc; /* of the tap, which cannot return one */
 };
 
@@ -203,7 +203,8 @@ static int put_rotated(struct out *o, int layer, const struct kv_rows *rows)
     t.data = o->ops->alloc(o->ops, tensor_bytes(&t), MEM_WORKSPACE, PLACE_DEVICE);
     if (!t.data)
         return err_set(ERR_NOMEM, "no memory for --dump-qkv");
-    struct rope_args a = {.src = rows->k, .dst = t, .rope = o->rope, .pos = rows->pos, .fixed = -1};
+    struct rope_args a = {
+        .src = rows->k, .dst = t, .rope = shape_kind(o->shape, layer)->rope, .pos = rows->pos, .fixed = -1};
     o->ops->rope(o->ops, &a, 1);
     int rc = put_tensor(o, layer, "k_rope", &t);
     o->ops->free(o->ops, t.data);
@@ -276,10 +277,10 @@ static int compute(struct runner *r, const struct logits_args *a, const struct k
     struct out o = {.ops = runner_ops(r)};
     int32_t *prompt = NULL, *force = NULL, *all = NULL;
     int64_t n_force = 0;
-    struct kv_shape shape;
+    struct seq_shape shape;
     int rc;
-    TRY(model_kv_shape(runner_model(r), cache, a->theta, &shape));
-    o.rope = shape.rope;
+    TRY(model_seq_shape(runner_model(r), cache, a->theta, &shape));
+    o.shape = &shape;
     TRY_GOTO(read_prompt(a->prompt, runner_tok(r), cfg->n_vocab, &prompt, &p.n_ids), done);
     if (a->force)
         TRY_GOTO(read_ids(a->force, cfg->n_vocab, &force, &n_force), done);

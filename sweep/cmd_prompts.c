@@ -54,7 +54,7 @@ static int print_one(const struct config *c, const struct config_task *task, con
 {
     const struct example *ex = task_example(open, i);
     struct prompt p;
-    TRY(policy_prompt(c->mode, t->spec->method->name, &t->rw, t->tok ? &t->model.run : NULL,
+    TRY(policy_prompt(c->mode, kv_method_name(t->spec->method), &t->rw, t->tok ? &t->model.run : NULL,
                       t->tok ? &t->model.config : NULL, t->tok, task_traits(open), ex, &p));
     struct str s = {0};
     str_add(&s, "{\"task\": ");
@@ -132,7 +132,7 @@ static int open_rewriter(const struct config *c, struct target *t)
     if (!t->prompt)
         return 0;
     const struct prompt_options o = {c->device, c->isa, c->threads, false, 0, {0}};
-    t->rw.method = prompt_method_find(t->spec->method->name);
+    t->rw.method = prompt_method_find(kv_method_name(t->spec->method));
     t->rw.params = t->spec->params;
     return t->rw.method->open(&t->rw.compressor, &t->prompt->files, &o);
 }

@@ -6,6 +6,8 @@
 
 /* "FILE:LINE:COL" of a node, or the option it came from; owned. */
 char *config_where(const struct node *n);
+/* The `shape` of a model file (config_shape.c); NULL: *c stays as it is. */
+int config_shape(struct model_config *c, const struct node *n);
 /* Reads a model map; with an id and no path, over what configs/models says of that id. On error the caller
  * closes *m. */
 int config_model_map(struct config_model *m, const struct node *n, const char *near,

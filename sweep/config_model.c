@@ -71,48 +71,6 @@ static int read_fetch(struct config_fetch *f, const struct node *n)
     return 0;
 }
 
-/* shape: what a plan must know of a model whose files are not there, under the names of config.json. */
-static int read_shape(struct model_config *c, const struct node *n)
-{
-    static const char *const keys[] = {
-        "model_type",  "num_hidden_layers", "num_attention_heads", "num_key_value_heads",     "head_dim",
-        "hidden_size", "intermediate_size", "vocab_size",          "max_position_embeddings", "torch_dtype",
-        NULL};
-    static const char *const dtypes[] = {"float32", "bfloat16", "float16", NULL};
-    static const enum dtype dtype[] = {DT_F32, DT_BF16, DT_F16};
-    if (!n)
-        return 0;
-    TRY(node_keys(n, keys, "shape"));
-    int64_t layers = 0, heads = 0, kv_heads = 0, dim = 0;
-    int d = 1;
-    const char *type = "llama";
-    TRY(node_text(n, "model_type", &type));
-    TRY(node_int(n, "num_hidden_layers", 1, 10000, &layers));
-    TRY(node_int(n, "num_attention_heads", 1, 10000, &heads));
-    TRY(node_int(n, "num_key_value_heads", 1, 10000, &kv_heads));
-    TRY(node_int(n, "hidden_size", 1, 1 << 24, &c->d_model));
-    TRY(node_int(n, "intermediate_size", 1, 1 << 24, &c->d_ff));
-    TRY(node_int(n, "vocab_size", 1, 1 << 24, &c->n_vocab));
-    TRY(node_int(n, "max_position_embeddings", 1, INT64_C(1) << 31, &c->max_len));
-    TRY(node_choice(n, "torch_dtype", dtypes, &d));
-    kv_heads = kv_heads ? kv_heads : heads;
-    dim = heads ? c->d_model / heads : 0;
-    TRY(node_int(n, "head_dim", 1, 65536, &dim));
-    if (!layers || !heads || !dim || !c->d_ff || !c->n_vocab || !c->max_len || heads % kv_heads)
-        return node_error(n, "shape: needs num_hidden_layers, num_attention_heads (a multiple of "
-                             "num_key_value_heads), hidden_size, intermediate_size, vocab_size and "
-                             "max_position_embeddings, as in the model's config.json");
-    const struct family *family = family_find(type);
-    if (!family)
-        return node_error(node_get(n, "model_type"), "shape: model_type '%s' is of no known family", type);
-    c->n_layer = (int32_t)layers, c->n_head = (int32_t)heads, c->n_kv_head = (int32_t)kv_heads;
-    c->head_dim = (int32_t)dim;
-    c->dtype = dtype[d];
-    snprintf(c->family, sizeof c->family, "%s", family->name);
-    snprintf(c->architecture, sizeof c->architecture, "%s", type);
-    return 0;
-}
-
 static int check_template(const struct config_model *m, const struct node *n)
 {
     if (tok_template(m->template))
@@ -154,7 +112,7 @@ static int read_model(struct config_model *m, const struct node *n)
     TRY(set_text(n, "template", &m->template));
     TRY(node_int(n, "max_len", 0, INT64_C(1) << 31, &m->max_len));
     TRY(read_fetch(&m->fetch, node_get(n, "fetch")));
-    TRY(read_shape(&m->shape, node_get(n, "shape")));
+    TRY(config_shape(&m->shape, node_get(n, "shape")));
     if (node_get(n, "defaults"))
         free_defaults(m);
     TRY(defaults_read(m, node_get(n, "defaults")));

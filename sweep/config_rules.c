@@ -43,25 +43,26 @@ static bool names(const char *pattern, const char *text)
 static bool names_method(const char *pattern, const struct kv_method *m)
 {
     char *name = mem_strndup(pattern, strcspn(pattern, ":"));
-    bool is = names(name, m->name);
+    bool is = names(name, kv_method_name(m));
     free(name);
     return is;
 }
 
 static int check_params(const struct kv_method *m, const char *params)
 {
+    const struct kv_info k = kv_method_info(m);
     struct str own = {0}; /* these two stand for others, and are read with the whole method */
     for (const char *at = params; *at; at += strcspn(at, ","), at += *at == ',')
         if (strncmp(at, "ratio=", 6) != 0 && strncmp(at, "budget=", 7) != 0) {
             str_add(&own, own.n ? "," : "");
             str_addn(&own, at, strcspn(at, ","));
         }
-    void *p = mem_alloc(1, m->params_bytes + 1);
-    param_defaults(m->params, p);
-    char *where = mem_printf("method %s", m->name);
-    int rc = param_parse(m->params, p, str_c(&own), where);
+    void *p = mem_alloc(1, k.params_bytes + 1);
+    param_defaults(k.params, p);
+    char *where = mem_printf("method %s", k.name);
+    int rc = param_parse(k.params, p, str_c(&own), where);
     free(where);
-    param_free(m->params, p);
+    param_free(k.params, p);
     free(p);
     str_free(&own);
     return rc;
@@ -125,7 +126,7 @@ static void know_methods(struct known *k, const struct config *c, const char *pa
 {
     for (int i = 0; i < c->n_method; i++) {
         know(k, pattern, c->method[i].spec.label);
-        k->hit_here = k->hit_here || names(pattern, c->method[i].spec.method->name);
+        k->hit_here = k->hit_here || names(pattern, kv_method_name(c->method[i].spec.method));
     }
     for (int i = 0; kv_method_at(i); i++)
         k->hit_elsewhere = k->hit_elsewhere || names_method(pattern, kv_method_at(i));

@@ -57,15 +57,15 @@ static int apply(struct kv_spec *s, const struct param *p, const struct config_m
                  const char *architecture)
 {
     char first[32];
-    const char *value = named(m, s->method->name, p->name);
-    const struct row *r = find(architecture, s->method->name, p->name);
+    const char *value = named(m, kv_method_name(s->method), p->name);
+    const struct row *r = find(architecture, kv_method_name(s->method), p->name);
     snprintf(first, sizeof first, "%.*s", (int)strcspn(p->choices, "|"), p->choices);
     return kv_spec_set(s, p->name, value ? value : r ? r->value : first);
 }
 
 int defaults_apply(struct kv_spec *s, const struct config_model *m, const char *architecture)
 {
-    for (const struct param *p = s->method->params; p && p->name; p++)
+    for (const struct param *p = kv_method_info(s->method).params; p && p->name; p++)
         if (is_auto(s, p))
             TRY(apply(s, p, m, architecture));
     return 0;
@@ -74,9 +74,9 @@ int defaults_apply(struct kv_spec *s, const struct config_model *m, const char *
 bool defaults_doubt(const struct kv_spec *s, const struct config_model *m, const struct model_file *f,
                     struct defaults_doubt *d)
 {
-    for (const struct param *p = s->method->params; p && p->name; p++) {
-        const struct row *r = is_auto(s, p) ? find(NULL, s->method->name, p->name) : NULL;
-        if (!r || named(m, s->method->name, p->name) || !model_file_gguf(f) ||
+    for (const struct param *p = kv_method_info(s->method).params; p && p->name; p++) {
+        const struct row *r = is_auto(s, p) ? find(NULL, kv_method_name(s->method), p->name) : NULL;
+        if (!r || named(m, kv_method_name(s->method), p->name) || !model_file_gguf(f) ||
             !model_file_mentions(f, r->model_type))
             continue;
         *d = (struct defaults_doubt){r->model_type, r->key, r->value};
@@ -88,22 +88,23 @@ bool defaults_doubt(const struct kv_spec *s, const struct config_model *m, const
 static int read_one(struct config_model *m, const struct kv_method *method, const char *key,
                     const struct node *value)
 {
-    const struct param *p = method->params;
+    const struct kv_info info = kv_method_info(method);
+    const struct param *p = info.params;
     while (p && p->name && strcmp(p->name, key))
         p++;
     if (!p || !p->name || !has_auto(p))
-        return node_error(value, "defaults: %s has no parameter '%s' that can be auto", method->name, key);
-    void *scratch = mem_alloc(1, method->params_bytes);
-    param_defaults(method->params, scratch);
-    int rc = value->kind != NODE_SCALAR ? ERR_INPUT
-                                        : param_set(method->params, scratch, key, value->text, method->name);
-    param_free(method->params, scratch);
+        return node_error(value, "defaults: %s has no parameter '%s' that can be auto", info.name, key);
+    void *scratch = mem_alloc(1, info.params_bytes);
+    param_defaults(info.params, scratch);
+    int rc =
+        value->kind != NODE_SCALAR ? ERR_INPUT : param_set(info.params, scratch, key, value->text, info.name);
+    param_free(info.params, scratch);
     free(scratch);
     if (rc < 0 || !strcmp(value->text, "auto"))
         return node_error(value, "defaults: %s: %s must be one of the values that are not auto: %s",
-                          method->name, key, p->choices);
+                          info.name, key, p->choices);
     *MEM_PUSH(m->defaults, m->n_default, m->cap_default) =
-        (struct config_default){mem_strdup(method->name), mem_strdup(key), mem_strdup(value->text)};
+        (struct config_default){mem_strdup(info.name), mem_strdup(key), mem_strdup(value->text)};
     return 0;
 }
 

@@ -73,7 +73,7 @@ static void mark_timed(struct farm *f, const struct sink_setting *mine, const st
 
 static bool is_full(const struct plan_setting *s)
 {
-    return !strcmp(s->spec->method->name, "full");
+    return !strcmp(kv_method_name(s->spec->method), "full");
 }
 
 /* Whether the comparison with the full cache is wished for a unit that was computed without it. Where the

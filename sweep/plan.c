@@ -93,7 +93,7 @@ int plan_model_open(struct plan_model *m, const struct config *c, const struct c
     m->run = (struct run_model){
         .id = cfg->id, .path = cfg->path, .template = cfg->template, .max_len = cfg->max_len};
     plan_dtypes(c, &m->config, &m->run.dtype, &m->run.cache_dtype);
-    model_config_kv_shape(&m->config, m->run.cache_dtype, &m->shape);
+    model_config_shape(&m->config, m->run.cache_dtype, &m->shape);
     TRY(open_tok(m, cfg, sketch));
     return plan_model_identity(m);
 }
@@ -259,7 +259,7 @@ static void tell_notices(const struct plan *p)
     for (int i = 0; i < p->n_setting; i++) {
         const struct plan_prompt *prompt = p->setting[i].all.prompt;
         if (prompt && prompt->notice) {
-            log_warn("method %s: %s", p->setting[i].spec->method->name, prompt->notice);
+            log_warn("method %s: %s", kv_method_name(p->setting[i].spec->method), prompt->notice);
             return;
         }
     }

@@ -16,7 +16,7 @@ enum { PLAN_BATCH = 32, PLAN_GROUP = 16 };
 struct plan_model {
     struct run_model run; /* text borrowed from the configuration */
     struct model_config config;
-    struct kv_shape shape;
+    struct seq_shape shape;
     char hash[33]; /* model_file_hash, hex */
     uint64_t file_bytes;
     bool assumed;    /* its files are absent: config is the shape that the model file gives (plan_sketch) */

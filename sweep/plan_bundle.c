@@ -32,17 +32,17 @@ static int32_t guess_tokens(const struct plan *p, const struct plan_model *m, in
     return (int32_t)(n < 1 ? 1 : n);
 }
 
-/* What a sequence will take: every layer as the first. */
+/* What a sequence will take. */
 static double cache_bytes(const struct plan *p, int setting, int task, int64_t n_prompt, int max_new)
 {
-    const struct kv_shape *shape = &p->model[p->setting[setting].model].shape;
+    const struct seq_shape *shape = &p->model[p->setting[setting].model].shape;
     const struct kv_spec *spec = &plan_variant(p, setting, task)->spec;
     struct kv_ledger l = {0};
     if (spec->budget)
-        return fmin((double)spec->budget, (double)kv_full_bytes(shape, n_prompt + max_new));
-    if (kv_predict_layer(spec, shape, 0, n_prompt, n_prompt + max_new, &l) < 0)
-        return (double)kv_full_bytes(shape, n_prompt + max_new);
-    return (double)kv_ledger_total(&l) * shape->n_layer;
+        return fmin((double)spec->budget, (double)shape_full_bytes(shape, n_prompt + max_new));
+    if (kv_predict(spec, shape, n_prompt, n_prompt + max_new, &l) < 0)
+        return (double)shape_full_bytes(shape, n_prompt + max_new);
+    return (double)kv_ledger_total(&l);
 }
 
 uint64_t plan_bundle_id(const struct plan *p, const int64_t *unit, int n)
@@ -100,7 +100,7 @@ static void add_example(struct making *k, int example)
     const struct task *t = m->task[k->task];
     int max_new = task_traits(t)->max_new;
     int32_t n_prompt = guess_tokens(p, m, k->task, task_example(t, example));
-    double dense = (double)kv_full_bytes(&m->shape, n_prompt), need = dense,
+    double dense = (double)shape_full_bytes(&m->shape, n_prompt), need = dense,
            memory = (double)p->config->memory;
     for (int i = 0; i < k->n_set; i++)
         need += cache_bytes(p, k->set[i], k->task, n_prompt, max_new);
@@ -129,9 +129,7 @@ static int *order_settings(const struct plan *p, int model, int *n)
             const struct plan_setting *s = &p->setting[i];
             if (s->model != model)
                 continue;
-            const struct kv_method *method = s->spec->method;
-            bool shares =
-                !method->prefill_key || !method->prefill_key(s->spec->params, 4096, &p->model[model].shape);
+            bool shares = kv_prefill_key(s->spec, 4096, &p->model[model].shape) == 0;
             if (shares == (bool)plain)
                 set[(*n)++] = i;
         }
@@ -170,32 +168,25 @@ void plan_bundles(struct plan *p)
     qsort(p->bundle, (size_t)p->n_bundle, sizeof *p->bundle, longer);
 }
 
-/* Multiply-adds of the products of one token. */
-static double token_products(const struct model_config *c)
-{
-    double d = (double)c->d_model, q = (double)c->n_head * c->head_dim,
-           kv = (double)c->n_kv_head * c->head_dim;
-    return c->n_layer * (2 * d * q + 2 * d * kv + 3 * d * (double)c->d_ff);
-}
-
 #define RATE_FLOPS 100e9
 #define RATE_BYTES 10e9
 
 double plan_step_s(const struct plan *p, const struct plan_bundle *b, int64_t rows)
 {
     const struct plan_model *m = &p->model[b->model];
-    const struct model_config *c = &m->config;
+    struct model_cost c;
+    model_config_cost(&m->config, &c);
     int max_new = task_traits(m->task[b->task])->max_new;
-    double products = token_products(c), head = (double)c->d_model * (double)c->n_vocab, longest = 0,
-           bytes = (products + head) * (double)dtype_bytes(m->run.dtype);
+    double head, products = cost_flops(&c, &head), bytes = cost_step_bytes(&c, m->run.dtype);
+    int64_t longest = 0;
     for (int i = 0; i < b->n; i++) {
         const struct plan_unit *u = &p->unit[b->first + i];
         longest = u->n_prompt > longest ? u->n_prompt : longest;
         bytes += cache_bytes(p, u->setting, u->task, u->n_prompt, max_new);
     }
-    double n = longest < (double)rows ? longest : (double)rows;
-    double chunk = 2 * n * products + 4 * n * longest * c->n_head * c->head_dim * c->n_layer + 2 * head;
-    double token = 2 * b->n * (products + head) / RATE_FLOPS + bytes / RATE_BYTES;
+    int64_t n = longest < rows ? longest : rows;
+    double chunk = (double)n * products + shape_mix_flops(&m->shape, longest - n, longest) + head;
+    double token = b->n * (products + head) / RATE_FLOPS + bytes / RATE_BYTES;
     return chunk / RATE_FLOPS > token ? chunk / RATE_FLOPS : token;
 }
 
@@ -204,21 +195,20 @@ double plan_step_s(const struct plan *p, const struct plan_bundle *b, int64_t ro
 double plan_cost(const struct plan *p, const struct plan_bundle *b)
 {
     const struct plan_model *m = &p->model[b->model];
-    const struct model_config *c = &m->config;
+    struct model_cost c;
+    model_config_cost(&m->config, &c);
     int max_new = task_traits(m->task[b->task])->max_new;
-    double answer = max_new < 128 ? max_new / 2.0 : 64, products = token_products(c), flops = 0, bytes = 0;
-    double head = (double)c->d_model * (double)c->n_vocab;
+    double answer = max_new < 128 ? max_new / 2.0 : 64, flops = 0, bytes = 0, head,
+           products = cost_flops(&c, &head);
     for (int i = 0; i < b->n; i++) {
         const struct plan_unit *u = &p->unit[b->first + i], *before = i ? u - 1 : NULL;
         const struct kv_spec *spec = &plan_variant(p, u->setting, u->task)->spec;
-        double n = u->n_prompt;
-        bool own =
-            spec->method->prefill_key && spec->method->prefill_key(spec->params, u->n_prompt, &m->shape);
+        bool own = kv_prefill_key(spec, u->n_prompt, &m->shape) != 0;
         if (own || !before || before->example != u->example)
-            flops += 2 * n * products + 2 * n * n * c->n_head * c->head_dim * c->n_layer;
-        flops += 2 * answer * (products + head);
+            flops += u->n_prompt * products + shape_mix_flops(&m->shape, 0, u->n_prompt);
+        flops += answer * (products + head);
         bytes += answer * cache_bytes(p, u->setting, u->task, u->n_prompt, max_new);
     }
-    bytes += answer * (products + head) * (double)dtype_bytes(m->run.dtype);
+    bytes += answer * cost_step_bytes(&c, m->run.dtype);
     return flops / RATE_FLOPS + bytes / RATE_BYTES;
 }

@@ -70,7 +70,7 @@ static int find_ranks(struct plan_prompt *p, const struct config *c, const char 
 static int describe(struct plan_prompt *p, const struct prompt_method *m, const struct kv_spec *spec)
 {
     struct str s = {0};
-    for (const struct param *row = spec->method->params; row && row->name; row++) {
+    for (const struct param *row = kv_method_info(spec->method).params; row && row->name; row++) {
         const struct param one[2] = {*row, {0}};
         if (!strcmp(row->name, "encoder") || !strcmp(row->name, "ranks"))
             continue;
@@ -92,7 +92,7 @@ static int describe(struct plan_prompt *p, const struct prompt_method *m, const 
 int plan_prompt_open(struct plan_prompt **out, const struct config *c, const struct kv_spec *spec,
                      bool sketch)
 {
-    const struct prompt_method *m = prompt_method_find(spec->method->name);
+    const struct prompt_method *m = prompt_method_find(kv_method_name(spec->method));
     *out = NULL;
     if (!m)
         return 0;

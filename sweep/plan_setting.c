@@ -22,7 +22,7 @@ static bool match_method(const char *pattern, const struct kv_spec *spec)
         return true;
     bool no = *pattern == '!';
     const char *p = pattern + no;
-    return no != (str_match(p, spec->method->name) || str_match(p, spec->label));
+    return no != (str_match(p, kv_method_name(spec->method)) || str_match(p, spec->label));
 }
 
 /* The rules that touch a setting, whatever tasks there are: the text stays the same when tasks are added. */
@@ -93,14 +93,14 @@ static int resolve(const struct plan *p, int i_model, const struct config_method
 
 /* What a prompt of n tokens takes, without room for an answer. Where a prompt is shortened before a plain
  * cache sees it, the rest is taken to have the nominal length. */
-static int size_at(const struct kv_spec *spec, const struct kv_shape *shape, int64_t n,
+static int size_at(const struct kv_spec *spec, const struct seq_shape *shape, int64_t n,
                    struct plan_size *size)
 {
-    const uint64_t full = kv_full_bytes(shape, n);
+    const uint64_t full = shape_full_bytes(shape, n);
     struct kv_spec solved;
     struct kv_ledger l;
     *size = (struct plan_size){.ratio = NAN};
-    if (!spec->method->open && spec->nominal_ratio > 1)
+    if (kv_spec_plain(spec) && spec->nominal_ratio > 1)
         n = (int64_t)((double)n / spec->nominal_ratio);
     if (kv_spec_solve(&solved, spec, shape, n, n) < 0)
         return 0; /* a budget that is too small for so many tokens */
@@ -116,8 +116,8 @@ static int size_at(const struct kv_spec *spec, const struct kv_shape *shape, int
 static int measure(const struct plan *p, const struct plan_setting *s, const struct config_method *method,
                    struct plan_variant *v)
 {
-    const struct kv_shape *shape = &p->model[s->model].shape;
-    int rc = v->spec.method->check ? v->spec.method->check(v->spec.params, shape) : 0;
+    const struct seq_shape *shape = &p->model[s->model].shape;
+    int rc = kv_spec_check(&v->spec, shape);
     if (rc == 0)
         rc = plan_prompt_open(&v->prompt, p->config, &v->spec, p->sketch);
     if (rc == 0)

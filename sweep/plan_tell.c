@@ -26,7 +26,7 @@ static void tell_doubts(const struct config *c, const struct config_model *cfg, 
     for (int i = 0; i < c->n_method; i++) {
         if (!defaults_doubt(&c->method[i].spec, cfg, f, &d))
             continue;
-        const char *method = c->method[i].spec.method->name;
+        const char *method = kv_method_name(c->method[i].spec.method);
         log_warn(
             "model '%s': its metadata names %s, but a GGUF file does not say the model_type: %s runs as on "
             "other models; write %s=%s in the method, or defaults: {%s: {%s: %s}} in the model, if it is one",

@@ -56,7 +56,7 @@ static XXH128_hash_t example_hash(const struct example *ex)
 /* What rewrites the prompts of a setting; "": nothing. */
 static const char *prompt_name(const struct plan_setting *s)
 {
-    return s->all.prompt ? s->spec->method->name : "";
+    return s->all.prompt ? kv_method_name(s->spec->method) : "";
 }
 
 /* Whatever is in here is a column of /settings or /tasks, or (mode) one of the file; of overrides, what they
@@ -73,8 +73,8 @@ void plan_unit_id(const struct plan *p, struct plan_unit *u)
     str_double(theta, u->over.rope_theta_factor);
     const struct plan_task *task = &p->task[u->task];
     const struct plan_variant *v = plan_variant(p, u->setting, u->task);
-    char *method =
-        v->prompt ? mem_printf("%s:%s", v->spec.method->name, v->prompt->params) : mem_strdup(v->spec.text);
+    char *method = v->prompt ? mem_printf("%s:%s", kv_method_name(v->spec.method), v->prompt->params)
+                             : mem_strdup(v->spec.text);
     struct str s = {0};
     str_printf(&s, "kvsweep unit 2\nmodel %s %s\ntemplate %s\nstop_ids %s\nmax_len %lld\n", m->run.id,
                m->hash, plan_template_texts(m), m->stop_ids, (long long)m->run.max_len);
@@ -141,7 +141,7 @@ static void sink_settings(const struct plan *p, struct sink_plan *s)
                                         .stop_ids = m->stop_ids,
                                         .max_len = m->run.max_len,
                                         .prompt_method = prompt_name(set),
-                                        .method = set->spec->method->name,
+                                        .method = kv_method_name(set->spec->method),
                                         .params = params_of(set),
                                         .overrides = set->overrides,
                                         .protocol = "inside",

@@ -341,7 +341,7 @@ static void test_sums_case(struct ops *o, struct ops *ref, enum dtype t, int64_t
              (long long)d);
     compare("mean", text, DT_F32, &got[0], &want[0], 0);
     compare("dots", text, DT_F32, &got[1], &want[1], 3e-6 * sqrt((double)(H * d)));
-    compare("norms", text, DT_F32, &got[2], &want[2], 1.6e-5);
+    compare("norms", text, DT_F32, &got[2], &want[2], 3.1e-5); /* one step of 16 significant bits */
     for (int j = 0; j < 3; j++) {
         buf_free(&got[j]);
         buf_free(&want[j]);

@@ -15,7 +15,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
-#include "kv/kv.h"
+#include "kv/method.h"
 
 /* The backend under test: the program's first argument, or the reference. */
 static const char *rig_backend = "ref";
@@ -23,7 +23,7 @@ static const char *rig_backend = "ref";
 struct rig {
     struct ops *ops;
     struct rope rope;
-    struct kv_shape shape;
+    struct seq_shape shape;
     float inv_freq[64];
 };
 
@@ -31,16 +31,23 @@ static inline void rig_init(struct rig *g, int32_t n_head, int32_t n_kv_head, in
 {
     memset(g, 0, sizeof *g);
     assert_int_equal(ops_open(&g->ops, rig_backend, &(struct ops_options){0}), 0);
+    const struct layer_kind kind = kind_attention(n_head, n_kv_head, d, 0);
     for (int i = 0; i < d / 2; i++)
         g->inv_freq[i] = (float)pow(10000.0, -2.0 * i / d);
     g->rope = (struct rope){.n_rot = d, .mscale = 1, .inv_freq = g->inv_freq};
-    g->shape = (struct kv_shape){.n_layer = 1,
-                                 .n_head = n_head,
-                                 .n_kv_head = n_kv_head,
-                                 .head_dim = d,
-                                 .dtype = dtype,
-                                 .rope = &g->rope,
-                                 .max_len = 100000};
+    shape_alike(&g->shape, 1, &kind);
+    g->shape.kind[0].rope = &g->rope;
+    g->shape.dtype = dtype;
+    g->shape.max_len = 100000;
+}
+
+/* Heads of another width; rig_init's frequencies stay. */
+static inline void rig_width(struct rig *g, int32_t d)
+{
+    struct layer_kind *k = &g->shape.kind[0];
+    *k = kind_attention(k->n_head, k->n_kv_head, d, 0);
+    k->rope = &g->rope;
+    g->rope.n_rot = d;
 }
 
 static inline void assert_near(double a, double b, double eps)
@@ -81,8 +88,8 @@ struct feed {
 static inline void feed_init(struct feed *f, const struct rig *g, int64_t n, uint64_t seed)
 {
     f->n = n;
-    f->q_row = (size_t)(g->shape.n_head * g->shape.head_dim);
-    f->k_row = (size_t)(g->shape.n_kv_head * g->shape.head_dim);
+    f->q_row = (size_t)(g->shape.kind[0].n_head * g->shape.kind[0].d_k);
+    f->k_row = (size_t)(g->shape.kind[0].n_kv_head * g->shape.kind[0].d_k);
     f->q = mem_alloc((size_t)n * f->q_row, sizeof(float));
     f->out = mem_alloc((size_t)n * f->q_row, sizeof(float));
     f->k = mem_alloc((size_t)n * f->k_row, sizeof(float));
@@ -106,7 +113,7 @@ static inline void feed_free(struct feed *f)
 /* Copies of rows [at, at+n), because a step may overwrite them; out points into f. */
 static inline struct kv_rows feed_rows(const struct feed *f, const struct rig *g, int64_t at, int64_t n)
 {
-    const int64_t H = g->shape.n_head, Hk = g->shape.n_kv_head, d = g->shape.head_dim;
+    const int64_t H = g->shape.kind[0].n_head, Hk = g->shape.kind[0].n_kv_head, d = g->shape.kind[0].d_k;
     const size_t a = (size_t)at, b = (size_t)n;
     return (struct kv_rows){
         .q = {mem_dup(f->q + a * f->q_row, b * f->q_row * sizeof(float)), DT_F32, {n, H, d, 1}},
@@ -139,7 +146,7 @@ static inline void rig_feed(const struct rig *g, struct kv_cache *c, const struc
         assert_int_equal(rig_step(g, c, f, to - c->n < chunk ? to - c->n : chunk), 0);
 }
 
-static inline bool needs_own_pass(const struct kv_spec *s, int64_t n_prompt, const struct kv_shape *shape)
+static inline bool needs_own_pass(const struct kv_spec *s, int64_t n_prompt, const struct seq_shape *shape)
 {
     return kv_prefill_key(s, n_prompt, shape) != 0;
 }
@@ -167,8 +174,8 @@ static inline int rig_prompt(const struct rig *g, struct kv_cache *c, const stru
         rc = kv_watch(&prompt, kv_wants(spec));
     if (rc == 0) {
         rig_feed(g, &prompt, f, n_prompt, chunk);
-        struct kv_dense *dense = kv_freeze(&prompt);
-        assert_non_null(dense);
+        struct kv_dense *dense;
+        assert_int_equal(kv_freeze(&prompt, &dense), 0);
         rc = kv_fork(c, spec, &g->shape, g->ops, 0, dense, n_max);
         kv_dense_settle(dense, g->ops);
         kv_dense_unref(dense, g->ops);

@@ -3,14 +3,14 @@
 #include "kv_rig.h"
 
 /* Two layers of 2 KV heads of 32, f16: an uncompressed token takes 512 bytes. */
-static struct kv_shape shape_of(const struct rig *g)
+static struct seq_shape shape_of(const struct rig *g)
 {
-    struct kv_shape s = g->shape;
+    struct seq_shape s = g->shape;
     s.n_layer = 2;
     return s;
 }
 
-static uint64_t device_bytes(const struct kv_spec *s, const struct kv_shape *shape, int64_t n_prompt,
+static uint64_t device_bytes(const struct kv_spec *s, const struct seq_shape *shape, int64_t n_prompt,
                              int64_t n_max)
 {
     struct kv_ledger l;
@@ -19,7 +19,7 @@ static uint64_t device_bytes(const struct kv_spec *s, const struct kv_shape *sha
 }
 
 /* Least and most device bytes of a method for a sequence. */
-static void range(const struct kv_method *m, const struct kv_shape *shape, int64_t n_prompt, int64_t n_max,
+static void range(const struct kv_method *m, const struct seq_shape *shape, int64_t n_prompt, int64_t n_max,
                   uint64_t *least, uint64_t *most)
 {
     struct kv_spec s, out;
@@ -48,7 +48,7 @@ static void every_method_fits(void **state)
     struct rig g;
     int n_tried = 0;
     rig_init(&g, 6, 2, 32, DT_F16);
-    struct kv_shape shape = shape_of(&g);
+    struct seq_shape shape = shape_of(&g);
     for (int i = 0; kv_method_at(i); i++) {
         const struct kv_method *m = kv_method_at(i);
         uint64_t least, most, before = 0;
@@ -89,7 +89,7 @@ static void streaming_by_hand(void **state)
     struct rig g;
     struct kv_spec s, out;
     rig_init(&g, 6, 2, 32, DT_F16);
-    struct kv_shape shape = shape_of(&g);
+    struct seq_shape shape = shape_of(&g);
     assert_int_equal(kv_spec_parse(&s, "streaming:budget=100000"), 0);
     assert_true(isnan(s.nominal_ratio));
     assert_int_equal(kv_spec_solve(&out, &s, &shape, 3000, 3100), 0);
@@ -114,7 +114,7 @@ static void kivi_by_hand(void **state)
     struct rig g;
     struct kv_spec four, two, s, out;
     rig_init(&g, 6, 2, 32, DT_F16);
-    struct kv_shape shape = shape_of(&g);
+    struct seq_shape shape = shape_of(&g);
     assert_int_equal(kv_spec_parse(&four, "kivi:bits=4,residual=32"), 0);
     assert_int_equal(kv_spec_parse(&two, "kivi:bits=2,residual=32"), 0);
     uint64_t b4 = device_bytes(&four, &shape, 3000, 3100), b2 = device_bytes(&two, &shape, 3000, 3100);

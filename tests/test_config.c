@@ -50,7 +50,7 @@ static void expand_lists(void **state)
     assert_int_equal(c.n_method, 5);
     assert_string_equal(c.method[1].spec.label, "kivi:bits=4");
     assert_string_equal(c.method[3].spec.label, "streaming:keep=0.25");
-    assert_string_equal(c.method[4].spec.method->name, "kivi");
+    assert_string_equal(kv_method_name(c.method[4].spec.method), "kivi");
     assert_string_equal(c.model[0].path, "/cache/m.gguf");
     struct str text = {0};
     param_text(c.task[0].type->params, c.task[0].params, &text);
@@ -135,7 +135,7 @@ static void set_values(void **state)
     assert_int_equal(c.mode, MODE_PAPER);
     assert_int_equal(c.topk, 0);
     assert_int_equal(c.model[0].max_len, 55);
-    assert_string_equal(c.method[0].spec.method->name, "kivi");
+    assert_string_equal(kv_method_name(c.method[0].spec.method), "kivi");
     assert_non_null(strstr(c.yaml, "# --set mode=paper\n"));
     config_close(&c);
 }
@@ -242,7 +242,7 @@ static const char *const refusals[][2] = {
     {"overrides: [{set: {cap: '1,2'}}]\n",
      "t.yaml:1:25: overrides: cap: '1,2' must not hold a comma or a line break"},
     {"models: [{id: m, path: /m, shape: {num_hidden_layers: 2}}]\n",
-     "t.yaml:1:35: shape: needs num_hidden_layers, …"},
+     "t.yaml:1:35: shape: needs hidden_size, as in …"},
     {"models: [{id: m, path: /m, shape: {layers: 2}}]\n", "t.yaml:1:36: shape: unknown key 'layers'…"},
     {"methods: [{name: full, budget: 1MiB}]\n", "t.yaml:1:11: methods: method full: it has no 'budget'…"},
     {"methods: [{name: streaming, budget: 1MiB, keep: 0.5}]\n",

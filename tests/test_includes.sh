@@ -43,9 +43,22 @@ check src/prompt base/ kernels/ops.h kv/ model/ tok/ prompt/
 check src/run base/ kernels/ kv/ model/ tok/ task/ prompt/ run/
 check hdf5io base/ kernels/ops.h kv/kv.h run/record.h run/record.def task/task.h task/longbench.def hdf5io/
 check sweep base/ kernels/ kv/ model/ prompt/prompt.h tok/ task/ run/ hdf5io/ sweep/
-for method in kivi streaming infllm infllm_chunk; do
-    check "src/kv/$method.c" base/ kv/
+# A method's file sees its tools and base/ only; who merely uses caches sees no hooks.
+for method in $(sed -n 's/^KV_METHOD(\(.*\))$/\1/p' src/kv/methods.def) infllm_chunk kept; do
+    case $method in
+        full | flexgen_upstream) continue ;; # in kv.c and flexgen.c
+    esac
+    check "src/kv/$method.c" base/ kv/method.h kv/kv.h kv/kept.h kv/window.h kv/infllm.h kv/llmlingua2.h
 done
+if grep -rlE '^#include "kv/(method|hold|kept|window|infllm)\.h"' src/model src/prompt src/run hdf5io sweep; then
+    echo "kv/method.h and what it serves are for src/kv alone; others include kv/kv.h"
+    bad=1
+fi
+# Backends have properties; nobody outside kernels/ asks for their names.
+if grep -rnE 'strcmp\([^,]*(ops|[^a-z]o|table)->name,|"(cuda|cpu|ref)"\) *[!=]= *0' src hdf5io sweep --include='*.c'; then
+    echo "a backend is told by its name; ask for a property of struct ops"
+    bad=1
+fi
 
 owner hdf5.h 'hdf5io/*'
 owner hdf5_hl.h 'hdf5io/*'

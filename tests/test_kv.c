@@ -77,7 +77,7 @@ static double mean_error(const float *a, const float *b, size_t n)
     return sum / (double)n;
 }
 
-static bool shares_pass(const char *text, int64_t n_prompt, const struct kv_shape *shape)
+static bool shares_pass(const char *text, int64_t n_prompt, const struct seq_shape *shape)
 {
     struct kv_spec s;
     assert_int_equal(kv_spec_parse(&s, text), 0);
@@ -168,7 +168,7 @@ static void chunks_do_not_matter(void **state)
             rig_init(&g, heads[h][0], heads[h][1], 16, h ? DT_F16 : DT_F32);
             const bool codes = strstr(mixed[k], "kivi") || strstr(mixed[k], "flexgen");
             if (codes && !strstr(mixed[k], "group=16"))
-                g.shape.head_dim = 32, g.rope.n_rot = 32;
+                rig_width(&g, 32);
             const int64_t n_prompt = codes ? 140 : 200; /* more than one window, more than one chunk */
             feed_init(&f, &g, n_prompt + 30, 11);
             size_t bytes = (size_t)f.n * f.q_row * sizeof(float);
@@ -292,10 +292,10 @@ static void ledger_is_the_allocators(void **state)
             }
             struct kv_budgets b;
             kv_get_budgets(&c, &b);
-            assert_near(b.value[KV_TRUE_RATIO], (double)kv_full_bytes(&g.shape, f.n) / (double)own_bytes(&c),
-                        1e-9);
+            assert_near(b.value[KV_TRUE_RATIO],
+                        (double)shape_full_bytes(&g.shape, f.n) / (double)own_bytes(&c), 1e-9);
             if (!strcmp(mixed[k], "full"))
-                assert_int_equal(own_bytes(&c), kv_full_bytes(&g.shape, f.n));
+                assert_int_equal(own_bytes(&c), shape_full_bytes(&g.shape, f.n));
             kv_close(&c);
             kv_spec_free(&s);
             feed_free(&f);
@@ -414,16 +414,17 @@ static void sharing(void **state)
 
     assert_int_equal(kv_open(&owner, &full, &g.shape, g.ops, 0, 100, 120), 0);
     rig_feed(&g, &owner, &f, 100, 512);
-    struct kv_dense *dense = kv_freeze(&owner);
+    struct kv_dense *dense, *none;
+    assert_int_equal(kv_freeze(&owner, &dense), 0);
     assert_non_null(dense);
     assert_int_equal(dense->n, 100);
     assert_int_equal(kv_fork(&other, &stream, &g.shape, g.ops, 0, dense, 120), ERR_INTERNAL);
     for (int i = 0; i < 2; i++) {
         assert_int_equal(kv_fork(&fork[i], &full, &g.shape, g.ops, 0, dense, 120), 0);
-        assert_int_equal(shared_bytes(&fork[i]), kv_full_bytes(&g.shape, 120));
-        assert_int_equal(own_bytes(&fork[i]) - shared_bytes(&fork[i]), kv_full_bytes(&g.shape, 20));
+        assert_int_equal(shared_bytes(&fork[i]), shape_full_bytes(&g.shape, 120));
+        assert_int_equal(own_bytes(&fork[i]) - shared_bytes(&fork[i]), shape_full_bytes(&g.shape, 20));
     }
-    assert_int_equal(rig_used(&g), kv_full_bytes(&g.shape, 160));
+    assert_int_equal(rig_used(&g), shape_full_bytes(&g.shape, 160));
     kv_dense_unref(dense, g.ops);
     struct kv_cache *all[] = {&owner, &fork[0], &fork[1]};
     for (int i = 0; i < 3; i++) { /* the owner goes on behind the frozen rows, the forks in their own */
@@ -431,7 +432,7 @@ static void sharing(void **state)
         rig_feed(&g, all[i], &f, 120, 7);
         assert_memory_equal(f.out + at, want, n * sizeof(float));
     }
-    assert_null(kv_freeze(&fork[0]));
+    assert_int_equal(kv_freeze(&fork[0], &none), ERR_INTERNAL);
     kv_close(&owner);
     kv_close(&fork[0]);
     assert_int_equal(shared_bytes(&fork[1]), 0);
@@ -465,10 +466,11 @@ static void wrong_rows(void **state)
     kv_close(&c);
     assert_int_equal(kv_open(&c, &kivi, &g.shape, g.ops, 0, 10, 12), 0);
     assert_int_equal(rig_step(&g, &c, &f, 1), ERR_INTERNAL);
-    assert_null(kv_freeze(&c));
+    struct kv_dense *none;
+    assert_int_equal(kv_freeze(&c, &none), ERR_INTERNAL);
     kv_close(&c);
     assert_int_equal(kv_open(&c, &kivi, &g.shape, g.ops, 0, 13, 12), ERR_INTERNAL);
-    g.shape.head_dim = 48;
+    rig_width(&g, 48);
     assert_int_equal(kv_open(&c, &kivi, &g.shape, g.ops, 0, 10, 12), ERR_INPUT);
     kv_spec_free(&full);
     kv_spec_free(&kivi);

@@ -171,7 +171,7 @@ static void oracle_case(const char *stream, const char *kind, const char *text, 
     struct array v = fix_get(&file, KIND_F16, "v", 0), want = fix_get(&file, KIND_F32, out, 0);
     const int64_t n = int_at(&param, 3), n_prompt = int_at(&param, 4);
     rig_init(&g, int_at(&param, 0), int_at(&param, 1), int_at(&param, 2), dtype);
-    g.shape.rope = NULL; /* the rows are rotated already */
+    g.shape.kind[0].rope = NULL; /* the rows are rotated already */
     f = (struct feed){.n = n, .q_row = (size_t)(q.n[1] * q.n[2]), .k_row = (size_t)(k.n[1] * k.n[2])};
     f.q = floats(&q, (size_t)n * f.q_row);
     f.k = floats(&k, (size_t)n * f.k_row);
@@ -231,7 +231,7 @@ static void anew_step(const struct rig *g, struct anew *a, const struct feed *f,
     };
     g->ops->rope(g->ops, rope, 3);
     a->n += n;
-    struct kv_cache c = {.shape = &g->shape, .ops = g->ops};
+    struct kv_cache c = {.shape = &g->shape, .kind = &g->shape.kind[0], .ops = g->ops};
     struct attend_args at;
     kv_attend_init(&at, &c, &r);
     for (int i = 0; i < 2; i++) {
@@ -363,7 +363,7 @@ static void check_when(const struct when_case *w)
     struct kv_cache c;
     const int64_t n_prompt = 75, n = 110, d = 32, H = 4, Hk = 2;
     rig_init(&g, (int32_t)H, (int32_t)Hk, (int32_t)d, DT_F32);
-    g.shape.rope = NULL;
+    g.shape.kind[0].rope = NULL;
     feed_init(&f, &g, n, 19);
     for (size_t i = 0; i < (size_t)n * f.k_row; i++) /* so that fp16 rounding of exact rows does not matter */
         f.k[i] = f16_round(f.k[i]), f.v[i] = f16_round(f.v[i]);
@@ -443,16 +443,19 @@ static void prompt_passes(void **state)
                 {"kivi:when=prefill", 129, true},
                 {"streaming:local=60,when=after", 1000, false},
                 {"streaming:local=60", 1000, true}};
+    const struct layer_kind kind = kind_attention(2, 2, 64, 0);
+    struct seq_shape shape;
+    shape_alike(&shape, 1, &kind);
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct kv_spec s;
         assert_int_equal(kv_spec_parse(&s, rows[i].text), 0);
-        assert_int_equal(needs_own_pass(&s, rows[i].n_prompt, NULL), rows[i].own);
+        assert_int_equal(needs_own_pass(&s, rows[i].n_prompt, &shape), rows[i].own);
         kv_spec_free(&s);
     }
     struct kv_spec a, b;
     assert_int_equal(kv_spec_parse(&a, "flexgen"), 0);
     assert_int_equal(kv_spec_parse(&b, "flexgen-upstream:group=32,when=prefill"), 0);
-    assert_true(kv_prefill_key(&a, 9, NULL) != kv_prefill_key(&b, 9, NULL));
+    assert_true(kv_prefill_key(&a, 9, &shape) != kv_prefill_key(&b, 9, &shape));
     kv_spec_free(&a);
     kv_spec_free(&b);
 }

@@ -45,7 +45,7 @@ static float *scores_of(const struct kv_cache *c)
     assert_int_equal(kv_dump(c, d, &n), 0);
     const struct kv_dump *score = dump_find(d, n, "score");
     const float *from = score->data;
-    const int64_t H = c->shape->n_head, hk = c->shape->n_kv_head, rep = H / hk, m = score->n[1];
+    const int64_t H = c->kind->n_head, hk = c->kind->n_kv_head, rep = H / hk, m = score->n[1];
     float *out = mem_alloc((size_t)(H * c->n), sizeof *out);
     if (!strcmp(c->method->name, "h2o-paper")) {
         memcpy(out, from, (size_t)(H * c->n) * sizeof *out);
@@ -99,8 +99,8 @@ static void check_case(const struct fix *file, const struct oracle_case *o)
     snprintf(name, sizeof name, "%s%%d.out", o->group);
     struct array out = fix_get(file, KIND_F32, name, o->i);
     stream_open(&g, &f, o->stream, o->L + o->S,
-                DT_F32); /* the fast backend rounds products of 16-bit caches */
-    g.shape.rope = NULL; /* the streams are read as rotated */
+                DT_F32);         /* the fast backend rounds products of 16-bit caches */
+    g.shape.kind[0].rope = NULL; /* the streams are read as rotated */
     assert_int_equal(kv_spec_parse(&spec, o->spec), 0);
     assert_int_equal(rig_prompt(&g, &c, &spec, &f, o->L, f.n + 1, 64), 0);
     kv_get_budgets(&c, &b);
@@ -183,7 +183,8 @@ struct sim {
 /* Query head h at position t over the tokens of s up to t; out [d]. */
 static void sim_attend(const struct sim *m, struct sim_head *s, int64_t h, int64_t t, double *out)
 {
-    const int64_t H = m->g->shape.n_head, hk = m->g->shape.n_kv_head, d = m->g->shape.head_dim, rep = H / hk;
+    const int64_t H = m->g->shape.kind[0].n_head, hk = m->g->shape.kind[0].n_kv_head,
+                  d = m->g->shape.kind[0].d_k, rep = H / hk;
     static double p[SIM_MAX];
     double sum = 0;
     for (int64_t j = 0; j < s->n && s->token[j] <= t; j++) {
@@ -204,7 +205,7 @@ static void sim_attend(const struct sim *m, struct sim_head *s, int64_t h, int64
 
 static void sim_cut(const struct sim *m, struct sim_head *s)
 {
-    const int64_t rep = m->g->shape.n_head / m->g->shape.n_kv_head, n_cand = s->n - m->recent;
+    const int64_t rep = m->g->shape.kind[0].n_head / m->g->shape.kind[0].n_kv_head, n_cand = s->n - m->recent;
     int64_t left = 0;
     if (s->n <= m->heavy + m->recent)
         return;
@@ -248,7 +249,7 @@ static void check_kept(const struct sim *m, const struct sim_head *s, const stru
     int n;
     assert_int_equal(kv_dump(c, d, &n), 0);
     const struct kv_dump *kept = dump_find(d, n, "kept");
-    for (int64_t h = 0; h < m->g->shape.n_kv_head; h++) {
+    for (int64_t h = 0; h < m->g->shape.kind[0].n_kv_head; h++) {
         assert_int_equal(kept->n[1], s[h].n);
         for (int64_t i = 0; i < s[h].n; i++)
             assert_int_equal(((const int32_t *)kept->data)[h * kept->n[1] + i], s[h].token[i]);
@@ -267,7 +268,7 @@ static void sim_case(int when, int64_t n_prompt, int64_t n_new, int64_t heavy, i
     struct kv_cache c;
     double want[8];
     rig_init(&g, 4, 2, 8, DT_F32);
-    g.shape.rope = NULL;
+    g.shape.kind[0].rope = NULL;
     feed_init(&f, &g, n_prompt + n_new, seed);
     const struct sim m = {&g, &f, heavy, recent, n_prompt, when};
     char *text = mem_printf("h2o:heavy_size=%d,recent_size=%d,when=%s", (int)heavy, (int)recent, names[when]);
@@ -392,7 +393,7 @@ static void knorm_rule(void **state)
     struct kv_cache c;
     double want[8];
     rig_init(&g, 4, 2, 8, DT_F32);
-    g.shape.rope = NULL;
+    g.shape.kind[0].rope = NULL;
     feed_init(&f, &g, 150, 5);
     memcpy(f.k + 9 * f.k_row, f.k + 3 * f.k_row, f.k_row * sizeof *f.k); /* a tie */
     assert_int_equal(kv_spec_parse(&spec, "knorm:ratio=4"), 0);
@@ -443,7 +444,7 @@ static void knorm_equal_tokens(void **state)
         struct kv_dump out[KV_DUMP_MAX];
         int n;
         rig_init(&g, 4, 2, 32, (enum dtype)t);
-        assert_non_null(g.shape.rope);
+        assert_non_null(g.shape.kind[0].rope);
         feed_init(&f, &g, N, 7);
         for (size_t i = KINDS; i < N; i++)
             memcpy(f.k + i * f.k_row, f.k + i % KINDS * f.k_row, f.k_row * sizeof *f.k);

@@ -51,7 +51,8 @@ static void check_repr(struct oracle *o, const struct rig *g, const struct feed 
                        const struct kv_dump *keys)
 {
     struct array want = fix_get(&o->file, KIND_I32, "c%d.repr_ids", o->i);
-    const int64_t H = g->shape.n_head, Hk = g->shape.n_kv_head, d = g->shape.head_dim, n = ids->n[0];
+    const int64_t H = g->shape.kind[0].n_head, Hk = g->shape.kind[0].n_kv_head, d = g->shape.kind[0].d_k,
+                  n = ids->n[0];
     assert_true(n <= want.n[0]);
     assert_int_equal(ids->n[2], o->repr);
     assert_memory_equal(ids->data, want.data, (size_t)(n * H * o->repr) * sizeof(int32_t));
@@ -97,8 +98,8 @@ static void oracle_case(struct oracle *o, const char *name)
     o->chunk = o->call = 0;
     stream_open(&g, &f, name, n, DT_F32);
     const double base = *(const double *)fix_get(&o->file, KIND_F64, "rope_base", 0).data;
-    for (int k = 0; k < g.shape.head_dim / 2; k++)
-        g.inv_freq[k] = (float)pow(base, -2.0 * k / g.shape.head_dim) / (z[6] ? (float)z[6] : 1);
+    for (int k = 0; k < g.shape.kind[0].d_k / 2; k++)
+        g.inv_freq[k] = (float)pow(base, -2.0 * k / g.shape.kind[0].d_k) / (z[6] ? (float)z[6] : 1);
     char *text = mem_printf("infllm:init=%d,local=%d,topk=%d,block=%d,piece=%d,repr=%d", z[0], z[1], z[2],
                             z[3], z[4], z[5]);
     assert_int_equal(kv_spec_parse(&spec, text), 0);
@@ -204,7 +205,7 @@ static void chunks_do_not_matter(void **state)
  * counts. */
 static void check_row(const struct rig *g, const struct feed *f, int64_t p, int64_t n_local, const int *far)
 {
-    const int64_t H = g->shape.n_head, Hk = g->shape.n_kv_head, d = g->shape.head_dim;
+    const int64_t H = g->shape.kind[0].n_head, Hk = g->shape.kind[0].n_kv_head, d = g->shape.kind[0].d_k;
     double *w = mem_alloc((size_t)(p + 1), sizeof *w);
     for (int64_t h = 0; h < H; h++) {
         const float *q = f->q + (size_t)(p * H + h) * (size_t)d;

@@ -130,13 +130,14 @@ static void kivi_stream(const char *name, int bits, double bound)
     fix_open(&file, path);
     struct array param = fix_get(&file, KIND_I32, "param", 0), cases = fix_get(&file, KIND_I32, "case", 0);
     stream_open(&g, &f, name, int_at(&param, 6), DT_F16);
-    g.shape.rope = NULL;
+    g.shape.kind[0].rope = NULL;
     char *text = mem_printf("kivi:bits=%d,group=%d,residual=%d", bits, int_at(&param, 3), int_at(&param, 4));
     assert_int_equal(kv_spec_parse(&full, "full"), 0);
     assert_int_equal(kv_spec_parse(&kivi, text), 0);
     assert_int_equal(kv_open(&plain, &full, &g.shape, g.ops, 0, f.n, f.n), 0);
     rig_feed(&g, &plain, &f, f.n, 512);
-    struct kv_dense *all = kv_freeze(&plain);
+    struct kv_dense *all;
+    assert_int_equal(kv_freeze(&plain, &all), 0);
     for (int i = 0; i < cases.n[0]; i++)
         kivi_case(&file, &g, &f, all, &kivi, i, bound);
     kv_dense_unref(all, g.ops);
@@ -196,7 +197,7 @@ static void streaming_case(const struct fix *file, const char *name, int i)
     struct kv_spec spec;
     struct kv_cache c;
     stream_open(&g, &f, name, n, DT_F32);
-    for (int k = 0; size[2] && k < g.shape.head_dim / 2; k++)
+    for (int k = 0; size[2] && k < g.shape.kind[0].d_k / 2; k++)
         g.inv_freq[k] /= (float)size[2];
     char *text = mem_printf("streaming:init=%d,local=%d", size[0], size[1]);
     assert_int_equal(kv_spec_parse(&spec, text), 0);

@@ -100,8 +100,8 @@ static void check_kivi(const struct kivi_case *k, const struct kv_cache *c, cons
 {
     struct kv_dump d[KV_DUMP_MAX];
     int n;
-    const int64_t d_row = k->g->shape.n_kv_head * k->g->shape.head_dim;
-    const size_t row = kv_row_bytes(&k->g->shape);
+    const int64_t d_row = k->g->shape.kind[0].n_kv_head * k->g->shape.kind[0].d_k;
+    const size_t row = (size_t)d_row * dtype_bytes(k->g->shape.dtype);
     assert_int_equal(kv_dump(c, d, &n), 0);
     const struct kv_dump *kc = dump_find(d, n, "k_codes"), *ks = dump_find(d, n, "k_scale");
     const struct kv_dump *vc = dump_find(d, n, "v_codes"), *vs = dump_find(d, n, "v_scale");
@@ -149,8 +149,8 @@ static double *values_seen(const struct kivi_case *k, const struct tensor *t, bo
 static void check_attention(const struct kivi_case *k, const struct feed *f, int64_t p,
                             const struct book *before)
 {
-    const struct kv_shape *s = &k->g->shape;
-    const int64_t d = s->head_dim, n = p + 1, row = s->n_kv_head * d;
+    const struct layer_kind *s = &k->g->shape.kind[0];
+    const int64_t d = s->d_k, n = p + 1, row = s->n_kv_head * d;
     double *key = values_seen(k, &k->all->k, true, before->n_kq, n);
     double *val = values_seen(k, &k->all->v, false, before->n_vq, n);
     double *w = mem_alloc((size_t)n, sizeof *w);
@@ -193,7 +193,8 @@ static void kivi_case(int bits, int group, int residual, enum dtype dtype)
     assert_int_equal(kv_spec_parse(&kivi, text), 0);
     assert_int_equal(kv_open(&plain, &full, &g.shape, g.ops, 0, f.n, f.n), 0);
     rig_feed(&g, &plain, &f, f.n, 512);
-    struct kv_dense *dense = kv_freeze(&plain);
+    struct kv_dense *dense;
+    assert_int_equal(kv_freeze(&plain, &dense), 0);
     struct kivi_case k = {&g, dense, bits, group, 0};
     for (int64_t T = 0; T <= 300; T++) {
         struct kv_dense prompt = *dense; /* its first T tokens */
@@ -255,7 +256,9 @@ static void kivi_when(const char *text, bool decode, int bits, int group, int re
     assert_int_equal(kv_spec_parse(&kivi, text), 0);
     assert_int_equal(kv_open(&plain, &full, &g.shape, g.ops, 0, f.n, f.n), 0);
     rig_feed(&g, &plain, &f, f.n, 512);
-    struct kv_dense *dense = kv_freeze(&plain), ruled = *dense;
+    struct kv_dense *dense;
+    assert_int_equal(kv_freeze(&plain, &dense), 0);
+    struct kv_dense ruled = *dense;
     const int64_t base = decode ? n_prompt : 0;
     ruled.k = tensor_rows(&dense->k, base, f.n - base);
     ruled.v = tensor_rows(&dense->v, base, f.n - base);
@@ -304,21 +307,22 @@ struct stream_case {
 /* Angle between a query that stands `dist` after a key, pair i. */
 static double turned(const struct rig *g, const float *q, const float *k, int64_t q_pos, int64_t k_pos)
 {
-    const int64_t half_d = g->shape.head_dim / 2;
+    const int64_t half_d = g->shape.kind[0].d_k / 2;
     double dot = 0;
     for (int64_t i = 0; i < half_d; i++) {
         double a = (double)(q_pos - k_pos) * (double)g->inv_freq[i];
         double x = (double)q[i], y = (double)q[i + half_d], u = (double)k[i], v = (double)k[i + half_d];
         dot += (x * u + y * v) * cos(a) + (x * v - y * u) * sin(a);
     }
-    return dot / sqrt((double)g->shape.head_dim);
+    return dot / sqrt((double)g->shape.kind[0].d_k);
 }
 
 /* The closed form for position p and head h; out [d]. */
 static void closed_form(const struct rig *g, const struct feed *f, const struct stream_case *s, int64_t p,
                         int64_t h, double *out)
 {
-    const int64_t H = g->shape.n_head, Hk = g->shape.n_kv_head, d = g->shape.head_dim, hk = h / (H / Hk);
+    const int64_t H = g->shape.kind[0].n_head, Hk = g->shape.kind[0].n_kv_head, d = g->shape.kind[0].d_k,
+                  hk = h / (H / Hk);
     const float *q = f->q + (p * H + h) * d;
     double sum = 0;
     memset(out, 0, (size_t)d * sizeof *out);

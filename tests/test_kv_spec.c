@@ -99,23 +99,23 @@ static void spec_errors(void **state)
         assert_null(s.params);
     }
     struct kv_spec s;
-    struct kv_shape shape = {.n_layer = 1, .n_head = 2, .n_kv_head = 2, .head_dim = 80};
+    struct layer_kind kind = kind_attention(2, 2, 80, 0);
     assert_int_equal(kv_spec_parse(&s, "kivi:group=32"), 0);
-    assert_int_equal(s.method->check(s.params, &shape), ERR_INPUT);
+    assert_int_equal(s.method->check(s.params, &kind), ERR_INPUT);
     assert_non_null(strstr(err_text(), "head dimension 80"));
     kv_spec_free(&s);
     assert_int_equal(kv_spec_parse(&s, "flexgen"), 0);
-    assert_int_equal(s.method->check(s.params, &shape), ERR_INPUT);
+    assert_int_equal(s.method->check(s.params, &kind), ERR_INPUT);
     assert_non_null(strstr(err_text(), "group=32 is not allowed with a head dimension of 80; use 16"));
-    shape.head_dim = 96;
-    assert_int_equal(s.method->check(s.params, &shape), 0);
+    kind.d_k = 96;
+    assert_int_equal(s.method->check(s.params, &kind), 0);
     kv_spec_free(&s);
     assert_int_equal(kv_spec_parse(&s, "flexgen-upstream"), 0);
-    assert_int_equal(s.method->check(s.params, &shape), ERR_INPUT);
+    assert_int_equal(s.method->check(s.params, &kind), ERR_INPUT);
     assert_non_null(strstr(err_text(), "method flexgen-upstream: group=64"));
     assert_non_null(strstr(err_text(), "use 16 or 32"));
-    shape.head_dim = 40;
-    assert_int_equal(s.method->check(s.params, &shape), ERR_INPUT);
+    kind.d_k = 40;
+    assert_int_equal(s.method->check(s.params, &kind), ERR_INPUT);
     assert_non_null(strstr(err_text(), "head dimension 40 is no multiple of any group"));
     kv_spec_free(&s);
 }

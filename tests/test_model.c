@@ -261,8 +261,8 @@ static void test_refusals(void **state)
     it = (struct batch_item){&s, bad, 3};
     assert_int_equal(model_forward(r.m, &it, 1, LOGITS_LAST, &logits), ERR_TOO_LONG);
     assert_int_equal(s.pos, 0);
-    struct kv_shape shape;
-    assert_int_equal(model_kv_shape(r.m, DT_F32, -1, &shape), ERR_INPUT);
+    struct seq_shape shape;
+    assert_int_equal(model_seq_shape(r.m, DT_F32, -1, &shape), ERR_INPUT);
     seq_close(&s);
     rig_close(&r);
 }
@@ -272,15 +272,15 @@ static void test_theta_factor(void **state)
 {
     (void)state;
     struct rig r;
-    struct kv_shape a, b;
+    struct seq_shape a, b;
     rig_open(&r, fixtures[0], "ref", DT_F32, false);
-    OK(model_kv_shape(r.m, DT_F16, 4, &a));
-    OK(model_kv_shape(r.m, DT_F32, 4, &b));
-    assert_ptr_equal(a.rope, b.rope);
-    assert_ptr_not_equal(a.rope, r.shape.rope);
+    OK(model_seq_shape(r.m, DT_F16, 4, &a));
+    OK(model_seq_shape(r.m, DT_F32, 4, &b));
+    assert_ptr_equal(a.kind[0].rope, b.kind[0].rope);
+    assert_ptr_not_equal(a.kind[0].rope, r.shape.kind[0].rope);
     for (int i = 0; i < 8; i++) {
         float want = 1.0f / powf(400000.0f, (float)(2 * i) / 16.0f);
-        assert_true(fabsf(a.rope->inv_freq[i] - want) <= 1e-7f * want);
+        assert_true(fabsf(a.kind[0].rope->inv_freq[i] - want) <= 1e-7f * want);
     }
     rig_close(&r);
 }

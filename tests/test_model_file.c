@@ -163,14 +163,14 @@ static void test_config_window(void **state)
 {
     (void)state;
     struct model_config c;
-    struct kv_shape shape;
+    struct seq_shape shape;
     OK(open_config("{\"model_type\": \"qwen2\", " SIZES
                    ", \"num_key_value_heads\": 2, \"use_sliding_window\": true, "
                    "\"sliding_window\": 1024, \"layer_types\": [\"full_attention\", \"sliding_attention\"]}",
                    &c));
     assert_int_equal(c.window, 1024);
     assert_int_equal(c.max_len, 4096);
-    model_config_kv_shape(&c, DT_F16, &shape);
+    model_config_shape(&c, DT_F16, &shape);
     assert_int_equal(shape.max_len, 1024);
     OK(open_config(
         "{\"model_type\": \"qwen2\", " SIZES ", \"num_key_value_heads\": 2, \"sliding_window\": 1024}", &c));

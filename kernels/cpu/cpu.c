@@ -275,6 +275,7 @@ int ops_open_cpu(struct ops **o, const struct ops_options *opt)
         .name = "cpu",
         .libraries = "none",
         .threads = ops_threads(opt->threads),
+        .on_host = true,
         .impl = c,
         .close = cpu_close,
         .trim = cpu_trim,

@@ -2,7 +2,7 @@
  * whose cache stays within them. */
 #include "base/err.h"
 #include "base/mem.h"
-#include "kv/kv.h"
+#include "kv/hold.h"
 
 #include <math.h>
 
@@ -33,25 +33,72 @@ static int dry_sync(struct ops *o)
 static const struct ops dry = {
     .name = "dry", .act = DT_F32, .alloc = dry_alloc, .free = dry_free, .copy = dry_copy, .sync = dry_sync};
 
+/* A layer without a method, of a sequence that starts from a shared prompt: the prompt's part and its own. */
+static int predict_fork(const struct kv_spec *spec, struct kv_cache *prompt, int64_t n_max,
+                        struct kv_ledger *l)
+{
+    struct kv_cache c;
+    const uint64_t shared = l->shared;
+    prompt->n = prompt->n_prompt;
+    struct kv_dense *d;
+    TRY(kv_freeze(prompt, &d));
+    int rc = kv_fork(&c, spec, prompt->shape, prompt->ops, prompt->layer, d, n_max);
+    if (rc == 0)
+        kv_bytes(&c, l);
+    l->shared = shared;
+    kv_close(&c);
+    kv_dense_unref(d, prompt->ops);
+    return rc;
+}
+
 /* Errors of the method's own check only: nothing can run out. */
-int kv_predict_layer(const struct kv_spec *spec, const struct kv_shape *shape, int32_t layer,
+int kv_predict_layer(const struct kv_spec *spec, const struct seq_shape *shape, int32_t layer,
                      int64_t n_prompt, int64_t n_max, struct kv_ledger *l)
 {
     struct ops ops = dry;
     struct kv_cache c;
-    TRY(kv_open(&c, spec, shape, &ops, layer, n_prompt, n_max));
-    kv_bytes(&c, l);
+    const bool shares = !kv_prefill_key(spec, n_prompt, shape);
+    const bool acts = kv_acts(spec->method) && shape_kind(shape, layer)->compress;
+    const bool forks = shares && !acts && n_prompt > 0;
+    TRY(kv_open(&c, spec, shape, &ops, layer, n_prompt, forks ? n_prompt : n_max));
+    int rc = forks ? predict_fork(spec, &c, n_max, l) : 0;
+    if (!forks)
+        kv_bytes(&c, l);
     kv_close(&c);
-    bool keeps = spec->method->keeps_prompt && spec->method->keeps_prompt(spec->params);
-    if (keeps && !kv_prefill_key(spec, n_prompt, shape))
-        l->bytes[MEM_WINDOW][PLACE_DEVICE] += 2 * (uint64_t)n_prompt * kv_row_bytes(shape);
+    if (acts && shares && spec->method->keeps_prompt && spec->method->keeps_prompt(spec->params))
+        l->bytes[MEM_WINDOW][PLACE_DEVICE] += shape_layer_bytes(shape, layer, n_prompt);
+    return rc;
+}
+
+static void add_times(struct kv_ledger *sum, const struct kv_ledger *one, uint64_t times)
+{
+    for (int k = 0; k < MEM_KIND_N; k++)
+        for (int p = 0; p < PLACE_N; p++)
+            sum->bytes[k][p] += times * one->bytes[k][p];
+}
+
+/* Layers of a kind take the same, unless the method says otherwise: one of each kind is opened. */
+static int predict_kinds(const struct kv_spec *spec, const struct seq_shape *shape, int64_t n_prompt,
+                         int64_t n_max, struct kv_ledger *l)
+{
+    for (int32_t k = 0; k < shape->n_kind; k++) {
+        struct kv_ledger one = {0};
+        int32_t n = shape_layers_of(shape, k), first = 0;
+        while (n && shape->kind_of[first] != k)
+            first++;
+        if (n)
+            TRY(kv_predict_layer(spec, shape, first, n_prompt, n_max, &one));
+        add_times(l, &one, (uint64_t)n);
+    }
     return 0;
 }
 
-int kv_predict(const struct kv_spec *spec, const struct kv_shape *shape, int64_t n_prompt, int64_t n_max,
+int kv_predict(const struct kv_spec *spec, const struct seq_shape *shape, int64_t n_prompt, int64_t n_max,
                struct kv_ledger *l)
 {
     *l = (struct kv_ledger){0};
+    if (!spec->method->per_layer)
+        return predict_kinds(spec, shape, n_prompt, n_max, l);
     for (int32_t i = 0; i < shape->n_layer; i++)
         TRY(kv_predict_layer(spec, shape, i, n_prompt, n_max, l));
     return 0;
@@ -68,7 +115,7 @@ uint64_t kv_ledger_place(const struct kv_ledger *l, enum mem_place place)
 /* A plain cache has none: where it has a ratio all the same, the prompt is what gets shorter. */
 bool kv_has_strength(const struct kv_method *m)
 {
-    return m->open && (m->at_strength || m->from_ratio);
+    return kv_acts(m) && (m->at_strength || m->from_ratio);
 }
 
 int kv_at_strength(const struct kv_method *m, void *params, double s)
@@ -82,7 +129,7 @@ int kv_at_strength(const struct kv_method *m, void *params, double s)
 /* One solution: parameters of `spec` at strength s, and the device bytes they take. */
 struct solve {
     struct kv_spec *spec;
-    const struct kv_shape *shape;
+    const struct seq_shape *shape;
     int64_t n_prompt, n_max;
 };
 
@@ -141,7 +188,7 @@ static int solve(const struct solve *v, uint64_t budget)
     return least > budget ? too_small(v, budget, least) : mildest(v, budget, s);
 }
 
-int kv_spec_solve(struct kv_spec *out, const struct kv_spec *spec, const struct kv_shape *shape,
+int kv_spec_solve(struct kv_spec *out, const struct kv_spec *spec, const struct seq_shape *shape,
                   int64_t n_prompt, int64_t n_max)
 {
     kv_spec_copy(out, spec);

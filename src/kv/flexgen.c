@@ -25,7 +25,7 @@
  * anything else. */
 #include "base/err.h"
 #include "base/mem.h"
-#include "kv/kv.h"
+#include "kv/method.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -65,33 +65,33 @@ static bool is_upstream(const struct kv_cache *c)
     return c->method == &kv_method_flexgen_upstream;
 }
 
-static int flex_check(const char *name, const struct flex_params *p, const struct kv_shape *shape)
+static int flex_check(const char *name, const struct flex_params *p, const struct layer_kind *kind)
 {
-    if (!shape || shape->head_dim % p->group == 0)
+    if (!kind || kind->d_k % p->group == 0)
         return 0;
     struct str ok = {0};
     for (int64_t g = 16; g <= 128; g *= 2)
-        if (shape->head_dim % g == 0)
+        if (kind->d_k % g == 0)
             str_printf(&ok, "%s%lld", ok.n ? " or " : "", (long long)g);
     int rc =
         ok.n ? err_set(ERR_INPUT, "method %s: group=%lld is not allowed with a head dimension of %d; use %s",
-                       name, (long long)p->group, (int)shape->head_dim, str_c(&ok))
+                       name, (long long)p->group, (int)kind->d_k, str_c(&ok))
              : err_set(ERR_INPUT,
                        "method %s: the model's head dimension %d is no multiple of any group (16, 32, "
                        "64, 128)",
-                       name, (int)shape->head_dim);
+                       name, (int)kind->d_k);
     str_free(&ok);
     return rc;
 }
 
-static int flexgen_check(const void *params, const struct kv_shape *shape)
+static int flexgen_check(const void *params, const struct layer_kind *kind)
 {
-    return flex_check("flexgen", params, shape);
+    return flex_check("flexgen", params, kind);
 }
 
-static int upstream_check(const void *params, const struct kv_shape *shape)
+static int upstream_check(const void *params, const struct layer_kind *kind)
 {
-    return flex_check("flexgen-upstream", params, shape);
+    return flex_check("flexgen-upstream", params, kind);
 }
 
 /* Of what is in codes, against 16 bits. */
@@ -107,16 +107,16 @@ static uint64_t flex_key(const char *name, const struct flex_params *p)
     return p->when == KV_WHEN_PREFILL ? kv_key(name, numbers, 2) : 0;
 }
 
-static uint64_t flexgen_prefill_key(const void *params, int64_t n_prompt, const struct kv_shape *shape)
+static uint64_t flexgen_prefill_key(const void *params, int64_t n_prompt, const struct layer_kind *kind)
 {
-    (void)n_prompt, (void)shape;
+    (void)n_prompt, (void)kind;
     return flex_key("flexgen", params);
 }
 
 /* One token attends to itself only, exactly. */
-static uint64_t upstream_prefill_key(const void *params, int64_t n_prompt, const struct kv_shape *shape)
+static uint64_t upstream_prefill_key(const void *params, int64_t n_prompt, const struct layer_kind *kind)
 {
-    (void)shape;
+    (void)kind;
     return n_prompt <= 1 ? 0 : flex_key("flexgen-upstream", params);
 }
 
@@ -131,13 +131,13 @@ static int flex_open(struct kv_cache *c)
     struct flexgen *s = c->state = mem_alloc(1, sizeof *s);
     s->n_exact = p->when == KV_WHEN_DECODE ? c->n_prompt : 0;
     const size_t n = (size_t)(c->n_max - s->n_exact);
-    const size_t values = n * (size_t)c->shape->n_kv_head * (size_t)c->shape->head_dim;
+    const size_t values = n * (size_t)c->kind->n_kv_head * (size_t)c->kind->d_k;
     for (int i = 0; i < 2; i++) {
         struct kv_mem *m = &s->mem[i ? V_CODES : K_CODES];
         TRY(kv_mem_open(c, &m[0], values * (size_t)p->bits / 8, MEM_CODES));
         TRY(kv_mem_open(c, &m[1], values / (size_t)p->group * 2, MEM_SCALES));
         TRY(kv_mem_open(c, &m[2], values / (size_t)p->group * 2, MEM_SCALES));
-        TRY(kv_mem_open(c, &s->mem[K_OWN + i], kv_row_bytes(c->shape), MEM_WORKSPACE));
+        TRY(kv_mem_open(c, &s->mem[K_OWN + i], kv_row_bytes(c), MEM_WORKSPACE));
     }
     return 0;
 }
@@ -158,7 +158,7 @@ static struct quant_args flex_quant(const struct kv_cache *c, int i, struct tens
     const struct flex_params *p = c->params;
     const struct flexgen *s = c->state;
     const struct kv_mem *m = &s->mem[i ? V_CODES : K_CODES];
-    const int64_t values = (at - s->n_exact) * c->shape->n_kv_head * c->shape->head_dim; /* before it */
+    const int64_t values = (at - s->n_exact) * c->kind->n_kv_head * c->kind->d_k; /* before it */
     return (struct quant_args){.layout = QUANT_TOKEN,
                                .bits = (int32_t)p->bits,
                                .group = (int32_t)p->group,
@@ -214,7 +214,7 @@ static int flex_plan(const struct kv_cache *c, const struct kv_rows *r, struct f
     *j = (struct flex_job){0};
     for (int i = 0; i < 2; i++) {
         if (T > 1)
-            TRY(kv_mem_open(c, &j->mem[i], (size_t)T * kv_row_bytes(c->shape), MEM_WORKSPACE));
+            TRY(kv_mem_open(c, &j->mem[i], (size_t)T * kv_row_bytes(c), MEM_WORKSPACE));
         j->own[i] = kv_tensor(c, T > 1 ? j->mem[i].data : s->mem[K_OWN + i].data, T);
     }
     return 0;
@@ -263,8 +263,8 @@ static void flex_run_all(struct kv_cache *const *c, const struct kv_rows *rows, 
     for (int i = 0; i < n; i++) {
         const struct kv_rows *r = &rows[i];
         const struct tensor *own = b->job[i].own;
-        b->rope[3 * i] = kv_rotate(r->q, r->q, c[i]->shape->rope, r->pos);
-        b->rope[3 * i + 1] = kv_rotate(r->k, own[0], c[i]->shape->rope, r->pos);
+        b->rope[3 * i] = kv_rotate(r->q, r->q, c[i]->kind->rope, r->pos);
+        b->rope[3 * i + 1] = kv_rotate(r->k, own[0], c[i]->kind->rope, r->pos);
         b->rope[3 * i + 2] = kv_rotate(r->v, own[1], NULL, 0);
         for (int k = 0; k < 2; k++)
             b->quant[2 * i + k] = flex_quant(c[i], k, own[k], c[i]->n);
@@ -334,7 +334,7 @@ static void flex_budgets(const struct kv_cache *c, struct kv_budgets *b)
 static void unpack(const struct kv_cache *c, int i, int64_t n, uint8_t *out)
 {
     const struct flex_params *p = c->params;
-    const int64_t count = n * c->shape->n_kv_head * c->shape->head_dim, per = 8 / p->bits;
+    const int64_t count = n * c->kind->n_kv_head * c->kind->d_k, per = 8 / p->bits;
     uint8_t *packed = mem_alloc(count ? (size_t)(count / per) : 1, 1);
     if (count)
         c->ops->copy(c->ops, packed, ((const struct flexgen *)c->state)->mem[i ? V_CODES : K_CODES].data,
@@ -351,7 +351,7 @@ static int flex_dump(const struct kv_cache *c, struct kv_dump out[KV_DUMP_MAX], 
     static const char *const name[2][3] = {{"k_codes", "k_scale", "k_min"}, {"v_codes", "v_scale", "v_min"}};
     const struct flex_params *p = c->params;
     const struct flexgen *s = c->state;
-    const int64_t hk = c->shape->n_kv_head, d = c->shape->head_dim, rows = c->n - s->n_exact;
+    const int64_t hk = c->kind->n_kv_head, d = c->kind->d_k, rows = c->n - s->n_exact;
     const int64_t codes[3] = {rows, hk, d}, groups[3] = {rows, hk, d / p->group};
     for (int i = 0; i < 2; i++) {
         unpack(c, i, rows, kv_dump_add(out, n, name[i][0], DT_U8, codes));

@@ -59,10 +59,10 @@ static int h2o_from_ratio(void *params, double ratio)
     return 0;
 }
 
-static int h2o_check(const void *params, const struct kv_shape *shape)
+static int h2o_check(const void *params, const struct layer_kind *kind)
 {
     const struct h2o_params *p = params;
-    (void)shape;
+    (void)kind;
     if (p->heavy_size && !p->recent_size)
         return err_set(
             ERR_INPUT,
@@ -90,11 +90,11 @@ static void h2o_sizes(const struct h2o_params *p, int64_t T, int64_t size[2])
         size[1] = 1;
 }
 
-static uint64_t h2o_prefill_key(const void *params, int64_t n_prompt, const struct kv_shape *shape)
+static uint64_t h2o_prefill_key(const void *params, int64_t n_prompt, const struct layer_kind *kind)
 {
     const struct h2o_params *p = params;
     int64_t size[2];
-    (void)shape;
+    (void)kind;
     h2o_sizes(p, n_prompt, size);
     return p->when == KV_WHEN_PREFILL ? kv_key("h2o", size, 2) : 0;
 }
@@ -116,8 +116,8 @@ static int h2o_open(struct kv_cache *c)
     const int64_t capacity = min64(s->heavy + s->recent + room, c->n_max);
     TRY(kept_open(c, &s->rows, capacity));
     const size_t row = (size_t)capacity;
-    TRY(kv_mem_open(c, &s->mem[SCORE], row * (size_t)c->shape->n_head * sizeof(float), MEM_INDEX));
-    return kv_mem_open(c, &s->mem[KEEP], row * (size_t)c->shape->n_kv_head, MEM_INDEX);
+    TRY(kv_mem_open(c, &s->mem[SCORE], row * (size_t)c->kind->n_head * sizeof(float), MEM_INDEX));
+    return kv_mem_open(c, &s->mem[KEEP], row * (size_t)c->kind->n_kv_head, MEM_INDEX);
 }
 
 static void h2o_close(struct kv_cache *c)
@@ -138,7 +138,7 @@ static int64_t choose(const struct kv_cache *c, float *score, int64_t ld, int64_
 {
     const struct h2o *s = c->state;
     const int64_t tail = min64(s->recent, n), k = min64(s->heavy, n - tail);
-    struct select_args a = kept_choice(c, &s->rows, score, ld, c->shape->n_head, n - tail, k, tail);
+    struct select_args a = kept_choice(c, &s->rows, score, ld, c->kind->n_head, n - tail, k, tail);
     c->ops->select(c->ops, &a, 1);
     return k + tail;
 }
@@ -150,7 +150,7 @@ static void take(const struct kv_cache *c, const struct kv_dense *prompt, float 
     const int64_t m = choose(c, score, ld, n), own = n - prompt->n;
     kept_take(c, &s->rows, prompt, m - own);
     s->rows.n = s->rows.n_known = m;
-    kept_scores(c, &s->rows, s->mem[SCORE].data, s->rows.capacity, score, ld, n, c->shape->n_head, m);
+    kept_scores(c, &s->rows, s->mem[SCORE].data, s->rows.capacity, score, ld, n, c->kind->n_head, m);
 }
 
 static int h2o_from_dense(struct kv_cache *c, struct kv_dense *dense)
@@ -160,7 +160,7 @@ static int h2o_from_dense(struct kv_cache *c, struct kv_dense *dense)
     if (p->when == KV_WHEN_DECODE) {
         s->prompt = kv_dense_ref(dense);
         return kv_mem_open(c, &s->mem[FIRST],
-                           (size_t)c->shape->n_head * (size_t)(dense->n + 1) * sizeof(float), MEM_INDEX);
+                           (size_t)c->kind->n_head * (size_t)(dense->n + 1) * sizeof(float), MEM_INDEX);
     }
     if (!dense->attn_scores)
         return err_set(ERR_INTERNAL, "method h2o: nobody watched the prompt of layer %d", (int)c->layer);
@@ -174,7 +174,7 @@ static int pack(struct kv_cache *c)
 {
     struct h2o *s = c->state;
     float *score = s->mem[SCORE].data;
-    const int64_t H = c->shape->n_head, cap = s->rows.capacity, n = s->rows.n;
+    const int64_t H = c->kind->n_head, cap = s->rows.capacity, n = s->rows.n;
     const int64_t m = choose(c, score, cap, n);
     kept_scores(c, &s->rows, score, cap, score, cap, n, H, m);
     const struct select_args none = {
@@ -212,7 +212,7 @@ static void first_row(struct kv_cache *c, const struct kv_rows *r, struct rope_a
     const int64_t T = s->prompt->n, place = min64(T, s->heavy + s->recent - 1);
     const struct tensor k = tensor_rows(&s->rows.k, place, 1), v = tensor_rows(&s->rows.v, place, 1);
     int n = 0;
-    rope[0] = kv_rotate(r->k, k, c->shape->rope, r->pos);
+    rope[0] = kv_rotate(r->k, k, c->kind->rope, r->pos);
     rope[1] = kv_rotate(r->v, v, NULL, 0);
     if (T) {
         set->k[n] = kv_run_of(&s->prompt->k, 0, T, 0);
@@ -230,7 +230,7 @@ static struct select_args mask(const struct kv_cache *c)
 {
     struct h2o *s = c->state;
     const int64_t n = s->rows.n, next = n < s->rows.capacity;
-    struct select_args a = kept_choice(c, &s->rows, s->mem[SCORE].data, s->rows.capacity, c->shape->n_head,
+    struct select_args a = kept_choice(c, &s->rows, s->mem[SCORE].data, s->rows.capacity, c->kind->n_head,
                                        n - s->recent, s->heavy, s->recent + next);
     a.index = NULL;
     a.keep = s->mem[KEEP].data;
@@ -246,7 +246,7 @@ static int h2o_rows(struct kv_cache *c, const struct kv_rows *r, struct rope_arg
     struct h2o *s = c->state;
     struct attend_set *set = &a->set[0];
     const int64_t T = r->q.n[0];
-    rope[0] = kv_rotate(r->q, r->q, c->shape->rope, r->pos);
+    rope[0] = kv_rotate(r->q, r->q, c->kind->rope, r->pos);
     kv_attend_init(a, c, r);
     if (s->prompt) {
         first_row(c, r, rope + 1, set);
@@ -259,7 +259,7 @@ static int h2o_rows(struct kv_cache *c, const struct kv_rows *r, struct rope_arg
     set->attn_scores_ld = s->rows.capacity;
     if (s->masks) {
         set->keep = s->mem[KEEP].data;
-        set->keep_rows = c->shape->n_kv_head;
+        set->keep_rows = c->kind->n_kv_head;
         set->keep_ld = s->rows.capacity;
     }
     if (!in_prompt(c) && s->rows.n > s->heavy + s->recent)
@@ -355,7 +355,7 @@ static void h2o_budgets(const struct kv_cache *c, struct kv_budgets *b)
 static int h2o_dump(const struct kv_cache *c, struct kv_dump out[KV_DUMP_MAX], int *n)
 {
     const struct h2o *s = c->state;
-    return kept_dump(c, &s->rows, s->masks ? s->mem[KEEP].data : NULL, s->mem[SCORE].data, c->shape->n_head,
+    return kept_dump(c, &s->rows, s->masks ? s->mem[KEEP].data : NULL, s->mem[SCORE].data, c->kind->n_head,
                      out, n);
 }
 

@@ -10,7 +10,7 @@
  * are seen. */
 #include "base/err.h"
 #include "base/mem.h"
-#include "kv/kv.h"
+#include "kv/method.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -50,10 +50,10 @@ static int paper_from_ratio(void *params, double ratio)
     return 0;
 }
 
-static int paper_check(const void *params, const struct kv_shape *shape)
+static int paper_check(const void *params, const struct layer_kind *kind)
 {
     const struct paper_params *p = params;
-    (void)shape;
+    (void)kind;
     if (p->heavy + p->recent == 0)
         return err_set(ERR_INPUT, "method h2o-paper: heavy=0 is not allowed with recent=0; keep something");
     return 0;
@@ -70,8 +70,8 @@ static int paper_open(struct kv_cache *c)
     const struct paper_params *p = c->params;
     struct paper *s = c->state = mem_alloc(1, sizeof *s);
     const int64_t n_own = c->n_max - c->n_prompt;
-    const size_t marks = (size_t)c->shape->n_head * (size_t)c->n_max;
-    const size_t bytes = (size_t)n_own * kv_row_bytes(c->shape);
+    const size_t marks = (size_t)c->kind->n_head * (size_t)c->n_max;
+    const size_t bytes = (size_t)n_own * kv_row_bytes(c);
     for (int i = 0; i < 2; i++) {
         TRY(kv_mem_open(c, &s->mem[OWN_K + i], bytes, MEM_WINDOW));
         s->own[i] = kv_tensor(c, s->mem[OWN_K + i].data, n_own);
@@ -112,8 +112,8 @@ static bool paper_row(struct kv_cache *c, const struct kv_rows *r, struct rope_a
 {
     struct paper *s = c->state;
     const int64_t before = s->prompt ? s->prompt->n : 0, at = c->n - before, K = ++c->n;
-    rope[0] = kv_rotate(r->q, r->q, c->shape->rope, r->pos);
-    rope[1] = kv_rotate(r->k, tensor_rows(&s->own[0], at, 1), c->shape->rope, r->pos);
+    rope[0] = kv_rotate(r->q, r->q, c->kind->rope, r->pos);
+    rope[1] = kv_rotate(r->k, tensor_rows(&s->own[0], at, 1), c->kind->rope, r->pos);
     rope[2] = kv_rotate(r->v, tensor_rows(&s->own[1], at, 1), NULL, 0);
     kv_attend_init(a, c, r);
     struct attend_set *set = &a->set[0];
@@ -132,12 +132,12 @@ static bool paper_row(struct kv_cache *c, const struct kv_rows *r, struct rope_a
     set->attn_scores_ld = c->n_max;
     if (K > s->first) {
         set->keep = s->mem[KEEP].data;
-        set->keep_rows = c->shape->n_head;
+        set->keep_rows = c->kind->n_head;
         set->keep_ld = c->n_max;
     }
     *sel = (struct select_args){.score = s->mem[SCORE].data,
                                 .score_ld = c->n_max,
-                                .rows = c->shape->n_head,
+                                .rows = c->kind->n_head,
                                 .group = 1,
                                 .n = K - s->recent,
                                 .k = s->heavy,
@@ -213,7 +213,7 @@ static void paper_budgets(const struct kv_cache *c, struct kv_budgets *b)
 static int paper_dump(const struct kv_cache *c, struct kv_dump out[KV_DUMP_MAX], int *n)
 {
     const struct paper *s = c->state;
-    const int64_t H = c->shape->n_head, n_keep = c->n < c->n_max ? c->n + 1 : c->n;
+    const int64_t H = c->kind->n_head, n_keep = c->n < c->n_max ? c->n + 1 : c->n;
     uint8_t *keep = kv_dump_add(out, n, "keep", DT_U8, (const int64_t[3]){H, n_keep, 1});
     float *score = kv_dump_add(out, n, "score", DT_F32, (const int64_t[3]){H, c->n, 1});
     for (int64_t h = 0; h < H; h++) {

@@ -62,10 +62,10 @@ static int infllm_from_ratio(void *params, double ratio)
 }
 
 /* The far set of a chunk may hold no token of the chunk itself: no window is shorter than a chunk. */
-static int infllm_check(const void *params, const struct kv_shape *shape)
+static int infllm_check(const void *params, const struct layer_kind *kind)
 {
     const struct infllm_params *p = params;
-    (void)shape;
+    (void)kind;
     if ((p->init || p->topk) && !p->local)
         return err_set(ERR_INPUT, "method infllm: %s=%lld is not allowed without local; give local >= piece",
                        p->init ? "init" : "topk", (long long)(p->init ? p->init : p->topk));
@@ -105,12 +105,12 @@ static struct sizes infllm_sizes(const struct infllm_params *p, int64_t T)
 }
 
 /* Never the plain pass: that one does not keep raw keys. */
-static uint64_t infllm_prefill_key(const void *params, int64_t n_prompt, const struct kv_shape *shape)
+static uint64_t infllm_prefill_key(const void *params, int64_t n_prompt, const struct layer_kind *kind)
 {
     const struct infllm_params *p = params;
     struct sizes s = infllm_sizes(p, n_prompt);
     const int64_t numbers[] = {s.n_init, s.n_local, s.topk, p->block, p->repr, p->piece};
-    (void)shape;
+    (void)kind;
     return kv_key("infllm", numbers, 6);
 }
 
@@ -118,7 +118,7 @@ static uint64_t infllm_prefill_key(const void *params, int64_t n_prompt, const s
 static int open_pair(struct kv_cache *c, int at, struct tensor t[2], int64_t n, bool host)
 {
     struct infllm *s = c->state;
-    const size_t bytes = (size_t)n * kv_row_bytes(c->shape);
+    const size_t bytes = (size_t)n * kv_row_bytes(c);
     for (int i = 0; i < 2; i++) {
         TRY(host ? kv_mem_open_host(c, &s->mem[at + i], bytes, MEM_WINDOW)
                  : kv_mem_open(c, &s->mem[at + i], bytes, MEM_WINDOW));
@@ -131,7 +131,7 @@ static int open_tensor(struct kv_cache *c, int at, struct tensor *t, int64_t n, 
                        enum dtype dtype, enum mem_kind kind)
 {
     struct infllm *s = c->state;
-    *t = (struct tensor){NULL, dtype, {n, heads, c->shape->head_dim, 1}};
+    *t = (struct tensor){NULL, dtype, {n, heads, c->kind->d_k, 1}};
     TRY(kv_mem_open(c, &s->mem[at], tensor_bytes(t), kind));
     t->data = s->mem[at].data;
     return 0;
@@ -141,7 +141,7 @@ static int open_tensor(struct kv_cache *c, int at, struct tensor *t, int64_t n, 
 static int open_scores(struct kv_cache *c, int64_t n_block)
 {
     struct infllm *s = c->state;
-    const int64_t H = c->shape->n_head, n_slot = min64(s->topk, n_block);
+    const int64_t H = c->kind->n_head, n_slot = min64(s->topk, n_block);
     const size_t word = sizeof(float), blocks = (size_t)n_block;
     TRY(open_tensor(c, M_REPR, &s->repr_key, n_block, H, c->shape->dtype, MEM_INDEX));
     TRY(kv_mem_open(c, &s->mem[M_REPR_ID], blocks * (size_t)(H * s->repr) * word, MEM_INDEX));
@@ -181,8 +181,8 @@ static int infllm_open(struct kv_cache *c)
     TRY(open_pair(c, M_INIT, s->init, min64(s->n_init, left), false));
     TRY(open_pair(c, M_FAR, s->rest, min64(s->block, left), false));
     TRY(open_pair(c, M_SLOT, s->slot, n_slot * s->block, false));
-    TRY(open_tensor(c, M_QUERY, &s->query, 1, c->shape->n_head, c->ops->act, MEM_WORKSPACE));
-    TRY(open_tensor(c, M_KEY, &s->key, 1, c->shape->n_kv_head, c->shape->dtype, MEM_WORKSPACE));
+    TRY(open_tensor(c, M_QUERY, &s->query, 1, c->kind->n_head, c->ops->act, MEM_WORKSPACE));
+    TRY(open_tensor(c, M_KEY, &s->key, 1, c->kind->n_kv_head, c->shape->dtype, MEM_WORKSPACE));
     s->want = mem_alloc((size_t)n_slot + 1, sizeof *s->want);
     s->held = mem_alloc((size_t)n_slot + 1, sizeof *s->held);
     s->scored = n_slot > 0;
@@ -339,11 +339,11 @@ static void infllm_budgets(const struct kv_cache *c, struct kv_budgets *b)
 static int infllm_dump(const struct kv_cache *c, struct kv_dump out[KV_DUMP_MAX], int *n)
 {
     const struct infllm *s = c->state;
-    const int64_t H = c->shape->n_head, n_repr = s->scored ? s->n_block : 0;
+    const int64_t H = c->kind->n_head, n_repr = s->scored ? s->n_block : 0;
     int32_t *counts = kv_dump_add(out, n, "counts", DT_I32, (int64_t[3]){4, 1, 1});
     int32_t *blocks = kv_dump_add(out, n, "blocks", DT_I32, (int64_t[3]){s->n_held, 1, 1});
     int32_t *ids = kv_dump_add(out, n, "repr_ids", DT_I32, (int64_t[3]){n_repr, H, s->repr});
-    void *keys = kv_dump_add(out, n, "repr", c->shape->dtype, (int64_t[3]){n_repr, H, c->shape->head_dim});
+    void *keys = kv_dump_add(out, n, "repr", c->shape->dtype, (int64_t[3]){n_repr, H, c->kind->d_k});
     struct tensor from = tensor_rows(&s->repr_key, 0, n_repr);
     const int64_t n_id = n_repr * H * s->repr;
     counts[0] = (int32_t)c->n;

@@ -2,7 +2,7 @@
 #ifndef KVS_KV_INFLLM_H
 #define KVS_KV_INFLLM_H
 
-#include "kv/kv.h"
+#include "kv/method.h"
 
 /* Memory of a cache. INIT and SLOT hold K and V of first tokens and chosen blocks, FAR those of tokens that
  * will become a block, RING the rotated K and V of the window, STORE all raw K and V on the host. */

@@ -46,7 +46,7 @@ int infllm_far(const struct kv_cache *c, const struct infllm_chunk *p, struct ro
     if (s->far)
         out[n++] = kv_rotate(p->r.k, p->key, NULL, 0);
     if (p->n_extra) {
-        out[n] = kv_rotate(p->r.q, p->query, c->shape->rope, 0);
+        out[n] = kv_rotate(p->r.q, p->query, c->kind->rope, 0);
         out[n++].fixed = s->n_local - 1;
     }
     return n;
@@ -54,8 +54,8 @@ int infllm_far(const struct kv_cache *c, const struct infllm_chunk *p, struct ro
 
 int infllm_near(const struct kv_cache *c, const struct infllm_chunk *p, struct rope_args out[3])
 {
-    out[0] = kv_rotate(p->r.q, p->r.q, c->shape->rope, p->r.pos);
-    out[1] = kv_rotate(p->r.k, p->to[0], c->shape->rope, p->r.pos);
+    out[0] = kv_rotate(p->r.q, p->r.q, c->kind->rope, p->r.pos);
+    out[1] = kv_rotate(p->r.k, p->to[0], c->kind->rope, p->r.pos);
     out[2] = kv_rotate(p->r.v, p->to[1], NULL, 0);
     return 3;
 }
@@ -202,7 +202,7 @@ static void make_block(struct kv_cache *c, struct tensor keys)
 {
     struct infllm *s = c->state;
     struct ops *ops = c->ops;
-    const int64_t H = c->shape->n_head;
+    const int64_t H = c->kind->n_head;
     if (s->scored) {
         int32_t *id = s->repr_id + s->n_block * H * s->repr;
         struct select_args pick = {.score = s->score + (s->rem0 - s->score_at),
@@ -254,7 +254,7 @@ void infllm_commit(struct kv_cache *c, const struct infllm_chunk *p)
 void infllm_make_room(const struct kv_cache *c, int64_t n_new)
 {
     struct infllm *s = c->state;
-    const int64_t H = c->shape->n_head, live = c->n - s->rem0, shift = s->rem0 - s->score_at;
+    const int64_t H = c->kind->n_head, live = c->n - s->rem0, shift = s->rem0 - s->score_at;
     const size_t pitch = (size_t)s->score_ld * sizeof *s->score;
     if (!s->scored || c->n + n_new - s->score_at <= s->score_ld)
         return;

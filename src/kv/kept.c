@@ -9,8 +9,8 @@
 
 int kept_open(const struct kv_cache *c, struct kept *s, int64_t capacity)
 {
-    const size_t bytes = (size_t)capacity * kv_row_bytes(c->shape);
-    const size_t marks = (size_t)capacity * (size_t)c->shape->n_kv_head * sizeof(int32_t);
+    const size_t bytes = (size_t)capacity * kv_row_bytes(c);
+    const size_t marks = (size_t)capacity * (size_t)c->kind->n_kv_head * sizeof(int32_t);
     *s = (struct kept){.capacity = capacity};
     TRY(kv_mem_open(c, &s->mem[KEPT_K], bytes, MEM_WINDOW));
     TRY(kv_mem_open(c, &s->mem[KEPT_V], bytes, MEM_WINDOW));
@@ -37,7 +37,7 @@ void kept_count(const struct kept *s, struct kv_ledger *l)
 struct select_args kept_choice(const struct kv_cache *c, const struct kept *s, float *score, int64_t ld,
                                int64_t rows, int64_t n, int64_t k, int64_t tail)
 {
-    const int64_t hk = c->shape->n_kv_head;
+    const int64_t hk = c->kind->n_kv_head;
     return (struct select_args){.score = score,
                                 .score_ld = ld,
                                 .rows = hk,
@@ -70,7 +70,7 @@ static struct gather_args move_row(const struct kept *s, int64_t h, enum dtype d
 
 void kept_take(const struct kv_cache *c, struct kept *s, const struct kv_dense *prompt, int64_t m)
 {
-    const int64_t hk = c->shape->n_kv_head;
+    const int64_t hk = c->kind->n_kv_head;
     struct tensor k = tensor_rows(&prompt->k, 0, prompt->n), v = tensor_rows(&prompt->v, 0, prompt->n);
     const struct gather_args a[2] = {move(s, hk, &k, &s->k, m), move(s, hk, &v, &s->v, m)};
     assert(s->n == 0 && m <= s->capacity);
@@ -87,7 +87,7 @@ static int know(const struct kv_cache *c, struct kept *s)
     int32_t *host = mem_alloc((size_t)n_new + 1, sizeof *host);
     for (int64_t i = 0; i < n_new; i++)
         host[i] = (int32_t)(c->n - n_new + i);
-    for (int64_t h = 0; h < c->shape->n_kv_head; h++)
+    for (int64_t h = 0; h < c->kind->n_kv_head; h++)
         c->ops->copy(c->ops, s->token + h * s->capacity + s->n_known, host, (size_t)n_new * sizeof *host);
     int rc = c->ops->sync(c->ops);
     free(host);
@@ -97,7 +97,7 @@ static int know(const struct kv_cache *c, struct kept *s)
 
 int kept_compact(const struct kv_cache *c, struct kept *s, int64_t m)
 {
-    const int64_t hk = c->shape->n_kv_head;
+    const int64_t hk = c->kind->n_kv_head;
     TRY(know(c, s));
     struct gather_args *a = mem_alloc((size_t)hk + 2, sizeof *a);
     a[0] = move(s, hk, &s->k, &s->k, m);
@@ -117,8 +117,7 @@ void kept_scores(const struct kv_cache *c, const struct kept *s, float *dst, int
 {
     struct gather_args *a = mem_alloc((size_t)rows, sizeof *a);
     for (int64_t r = 0; r < rows; r++)
-        a[r] =
-            move_row(s, r / (rows / c->shape->n_kv_head), DT_F32, dst + r * dst_ld, src + r * src_ld, n, m);
+        a[r] = move_row(s, r / (rows / c->kind->n_kv_head), DT_F32, dst + r * dst_ld, src + r * src_ld, n, m);
     if (m)
         c->ops->gather(c->ops, a, (int)rows);
     free(a);
@@ -130,7 +129,7 @@ void kept_append(const struct kv_cache *c, struct kept *s, const struct kv_rows 
     const int64_t T = r->k.n[0];
     const struct tensor *to[2] = {&s->k, &s->v};
     assert(s->n + T <= s->capacity && s->n <= r->pos);
-    rope[0] = kv_rotate(r->k, tensor_rows(&s->k, s->n, T), c->shape->rope, r->pos);
+    rope[0] = kv_rotate(r->k, tensor_rows(&s->k, s->n, T), c->kind->rope, r->pos);
     rope[1] = kv_rotate(r->v, tensor_rows(&s->v, s->n, T), NULL, 0);
     for (int i = 0; i < 2; i++) {
         struct kv_run *run = i ? set->v : set->k;
@@ -162,7 +161,7 @@ static void pick_shown(const struct kept *s, const uint8_t *seen, const void *fr
 int kept_dump(const struct kv_cache *c, const struct kept *s, const uint8_t *keep, const float *score,
               int64_t rows, struct kv_dump *out, int *n)
 {
-    const int64_t hk = c->shape->n_kv_head, cap = s->capacity;
+    const int64_t hk = c->kind->n_kv_head, cap = s->capacity;
     const size_t marks = (size_t)(hk * cap), values = (size_t)(rows * cap);
     int32_t *token = mem_alloc(marks, sizeof *token);
     uint8_t *seen = mem_alloc(marks, 1);

@@ -4,7 +4,7 @@
 #ifndef KVS_KV_KEPT_H
 #define KVS_KV_KEPT_H
 
-#include "kv/kv.h"
+#include "kv/method.h"
 
 enum { KEPT_K, KEPT_V, KEPT_TOKEN, KEPT_LIST, KEPT_N_MEM };
 

@@ -8,7 +8,7 @@
  * stays as it is, and n counts generated tokens. */
 #include "base/err.h"
 #include "base/mem.h"
-#include "kv/kv.h"
+#include "kv/method.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -42,17 +42,17 @@ struct kivi {
     int64_t n_exact;         /* tokens in it */
 };
 
-static int kivi_check(const void *params, const struct kv_shape *shape)
+static int kivi_check(const void *params, const struct layer_kind *kind)
 {
     const struct kivi_params *p = params;
     if (p->residual % p->group)
         return err_set(ERR_INPUT, "method kivi: residual=%lld is not allowed; use a multiple of group=%lld",
                        (long long)p->residual, (long long)p->group);
-    if (shape && shape->head_dim % p->group)
+    if (kind && kind->d_k % p->group)
         return err_set(
             ERR_INPUT,
             "method kivi: group=%lld is not allowed; use a divisor of the model's head dimension %d",
-            (long long)p->group, (int)shape->head_dim);
+            (long long)p->group, (int)kind->d_k);
     return 0;
 }
 
@@ -80,13 +80,13 @@ static int kivi_open(struct kv_cache *c)
     const struct kivi_params *p = c->params;
     struct kivi *s = c->state = mem_alloc(1, sizeof *s);
     s->n_exact = p->when == KV_WHEN_DECODE ? c->n_prompt : 0;
-    const size_t row = (size_t)c->shape->n_kv_head * (size_t)c->shape->head_dim; /* values of one token */
+    const size_t row = (size_t)c->kind->n_kv_head * (size_t)c->kind->d_k; /* values of one token */
     const size_t group = (size_t)p->group, bits = (size_t)p->bits;
     const int64_t n_max = c->n_max - s->n_exact;
     const int64_t k_max = n_max - n_max % p->residual;
     const int64_t v_max = n_max > p->residual ? n_max - p->residual : 0;
     const int64_t k_win = min64(n_max, p->residual), v_win = min64(n_max, p->residual + 1);
-    const size_t row_bytes = kv_row_bytes(c->shape);
+    const size_t row_bytes = kv_row_bytes(c);
     TRY(kv_mem_open(c, &s->mem[K_CODES], (size_t)k_max * row * bits / 8, MEM_CODES));
     TRY(kv_mem_open(c, &s->mem[K_SCALE], (size_t)k_max / group * row * 2, MEM_SCALES));
     TRY(kv_mem_open(c, &s->mem[K_MIN], (size_t)k_max / group * row * 2, MEM_SCALES));
@@ -111,11 +111,11 @@ static void kivi_close(struct kv_cache *c)
 }
 
 /* Up to `residual` tokens nothing is in codes: the pass is the plain one. */
-static uint64_t kivi_prefill_key(const void *params, int64_t n_prompt, const struct kv_shape *shape)
+static uint64_t kivi_prefill_key(const void *params, int64_t n_prompt, const struct layer_kind *kind)
 {
     const struct kivi_params *p = params;
     const int64_t numbers[] = {p->bits, p->group, p->residual};
-    (void)shape;
+    (void)kind;
     return p->when == KV_WHEN_PREFILL && n_prompt > p->residual ? kv_key("kivi", numbers, 3) : 0;
 }
 
@@ -126,7 +126,7 @@ static struct quant_args kivi_quant(const struct kv_cache *c, enum quant_layout 
     const struct kivi_params *p = c->params;
     const struct kivi *s = c->state;
     const struct kv_mem *m = layout == QUANT_CHANNEL ? &s->mem[K_CODES] : &s->mem[V_CODES];
-    const int64_t values = at * c->shape->n_kv_head * c->shape->head_dim; /* before token `at` */
+    const int64_t values = at * c->kind->n_kv_head * c->kind->d_k; /* before token `at` */
     return (struct quant_args){.layout = layout,
                                .bits = (int32_t)p->bits,
                                .group = (int32_t)p->group,
@@ -187,7 +187,7 @@ static void kivi_append(struct kv_cache *c, const struct kv_rows *r, struct rope
                         struct attend_args *a)
 {
     struct kivi *s = c->state;
-    const struct rope *table = c->shape->rope;
+    const struct rope *table = c->kind->rope;
     const int64_t n = c->n - s->n_exact, slot = n % s->v_win.n[0], n_win = n - s->n_kq;
     rope[0] = kv_rotate(r->q, r->q, table, r->pos);
     rope[1] = kv_rotate(r->k, tensor_rows(&s->k_win, n_win, 1), table, r->pos);
@@ -268,8 +268,8 @@ static void kivi_chunk(struct kv_cache *c, const struct kv_rows *r, struct tenso
     const int64_t far = (v1 + p->group - 1) / p->group * p->group; /* keys come in whole groups */
     const int64_t near = v0 / p->group * p->group;
     struct rope_args rope[3] = {
-        kv_rotate(r->q, r->q, c->shape->rope, r->pos),
-        kv_rotate(r->k, tensor_rows(&s->k_win, n_win, m), c->shape->rope, r->pos),
+        kv_rotate(r->q, r->q, c->kind->rope, r->pos),
+        kv_rotate(r->k, tensor_rows(&s->k_win, n_win, m), c->kind->rope, r->pos),
         kv_rotate(r->v, stage, NULL, 0),
     };
     struct quant_args q[3];
@@ -319,7 +319,7 @@ static int kivi_many(struct kv_cache *c, const struct kv_rows *r)
     const struct kivi *s = c->state;
     const int64_t T = r->q.n[0];
     struct kv_mem mem;
-    TRY(kv_mem_open(c, &mem, (size_t)min64(T, p->residual) * kv_row_bytes(c->shape), MEM_WORKSPACE));
+    TRY(kv_mem_open(c, &mem, (size_t)min64(T, p->residual) * kv_row_bytes(c), MEM_WORKSPACE));
     for (int64_t at = 0, m; at < T; at += m) {
         m = min64(T - at, p->residual - (c->n - s->n_kq));
         struct kv_rows part = kv_rows_part(r, at, m);
@@ -372,7 +372,7 @@ static void kivi_budgets(const struct kv_cache *c, struct kv_budgets *b)
 static void unpack(const struct kv_cache *c, enum quant_layout layout, int64_t n, uint8_t *out)
 {
     const struct kivi_params *p = c->params;
-    const int64_t hk = c->shape->n_kv_head, d = c->shape->head_dim, per = 8 / p->bits;
+    const int64_t hk = c->kind->n_kv_head, d = c->kind->d_k, per = 8 / p->bits;
     size_t bytes = (size_t)(n * hk * d / per);
     uint8_t *packed = mem_alloc(bytes ? bytes : 1, 1);
     c->ops->copy(c->ops, packed, kivi_quant(c, layout, (struct tensor){0}, 0).codes, bytes);
@@ -392,7 +392,7 @@ static void dump_window(const struct kv_cache *c, const struct tensor *win, int6
     struct kv_run run[2];
     int n = kv_ring_runs(win, base, base + from, c->n, run);
     for (int i = 0; i < n; i++) {
-        size_t bytes = (size_t)run[i].n * kv_row_bytes(c->shape);
+        size_t bytes = (size_t)run[i].n * kv_row_bytes(c);
         c->ops->copy(c->ops, out, run[i].data, bytes);
         out += bytes;
     }
@@ -402,7 +402,7 @@ static int kivi_dump(const struct kv_cache *c, struct kv_dump out[KV_DUMP_MAX], 
 {
     const struct kivi_params *p = c->params;
     const struct kivi *s = c->state;
-    const int64_t hk = c->shape->n_kv_head, d = c->shape->head_dim;
+    const int64_t hk = c->kind->n_kv_head, d = c->kind->d_k;
     const int64_t k[3] = {s->n_kq, hk, d}, ks[3] = {s->n_kq / p->group, hk, d};
     const int64_t v[3] = {s->n_vq, hk, d}, vs[3] = {s->n_vq, hk, d / p->group};
     static const char *const name[] = {"k_scale", "k_min", "v_scale", "v_min"};

@@ -63,7 +63,7 @@ static int knorm_from_dense(struct kv_cache *c, struct kv_dense *dense)
     const int64_t m = knorm_size(c);
     if (!dense->norm)
         return err_set(ERR_INTERNAL, "method knorm: nobody noted the norms of layer %d", (int)c->layer);
-    struct select_args a = kept_choice(c, s, dense->norm, dense->k.n[0], c->shape->n_kv_head, dense->n, m, 0);
+    struct select_args a = kept_choice(c, s, dense->norm, dense->k.n[0], c->kind->n_kv_head, dense->n, m, 0);
     c->ops->select(c->ops, &a, 1);
     kept_take(c, s, dense, m);
     return c->ops->sync(c->ops);
@@ -76,7 +76,7 @@ static int knorm_step(struct kv_cache *const *c, struct kv_rows *rows, int n)
     int rc = 0;
     for (int i = 0; i < n && rc == 0; i++) {
         rc = kv_after_prompt(c[i]);
-        rope[3 * i] = kv_rotate(rows[i].q, rows[i].q, c[i]->shape->rope, rows[i].pos);
+        rope[3 * i] = kv_rotate(rows[i].q, rows[i].q, c[i]->kind->rope, rows[i].pos);
         kv_attend_init(&a[i], c[i], &rows[i]);
         if (rc == 0)
             kept_append(c[i], c[i]->state, &rows[i], rope + 3 * i + 1, &a[i].set[0]);

@@ -3,7 +3,7 @@
 #include "kv/llmlingua2.h"
 
 #include "base/err.h"
-#include "kv/kv.h"
+#include "kv/method.h"
 
 #include <stddef.h>
 

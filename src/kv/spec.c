@@ -1,7 +1,7 @@
 /* The registry of methods and the text form of a method with its parameters. */
 #include "base/err.h"
 #include "base/mem.h"
-#include "kv/kv.h"
+#include "kv/method.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -30,6 +30,40 @@ const struct kv_method *kv_method_find(const char *name)
         if (!strcmp(methods[i]->name, name))
             return methods[i];
     return NULL;
+}
+
+const char *kv_method_name(const struct kv_method *m)
+{
+    return m->name;
+}
+
+struct kv_info kv_method_info(const struct kv_method *m)
+{
+    return (struct kv_info){m->name,   m->source,       m->summary,
+                            m->params, m->params_bytes, m->from_ratio != NULL};
+}
+
+bool kv_spec_plain(const struct kv_spec *s)
+{
+    return !kv_acts(s->method);
+}
+
+int kv_spec_check(const struct kv_spec *s, const struct seq_shape *shape)
+{
+    int n = 0;
+    if (kv_spec_plain(s))
+        return 0;
+    for (int32_t i = 0; i < shape->n_kind; i++) {
+        if (!shape->kind[i].compress)
+            continue;
+        n++;
+        if (s->method->check)
+            TRY(s->method->check(s->params, &shape->kind[i]));
+    }
+    return n ? 0
+             : err_set(ERR_INPUT,
+                       "method %s: no layer of this model keeps all tokens: there is nothing to compress",
+                       s->method->name);
 }
 
 static int unknown_method(const char *name)

@@ -8,7 +8,7 @@
  * want; the query is rotated twice instead. */
 #include "base/err.h"
 #include "base/mem.h"
-#include "kv/kv.h"
+#include "kv/window.h"
 
 #include <assert.h>
 #include <math.h>
@@ -38,11 +38,12 @@ static const struct param stream_table[] = {
 };
 
 struct stream {
-    struct kv_mem mem[5]; /* sinks k, v; ring k, v; query row */
+    struct kv_mem mem[3]; /* sinks k, v; query row */
     int64_t n_init, n_local;
-    int64_t n_sink;                 /* sinks that are stored: 0 if nothing will ever leave the window */
-    struct tensor sink[2], ring[2]; /* k, v: [n_sink,Hk,d], [min(n_local, n_max - n_sink),Hk,d] */
-    struct tensor q;                /* act [1,H,d]: the query of a decode step as the sinks see it */
+    int64_t n_sink;        /* sinks that are stored: 0 if nothing will ever leave the window */
+    struct tensor sink[2]; /* k, v: [n_sink,Hk,d] */
+    struct kv_window near; /* the others: min(n_local, n_max - n_sink) of them */
+    struct tensor q;       /* act [1,H,d]: the query of a decode step as the sinks see it */
 };
 
 /* The reference's numbers for its four strengths (0.17, not 1/6). */
@@ -53,10 +54,10 @@ static int stream_from_ratio(void *params, double ratio)
     return 0;
 }
 
-static int stream_check(const void *params, const struct kv_shape *shape)
+static int stream_check(const void *params, const struct layer_kind *kind)
 {
     const struct stream_params *p = params;
-    (void)shape;
+    (void)kind;
     if (p->init && !p->local)
         return err_set(ERR_INPUT, "method streaming: init=%lld is not allowed without local; give local >= 1",
                        (long long)p->init);
@@ -79,10 +80,10 @@ static void stream_sizes(const struct stream_params *p, int64_t T, int64_t *n_in
     *n_local = p->local ? p->local : total - *n_init > 1 ? total - *n_init : 1;
 }
 
-static uint64_t stream_prefill_key(const void *params, int64_t n_prompt, const struct kv_shape *shape)
+static uint64_t stream_prefill_key(const void *params, int64_t n_prompt, const struct layer_kind *kind)
 {
     int64_t size[2];
-    (void)shape;
+    (void)kind;
     stream_sizes(params, n_prompt, &size[0], &size[1]);
     bool plain = size[1] >= n_prompt || ((const struct stream_params *)params)->when != KV_WHEN_PREFILL;
     return plain ? 0 : kv_key("streaming", size, 2);
@@ -91,27 +92,27 @@ static uint64_t stream_prefill_key(const void *params, int64_t n_prompt, const s
 static int stream_open(struct kv_cache *c)
 {
     struct stream *s = c->state = mem_alloc(1, sizeof *s);
-    const size_t row = kv_row_bytes(c->shape);
+    const size_t row = kv_row_bytes(c);
     stream_sizes(c->params, c->n_prompt, &s->n_init, &s->n_local);
     s->n_sink = s->n_local >= c->n_max ? 0 : min64(s->n_init, c->n_max);
-    const int64_t n_ring = min64(s->n_local, c->n_max - s->n_sink);
     for (int i = 0; i < 2; i++) {
         TRY(kv_mem_open(c, &s->mem[i], (size_t)s->n_sink * row, MEM_WINDOW));
-        TRY(kv_mem_open(c, &s->mem[2 + i], (size_t)n_ring * row, MEM_WINDOW));
         s->sink[i] = kv_tensor(c, s->mem[i].data, s->n_sink);
-        s->ring[i] = kv_tensor(c, s->mem[2 + i].data, n_ring);
     }
-    s->q = (struct tensor){NULL, c->ops->act, {1, c->shape->n_head, c->shape->head_dim, 1}};
-    TRY(kv_mem_open(c, &s->mem[4], s->n_sink ? tensor_bytes(&s->q) : 0, MEM_WORKSPACE));
-    s->q.data = s->mem[4].data;
+    TRY(kv_window_open(c, &s->near, min64(s->n_local, c->n_max - s->n_sink), s->n_sink));
+    s->q = (struct tensor){NULL, c->ops->act, {1, c->kind->n_head, c->kind->d_k, 1}};
+    TRY(kv_mem_open(c, &s->mem[2], s->n_sink ? tensor_bytes(&s->q) : 0, MEM_WORKSPACE));
+    s->q.data = s->mem[2].data;
     return 0;
 }
 
 static void stream_close(struct kv_cache *c)
 {
     struct stream *s = c->state;
-    for (int i = 0; s && i < 5; i++)
+    for (int i = 0; s && i < 3; i++)
         kv_mem_close(c, &s->mem[i]);
+    if (s)
+        kv_window_close(c, &s->near);
     free(s);
 }
 
@@ -119,52 +120,42 @@ static int stream_from_dense(struct kv_cache *c, struct kv_dense *dense)
 {
     struct stream *s = c->state;
     const struct tensor *from[2] = {&dense->k, &dense->v};
-    const int64_t n_sink = min64(s->n_sink, dense->n), n_rest = min64(dense->n - n_sink, s->ring[0].n[0]);
+    const int64_t n_sink = min64(s->n_sink, dense->n),
+                  n_rest = min64(dense->n - n_sink, s->near.ring[0].n[0]);
     for (int i = 0; i < 2; i++) {
         struct tensor first = tensor_rows(from[i], 0, n_sink);
         struct tensor rest = tensor_rows(from[i], dense->n - n_rest, n_rest);
         if (n_sink)
             c->ops->copy(c->ops, s->sink[i].data, first.data, tensor_bytes(&first));
-        kv_ring_put(c->ops, &s->ring[i], s->n_sink, &rest, dense->n - n_rest);
+        kv_ring_put(c->ops, &s->near.ring[i], s->n_sink, &rest, dense->n - n_rest);
     }
     return 0;
 }
 
-/* One cache in one step. New rows [0, n_first) are sinks, the others go to the ring: straight away where
- * that costs no row of this chunk a key it still sees, else by way of `stage`, which lives for one step. */
+/* One cache in one step. New rows [0, n_first) are sinks, the others go to the window. */
 struct stream_job {
     struct kv_rows r;
-    int64_t n_first;      /* rows that are sinks */
-    int64_t n_old;        /* ring tokens before the step */
-    bool staged, far;     /* far: a row may see a sink at distance >= n_local */
-    struct kv_mem mem[3]; /* stage k, v; queries as the sinks see them */
-    struct tensor to[2];  /* where rows from n_first on are written: [T - n_first,Hk,d] */
-    struct tensor q;      /* act [T,H,d] */
+    int64_t n_first; /* rows that are sinks */
+    bool far;        /* a row may see a sink at distance >= n_local */
+    struct kv_window_step near;
+    struct kv_mem mem; /* queries as the sinks see them */
+    struct tensor q;   /* act [T,H,d] */
 };
 
 static int stream_plan(const struct kv_cache *c, const struct kv_rows *r, struct stream_job *j)
 {
     const struct stream *s = c->state;
-    const int64_t T = r->q.n[0], capacity = s->ring[0].n[0];
-    const size_t row = kv_row_bytes(c->shape);
+    const int64_t T = r->q.n[0];
     *j = (struct stream_job){.r = *r, .n_first = min64(T, s->n_sink > r->pos ? s->n_sink - r->pos : 0)};
-    const int64_t n_rest = T - j->n_first, seen = r->pos > s->n_sink ? r->pos - s->n_sink : 0;
-    j->n_old = min64(seen, capacity);
-    j->staged = T > 1 && seen + n_rest > capacity;
     j->far = s->n_sink && r->pos + T > s->n_local;
-    for (int i = 0; i < 2 && n_rest; i++) {
-        if (j->staged)
-            TRY(kv_mem_open(c, &j->mem[i], (size_t)n_rest * row, MEM_WORKSPACE));
-        j->to[i] = j->staged ? kv_tensor(c, j->mem[i].data, n_rest)
-                             : tensor_rows(&s->ring[i], seen % capacity, n_rest);
-    }
+    TRY(kv_window_begin(c, &s->near, max64(r->pos, s->n_sink), T - j->n_first, T == 1, &j->near));
     j->q = s->q;
     if (!j->far || T == 1)
         return 0;
     j->q = r->q;
     j->q.data = NULL;
-    TRY(kv_mem_open(c, &j->mem[2], tensor_bytes(&j->q), MEM_WORKSPACE));
-    j->q.data = j->mem[2].data;
+    TRY(kv_mem_open(c, &j->mem, tensor_bytes(&j->q), MEM_WORKSPACE));
+    j->q.data = j->mem.data;
     return 0;
 }
 
@@ -176,34 +167,28 @@ static int stream_rotations(const struct kv_cache *c, const struct stream_job *j
     const struct tensor *new[2] = {&j->r.k, &j->r.v};
     const int64_t n_rest = j->r.q.n[0] - j->n_first, pos = j->r.pos;
     int n = 0;
-    out[n++] = kv_rotate(j->r.q, j->r.q, c->shape->rope, pos);
+    out[n++] = kv_rotate(j->r.q, j->r.q, c->kind->rope, pos);
     for (int i = 0; i < 2; i++) {
-        const struct rope *rope = i ? NULL : c->shape->rope;
+        const struct rope *rope = i ? NULL : c->kind->rope;
         if (j->n_first)
             out[n++] = kv_rotate(tensor_rows(new[i], 0, j->n_first),
                                  tensor_rows(&s->sink[i], pos, j->n_first), rope, pos);
         if (n_rest)
-            out[n++] = kv_rotate(tensor_rows(new[i], j->n_first, n_rest), j->to[i], rope, pos + j->n_first);
+            out[n++] =
+                kv_rotate(tensor_rows(new[i], j->n_first, n_rest), j->near.to[i], rope, pos + j->n_first);
     }
     return n;
 }
 
-/* Runs of keys (i = 0) or values (i = 1), oldest first: sinks, ring, stage. */
+/* Runs of keys (i = 0) or values (i = 1), oldest first: sinks, window. */
 static int stream_runs(const struct kv_cache *c, const struct stream_job *j, int i,
                        struct kv_run out[ATTEND_RUNS])
 {
     const struct stream *s = c->state;
-    const int64_t T = j->r.q.n[0], end = j->r.pos + T, n_rest = T - j->n_first;
-    int64_t n_ring = j->n_old + (j->staged ? 0 : n_rest), to = j->staged ? j->r.pos : end;
-    if (n_ring > s->ring[i].n[0]) /* the newest row took the place of the oldest */
-        n_ring = s->ring[i].n[0];
     int n = 0;
     if (s->n_sink)
-        out[n++] = kv_run_of(&s->sink[i], 0, min64(s->n_sink, end), 0);
-    n += kv_ring_runs(&s->ring[i], s->n_sink, to - n_ring, to, out + n);
-    if (j->staged)
-        out[n++] = kv_run_of(&j->to[i], 0, n_rest, j->r.pos + j->n_first);
-    return n;
+        out[n++] = kv_run_of(&s->sink[i], 0, min64(s->n_sink, j->r.pos + j->r.q.n[0]), 0);
+    return n + kv_window_runs(&s->near, &j->near, i, out + n);
 }
 
 static void stream_attend(const struct kv_cache *c, const struct stream_job *j, struct attend_args *a)
@@ -225,20 +210,6 @@ static void stream_attend(const struct kv_cache *c, const struct stream_job *j, 
     far->dist_max = ATTEND_FAR;
 }
 
-/* Moves the newest staged rows into the ring and counts the tokens. */
-static void stream_commit(struct kv_cache *c, const struct stream_job *j)
-{
-    const struct stream *s = c->state;
-    c->n += j->r.q.n[0];
-    if (!j->staged)
-        return;
-    for (int i = 0; i < 2; i++) {
-        int64_t have = j->to[i].n[0], n = min64(have, s->ring[i].n[0]);
-        struct tensor newest = tensor_rows(&j->to[i], have - n, n);
-        kv_ring_put(c->ops, &s->ring[i], s->n_sink, &newest, c->n - n);
-    }
-}
-
 static void stream_run(struct kv_cache *const *c, const struct stream_job *j, int n, struct rope_args *rope,
                        struct attend_args *a)
 {
@@ -248,7 +219,7 @@ static void stream_run(struct kv_cache *const *c, const struct stream_job *j, in
         const struct stream *s = c[i]->state;
         if (!j[i].far)
             continue;
-        rope[n_far] = kv_rotate(j[i].r.q, j[i].q, c[i]->shape->rope, 0);
+        rope[n_far] = kv_rotate(j[i].r.q, j[i].q, c[i]->kind->rope, 0);
         rope[n_far++].fixed = s->n_local + s->n_init - 1;
     }
     if (n_far)
@@ -259,8 +230,10 @@ static void stream_run(struct kv_cache *const *c, const struct stream_job *j, in
     }
     ops->rope(ops, rope, n_near);
     ops->attend(ops, a, n);
-    for (int i = 0; i < n; i++)
-        stream_commit(c[i], &j[i]);
+    for (int i = 0; i < n; i++) {
+        c[i]->n += j[i].r.q.n[0];
+        kv_window_end(ops, &((const struct stream *)c[i]->state)->near, &j[i].near);
+    }
 }
 
 /* Gives the workspace of this step back, once nothing on the device uses it any more. */
@@ -268,11 +241,12 @@ static int stream_release(struct kv_cache *const *c, struct stream_job *j, int n
 {
     bool any = false;
     for (int i = 0; i < n; i++)
-        any = any || j[i].mem[0].data || j[i].mem[2].data;
+        any = any || j[i].near.mem[0].data || j[i].mem.data;
     int rc = any ? c[0]->ops->sync(c[0]->ops) : 0;
-    for (int i = 0; i < n; i++)
-        for (int k = 0; k < 3; k++)
-            kv_mem_close(c[i], &j[i].mem[k]);
+    for (int i = 0; i < n; i++) {
+        kv_window_release(c[i], &j[i].near);
+        kv_mem_close(c[i], &j[i].mem);
+    }
     return rc;
 }
 
@@ -295,7 +269,9 @@ static int stream_step(struct kv_cache *const *c, struct kv_rows *rows, int n)
 
 static void stream_bytes(const struct kv_cache *c, struct kv_ledger *l)
 {
-    kv_mem_count(((const struct stream *)c->state)->mem, 5, l);
+    const struct stream *s = c->state;
+    kv_mem_count(s->mem, 3, l);
+    kv_window_count(&s->near, l);
 }
 
 static void stream_budgets(const struct kv_cache *c, struct kv_budgets *b)
@@ -303,26 +279,26 @@ static void stream_budgets(const struct kv_cache *c, struct kv_budgets *b)
     const struct stream *s = c->state;
     b->value[KV_N_INIT] = (double)s->n_init;
     b->value[KV_N_LOCAL] = (double)s->n_local;
-    b->value[KV_KEPT_TOKENS] = (double)min64(c->n, s->n_sink + s->ring[0].n[0]);
+    b->value[KV_KEPT_TOKENS] = (double)min64(c->n, s->n_sink + s->near.ring[0].n[0]);
 }
 
 static int stream_dump(const struct kv_cache *c, struct kv_dump out[KV_DUMP_MAX], int *n)
 {
     static const char *const name[] = {"k_init", "v_init", "k_local", "v_local"};
     const struct stream *s = c->state;
-    const int64_t sinks = min64(s->n_sink, c->n), local = min64(c->n - sinks, s->ring[0].n[0]);
-    const int64_t shape[2][3] = {{sinks, c->shape->n_kv_head, c->shape->head_dim},
-                                 {local, c->shape->n_kv_head, c->shape->head_dim}};
+    const int64_t sinks = min64(s->n_sink, c->n), local = min64(c->n - sinks, s->near.ring[0].n[0]);
+    const int64_t shape[2][3] = {{sinks, c->kind->n_kv_head, c->kind->d_k},
+                                 {local, c->kind->n_kv_head, c->kind->d_k}};
     for (int i = 0; i < 4; i++) {
         char *to = kv_dump_add(out, n, name[i], c->shape->dtype, shape[i / 2]);
         struct kv_run run[2];
         int n_run = 0;
         if (i >= 2)
-            n_run = kv_ring_runs(&s->ring[i % 2], s->n_sink, c->n - local, c->n, run);
+            n_run = kv_ring_runs(&s->near.ring[i % 2], s->n_sink, c->n - local, c->n, run);
         else if (sinks)
             run[n_run++] = kv_run_of(&s->sink[i], 0, sinks, 0);
         for (int k = 0; k < n_run; k++) {
-            size_t bytes = (size_t)run[k].n * kv_row_bytes(c->shape);
+            size_t bytes = (size_t)run[k].n * kv_row_bytes(c);
             c->ops->copy(c->ops, to, run[k].data, bytes);
             to += bytes;
         }

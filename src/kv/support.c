@@ -1,10 +1,9 @@
 /* What method files share: memory that keeps its own account, runs, rings, keys of prompt passes. */
 #include "base/err.h"
 #include "base/mem.h"
-#include "kv/kv.h"
+#include "kv/method.h"
 
 #include <assert.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -65,14 +64,14 @@ int kv_after_prompt(const struct kv_cache *c)
                    c->method->name, (int)c->layer, (long long)c->n, (long long)c->n_prompt);
 }
 
-size_t kv_row_bytes(const struct kv_shape *shape)
+size_t kv_row_bytes(const struct kv_cache *c)
 {
-    return (size_t)shape->n_kv_head * (size_t)shape->head_dim * dtype_bytes(shape->dtype);
+    return (size_t)c->kind->n_kv_head * (size_t)c->kind->d_k * dtype_bytes(c->shape->dtype);
 }
 
 struct tensor kv_tensor(const struct kv_cache *c, void *data, int64_t n)
 {
-    return (struct tensor){data, c->shape->dtype, {n, c->shape->n_kv_head, c->shape->head_dim, 1}};
+    return (struct tensor){data, c->shape->dtype, {n, c->kind->n_kv_head, c->kind->d_k, 1}};
 }
 
 struct kv_run kv_run_of(const struct tensor *t, int64_t at, int64_t n, int64_t pos)
@@ -111,13 +110,10 @@ void kv_ring_put(struct ops *ops, const struct tensor *ring, int64_t base, const
 
 void kv_attend_init(struct attend_args *a, const struct kv_cache *c, const struct kv_rows *r)
 {
-    *a = (struct attend_args){.n_set = 1,
-                              .n_kv_head = c->shape->n_kv_head,
-                              .q_pos = r->pos,
-                              .scale = 1.0f / sqrtf((float)c->shape->head_dim),
-                              .out = r->out};
+    *a = (struct attend_args){
+        .n_set = 1, .n_kv_head = c->kind->n_kv_head, .q_pos = r->pos, .scale = c->kind->scale, .out = r->out};
     a->set[0].q = r->q;
-    a->set[0].dist_max = ATTEND_FAR;
+    a->set[0].dist_max = c->kind->window ? c->kind->window : ATTEND_FAR;
 }
 
 struct kv_rows kv_rows_part(const struct kv_rows *r, int64_t at, int64_t n)

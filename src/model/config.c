@@ -1,30 +1,15 @@
-/* config.json of Hugging Face folders -> struct model_config. Defaults are those of transformers'
- * configuration classes. */
+/* config.json of Hugging Face folders -> struct model_config, by way of its family. */
 #include "base/err.h"
+#include "base/str.h"
 #include "model/file_int.h"
 #include "model/rope_config.h"
+#include "model/reader.h"
 
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* What a class of transformers assumes for absent keys. */
-struct defaults {
-    const char *model_type;
-    int64_t n_kv_head; /* 0: as many as query heads */
-    int64_t max_len;
-    int64_t window;         /* sliding_window; 0: none */
-    bool qkv_bias;          /* always there */
-    bool has_bias_key;      /* attention_bias decides about q, k, v and o */
-    bool has_window_switch; /* use_sliding_window, off when absent */
-};
-static const struct defaults known[] = {
-    {"llama", 0, 2048, 0, false, true, false},
-    {"mistral", 8, 131072, 4096, false, false, false},
-    {"qwen2", 32, 32768, 4096, true, false, true},
-};
 
 struct reader {
     const char *path; /* of config.json */
@@ -78,14 +63,6 @@ static int get_bool(const struct reader *r, const char *key, bool def, bool *out
     return 0;
 }
 
-/* Refuses a key whose value is not the one that is computed. */
-static int must_be_false(const struct reader *r, const char *key)
-{
-    bool v;
-    TRY(get_bool(r, key, false, &v));
-    return v ? err_set(ERR_INPUT, "%s: '%s' is true, which is not supported", r->path, key) : 0;
-}
-
 static int read_rope(const struct reader *r, struct model_config *c)
 {
     struct rope_config rope;
@@ -96,34 +73,6 @@ static int read_rope(const struct reader *r, struct model_config *c)
     c->rope_low_freq = rope.low_freq;
     c->rope_high_freq = rope.high_freq;
     c->rope_original_len = rope.original_len;
-    return 0;
-}
-
-/* Layers attend over everything: a sliding window only bounds how long a sequence may be (c->window), and
- * layers that would slide are like the others up to there. */
-static int read_window(const struct reader *r, const struct defaults *d, struct model_config *c)
-{
-    const json_t *v = json_object_get(r->root, "sliding_window");
-    const json_t *types = json_object_get(r->root, "layer_types");
-    bool on = true;
-    char shown[80];
-    if (d->has_window_switch)
-        TRY(get_bool(r, "use_sliding_window", false, &on));
-    int64_t window = v ? json_integer_value(v) : d->window; /* an explicit null means none */
-    if (given(v) && !json_is_integer(v))
-        return err_set(ERR_INPUT, "%s: 'sliding_window' must be a whole number or null", r->path);
-    bool slides = on && d->window && (given(v) || !v);
-    if (slides && window < 1)
-        return err_set(ERR_INPUT, "%s: 'sliding_window' is %" PRId64 "; it must be at least 1, or null",
-                       r->path, window);
-    c->window = slides && window < c->max_len ? window : 0;
-    for (size_t i = 0; on && i < json_array_size(types); i++) {
-        const char *s = json_string_value(json_array_get(types, i));
-        bool sliding = s && slides && !strcmp(s, "sliding_attention");
-        if (!s || (!sliding && strcmp(s, "full_attention") != 0))
-            return err_set(ERR_INPUT, "%s: layer_types[%zu] is '%s'; only 'full_attention' is supported",
-                           r->path, i, s ? file_shown(shown, s) : "no string");
-    }
     return 0;
 }
 
@@ -146,67 +95,91 @@ static int read_dtype(const struct reader *r, struct model_config *c)
     return 0;
 }
 
-static int read_sizes(const struct reader *r, const struct defaults *d, struct model_config *c)
+/* ---- as a family's reader ---- */
+
+static const struct reader *conf_of(const struct config_reader *r)
 {
-    int64_t layers, heads, kv, dim;
-    TRY(get_int(r, "hidden_size", -1, 1, 1 << 20, &c->d_model));
-    TRY(get_int(r, "intermediate_size", -1, 1, 1 << 22, &c->d_ff));
-    TRY(get_int(r, "vocab_size", -1, 1, 1 << 24, &c->n_vocab));
-    TRY(get_int(r, "num_hidden_layers", -1, 1, 4096, &layers));
-    TRY(get_int(r, "num_attention_heads", -1, 1, 4096, &heads));
-    TRY(get_int(r, "num_key_value_heads", d->n_kv_head ? d->n_kv_head : heads, 1, 4096, &kv));
-    TRY(get_int(r, "head_dim", c->d_model / heads, 1, 4096, &dim));
-    TRY(get_int(r, "max_position_embeddings", d->max_len, 1, INT64_C(1) << 40, &c->max_len));
-    c->n_layer = (int32_t)layers;
-    c->n_head = (int32_t)heads;
-    c->n_kv_head = (int32_t)kv;
-    c->head_dim = (int32_t)dim;
+    return r->at;
+}
+
+static enum reader_has conf_has(const struct config_reader *r, const char *key)
+{
+    const json_t *v = json_object_get(conf_of(r)->root, key);
+    return !v ? READER_ABSENT : json_is_null(v) ? READER_NULL : READER_GIVEN;
+}
+
+static const char *conf_name(const struct config_reader *r, const char *key)
+{
+    (void)r;
+    return key;
+}
+
+static int conf_integer(const struct config_reader *r, const char *key, int64_t def, int64_t min, int64_t max,
+                        int64_t *out)
+{
+    return get_int(conf_of(r), key, def, min, max, out);
+}
+
+static int conf_real_number(const struct config_reader *r, const char *key, double def, double *out)
+{
+    return number_in(conf_of(r), conf_of(r)->root, key, def, out);
+}
+
+static int conf_flag(const struct config_reader *r, const char *key, bool def, bool *out)
+{
+    return get_bool(conf_of(r), key, def, out);
+}
+
+static int conf_text(const struct config_reader *r, const char *key, const char **out)
+{
+    *out = json_string_value(json_object_get(conf_of(r)->root, key));
     return 0;
 }
 
-static int read_all(const struct reader *r, const struct defaults *d, struct model_config *c)
+/* What is no string is shown as an empty one: nobody knows it. */
+static int conf_item(const struct config_reader *r, const char *key, int64_t i, const char **out)
 {
-    double eps;
-    bool bias = false;
-    char shown[80];
-    const char *act = json_string_value(json_object_get(r->root, "hidden_act"));
-    TRY(read_sizes(r, d, c));
-    TRY(number_in(r, r->root, "rms_norm_eps", 1e-6, &eps));
-    c->norm_eps = (float)eps;
-    if (act && strcmp(act, "silu") != 0)
-        return err_set(ERR_INPUT, "%s: hidden_act '%s' is not supported (silu is)", r->path,
-                       file_shown(shown, act));
-    if (given(json_object_get(r->root, "quantization_config")))
-        return err_set(ERR_INPUT, "%s: 'quantization_config': quantised folders are not supported, GGUF is",
-                       r->path);
-    TRY(must_be_false(r, "mlp_bias"));
-    if (d->has_bias_key)
-        TRY(get_bool(r, "attention_bias", false, &bias));
-    c->qkv_bias = d->qkv_bias || bias;
-    c->o_bias = bias;
-    TRY(get_bool(r, "tie_word_embeddings", false, &c->tied));
-    TRY(read_dtype(r, c));
-    TRY(read_rope(r, c));
-    return read_window(r, d, c);
+    const json_t *v = json_array_get(json_object_get(conf_of(r)->root, key), (size_t)i);
+    *out = v && !json_is_string(v) ? "" : json_string_value(v);
+    return 0;
 }
 
-static int read_root(const struct reader *r, struct model_config *c)
+static bool conf_tensor(const struct config_reader *r, const char *name)
+{
+    (void)r, (void)name;
+    return false;
+}
+
+static int conf_rope(const struct config_reader *r, struct model_config *c)
+{
+    return read_rope(conf_of(r), c);
+}
+
+static int conf_dtype(const struct config_reader *r, struct model_config *c)
+{
+    return read_dtype(conf_of(r), c);
+}
+
+static int read_root(struct reader *r, struct model_config *c)
 {
     const char *type = json_string_value(json_object_get(r->root, "model_type"));
+    const struct config_reader own = {
+        r->path,          r,         true,      false,     conf_has,    conf_name, conf_integer,
+        conf_real_number, conf_flag, conf_text, conf_item, conf_tensor, conf_rope, conf_dtype};
     char shown[80];
     if (!type)
         return err_set(ERR_INPUT, "%s: key 'model_type' is missing or no string", r->path);
     const struct family *fam = family_find(type);
-    const struct defaults *d = NULL;
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        d = strcmp(known[i].model_type, type) == 0 ? &known[i] : d;
-    if (!fam || !d)
-        return err_set(ERR_INPUT, "%s: model_type '%s' is not supported (llama, mistral, qwen2 are)", r->path,
-                       file_shown(shown, type));
+    if (!fam) {
+        struct str all = {0};
+        int rc = err_set(ERR_INPUT, "%s: model_type '%s' is not supported (%s are)", r->path,
+                         file_shown(shown, type), family_types(&all));
+        str_free(&all);
+        return rc;
+    }
     strncpy(c->family, fam->name, sizeof c->family - 1);
     strncpy(c->architecture, type, sizeof c->architecture - 1);
-    TRY(read_all(r, d, c));
-    return fam->check(c, r->path);
+    return fam->read(c, &own);
 }
 
 int config_read(struct model_config *cfg, const char *dir, struct str *notes)

@@ -17,7 +17,8 @@ static const struct family *const families[] = {
 static bool listed(const char *list, const char *word)
 {
     size_t n = strlen(word);
-    for (const char *p = list; n && p; p = strchr(p, '|') ? strchr(p, '|') + 1 : NULL)
+    for (const char *p = strchr(word, '|') ? NULL : list; n && p;
+         p = strchr(p, '|') ? strchr(p, '|') + 1 : NULL)
         if (!strncmp(p, word, n) && (p[n] == 0 || p[n] == '|'))
             return true;
     return false;
@@ -29,6 +30,16 @@ const struct family *family_find(const char *hf_type)
         if (listed(families[i]->hf_types, hf_type))
             return families[i];
     return NULL;
+}
+
+const char *family_types(struct str *out)
+{
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++)
+        for (const char *p = families[i]->hf_types; *p; p += strcspn(p, "|"), p += *p == '|') {
+            str_add(out, out->n ? ", " : "");
+            str_addn(out, p, strcspn(p, "|"));
+        }
+    return str_c(out);
 }
 
 const struct family *family_at(int i)

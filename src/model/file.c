@@ -97,7 +97,8 @@ const char *file_shown(char out[80], const char *s)
 /* The weights know the checkpoint's dtype better than config.json does. */
 static void correct_dtype(struct model_file *f)
 {
-    const struct file_tensor *t = file_tensor_find(f, "model.layers.0.self_attn.q_proj.weight");
+    const struct family *fam = family_find(f->cfg.architecture);
+    const struct file_tensor *t = fam ? file_tensor_find(f, fam->typical) : NULL;
     if (!f->gguf && t && t->t.type >= 0)
         f->cfg.dtype = t->t.type == GGML_F32 ? DT_F32 : t->t.type == GGML_F16 ? DT_F16 : DT_BF16;
 }

@@ -1,39 +1,47 @@
-/* GGUF of the llama architectures: metadata -> struct model_config, tensor names -> Hugging Face's. Names and
+/* GGUF: metadata -> struct model_config, tensor names -> Hugging Face's, both by way of the family. Names and
  * keys as in ggml's docs/gguf.md and llama.cpp's gguf-py/gguf/constants.py. */
 #include "base/err.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "model/file_int.h"
+#include "model/reader.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
-struct name_pair {
-    const char *gguf, *hf;
-};
-static const struct name_pair top_names[] = {
-    {"token_embd.weight", "model.embed_tokens.weight"},
-    {"output_norm.weight", "model.norm.weight"},
-    {"output.weight", "lm_head.weight"},
-};
-static const struct name_pair layer_names[] = {
-    {"attn_norm", "input_layernorm"},    {"attn_q", "self_attn.q_proj"},
-    {"attn_k", "self_attn.k_proj"},      {"attn_v", "self_attn.v_proj"},
-    {"attn_output", "self_attn.o_proj"}, {"ffn_norm", "post_attention_layernorm"},
-    {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
-    {"ffn_down", "mlp.down_proj"},
+/* Behind "ARCH.": what all architectures share. */
+static const struct name_pair common_keys[] = {
+    {"embedding_length", "hidden_size"},
+    {"feed_forward_length", "intermediate_size"},
+    {"block_count", "num_hidden_layers"},
+    {"attention.head_count", "num_attention_heads"},
+    {"attention.head_count_kv", "num_key_value_heads"},
+    {"attention.key_length", "head_dim"},
+    {"context_length", "max_position_embeddings"},
+    {"expert_count", "num_local_experts"},
+    {"attention.sliding_window", "sliding_window"},
+    {"attention.layer_norm_rms_epsilon", "rms_norm_eps"},
+    {NULL, NULL},
 };
 
+static const struct name_pair *pair_of_hf(const struct name_pair *p, const char *hf)
+{
+    while (p->gguf && strcmp(p->hf, hf) != 0)
+        p++;
+    return p->gguf ? p : NULL;
+}
+
 /* "blk.7.attn_q.weight" -> "model.layers.7.self_attn.q_proj.weight"; unknown names stay. Owned. */
-static char *hf_name(const char *name, const char **part)
+static char *hf_name(const struct gguf_names *names, const char *name, const char **part)
 {
     *part = "";
-    for (size_t i = 0; i < sizeof top_names / sizeof *top_names; i++)
-        if (!strcmp(name, top_names[i].gguf))
-            return mem_strdup(top_names[i].hf);
+    for (const struct name_pair *p = names->top; p->gguf; p++)
+        if (!strcmp(name, p->gguf))
+            return mem_strdup(p->hf);
     if (strncmp(name, "blk.", 4) != 0)
         return mem_strdup(name);
     size_t digits = 0;
@@ -42,11 +50,11 @@ static char *hf_name(const char *name, const char **part)
     const char *rest = name + 4 + digits, *dot = strrchr(name, '.');
     if (!digits || *rest != '.' || dot <= rest)
         return mem_strdup(name);
-    for (size_t i = 0; i < sizeof layer_names / sizeof *layer_names; i++) {
-        const char *g = layer_names[i].gguf;
-        if (strlen(g) == (size_t)(dot - rest - 1) && !strncmp(rest + 1, g, strlen(g))) {
-            *part = g;
-            return mem_printf("model.layers.%.*s.%s%s", (int)digits, name + 4, layer_names[i].hf, dot);
+    for (const struct name_pair *p = names->layer; p->gguf; p++) {
+        size_t n = strlen(p->gguf);
+        if (n == (size_t)(dot - rest - 1) && !strncmp(rest + 1, p->gguf, n)) {
+            *part = p->gguf;
+            return mem_printf("model.layers.%.*s.%s%s", (int)digits, name + 4, p->hf, dot);
         }
     }
     return mem_strdup(name);
@@ -55,6 +63,8 @@ static char *hf_name(const char *name, const char **part)
 struct reader {
     const struct gguf *g;
     const char *arch;
+    const struct family *family;
+    struct str *notes; /* lines about keys that do not count */
     char key[128];
 };
 
@@ -88,33 +98,17 @@ static int get_real(struct reader *r, const char *suffix, double def, double *v)
     return 0;
 }
 
-static int read_sizes(struct reader *r, struct model_config *c)
+/* Rows of the caches as the kernels want them: keys and values of one length, rotated whole. */
+static int check_lengths(struct reader *r, const struct model_config *c)
 {
-    int64_t layers, heads, kv, dim, value, rot, experts, window;
-    TRY(get_int(r, "embedding_length", -1, 1, 1 << 20, &c->d_model));
-    TRY(get_int(r, "feed_forward_length", -1, 1, 1 << 22, &c->d_ff));
-    TRY(get_int(r, "block_count", -1, 1, 4096, &layers));
-    TRY(get_int(r, "attention.head_count", -1, 1, 4096, &heads));
-    TRY(get_int(r, "attention.head_count_kv", heads, 1, 4096, &kv));
-    TRY(get_int(r, "attention.key_length", c->d_model / heads, 1, 4096, &dim));
+    int64_t value, rot, dim = c->head_dim;
     TRY(get_int(r, "attention.value_length", dim, 1, 4096, &value));
     TRY(get_int(r, "rope.dimension_count", dim, 1, 4096, &rot));
-    TRY(get_int(r, "context_length", -1, 1, INT64_C(1) << 40, &c->max_len));
-    TRY(get_int(r, "expert_count", 0, 0, 1 << 20, &experts));
-    TRY(get_int(r, "attention.sliding_window", c->max_len, 0, INT64_MAX, &window));
-    c->n_layer = (int32_t)layers;
-    c->n_head = (int32_t)heads;
-    c->n_kv_head = (int32_t)kv;
-    c->head_dim = (int32_t)dim;
     if (value != dim || rot != dim)
         return err_set(ERR_INPUT,
                        "%s: key length %" PRId64 ", value length %" PRId64 " and rotated dimensions %" PRId64
                        " differ, which is not supported",
                        gguf_path(r->g), dim, value, rot);
-    if (experts)
-        return err_set(ERR_INPUT, "%s: %s is %" PRId64 ": mixtures of experts are not supported",
-                       gguf_path(r->g), "expert_count", experts);
-    c->window = window < c->max_len ? window : 0;
     return 0;
 }
 
@@ -135,7 +129,7 @@ static int refuse_scaling(struct reader *r)
 
 /* llama3 scaling comes as the tensor rope_freqs.weight (see model.c). As llama.cpp reads the keys
  * (src/llama-model.cpp): a factor counts unless the type says none, under its new name before the old one. */
-static int read_rope(struct reader *r, struct model_config *c, struct str *notes)
+static int read_rope(struct reader *r, struct model_config *c)
 {
     struct gguf_text type = {"linear", 6};
     TRY(get_real(r, "rope.freq_base", 10000, &c->rope_theta));
@@ -144,7 +138,7 @@ static int read_rope(struct reader *r, struct model_config *c, struct str *notes
     double old = c->rope_factor;
     TRY(get_real(r, "rope.scaling.factor", c->rope_factor, &c->rope_factor));
     if (old != 1 && old != c->rope_factor)
-        str_printf(notes, "%s: rope.scaling.factor %g counts and rope.scale_linear %g does not\n",
+        str_printf(r->notes, "%s: rope.scaling.factor %g counts and rope.scale_linear %g does not\n",
                    gguf_path(r->g), c->rope_factor, old);
     TRY(refuse_scaling(r));
     if (gguf_has(r->g, arch_key(r, "rope.scaling.type")))
@@ -154,7 +148,7 @@ static int read_rope(struct reader *r, struct model_config *c, struct str *notes
         return err_set(ERR_INPUT, "%s: key '%s' is not supported with this value (none and linear are)",
                        gguf_path(r->g), r->key);
     if (none && c->rope_factor != 1) {
-        str_printf(notes, "%s: a rope scaling factor of %g does not count: rope.scaling.type is none\n",
+        str_printf(r->notes, "%s: a rope scaling factor of %g does not count: rope.scaling.type is none\n",
                    gguf_path(r->g), c->rope_factor);
         c->rope_factor = 1;
     }
@@ -162,40 +156,137 @@ static int read_rope(struct reader *r, struct model_config *c, struct str *notes
     return 0;
 }
 
-static enum dtype checkpoint_dtype(const struct gguf *g)
+/* The tensor of this (Hugging Face) name. */
+static const struct gguf_tensor *find_tensor(const struct reader *r, const char *name)
 {
-    const struct gguf_tensor *t = gguf_tensor_find(g, "blk.0.attn_q.weight");
+    const struct gguf_tensor *found = NULL;
+    for (int64_t i = 0; i < gguf_n_tensor(r->g) && !found; i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(r->g, i);
+        const char *part;
+        char *hf = hf_name(r->family->gguf, t->name, &part);
+        found = !strcmp(hf, name) ? t : NULL;
+        free(hf);
+    }
+    return found;
+}
+
+static enum dtype checkpoint_dtype(const struct reader *r)
+{
+    const struct gguf_tensor *t = find_tensor(r, r->family->typical);
     if (t && t->type == GGML_F32)
         return DT_F32;
     return t && t->type == GGML_F16 ? DT_F16 : DT_BF16;
 }
 
-static int read_config(struct reader *r, struct model_config *c, struct str *notes)
+/* ---- as a family's reader ---- */
+
+static struct reader *meta_of(const struct config_reader *r)
 {
-    double eps;
-    const struct gguf_tensor *embed = gguf_tensor_find(r->g, "token_embd.weight");
-    TRY(read_sizes(r, c));
-    TRY(read_rope(r, c, notes));
-    TRY(get_real(r, "attention.layer_norm_rms_epsilon", NAN, &eps));
-    c->norm_eps = (float)eps;
+    return r->at;
+}
+
+/* What stands behind "ARCH." for a key, NULL if GGUF has no such key. */
+static const char *suffix_of(const struct config_reader *r, const char *key)
+{
+    const struct name_pair *p = pair_of_hf(common_keys, key);
+    p = p ? p : pair_of_hf(meta_of(r)->family->gguf->key, key);
+    return p ? p->gguf : NULL;
+}
+
+static enum reader_has meta_has(const struct config_reader *r, const char *key)
+{
+    const char *suffix = suffix_of(r, key);
+    return suffix && gguf_has(meta_of(r)->g, arch_key(meta_of(r), suffix)) ? READER_GIVEN : READER_ABSENT;
+}
+
+static const char *meta_name(const struct config_reader *r, const char *key)
+{
+    const char *suffix = suffix_of(r, key);
+    return suffix ? suffix : key;
+}
+
+/* The vocabulary is as big as the embedding. */
+static int read_vocab(const struct config_reader *r, int64_t *out)
+{
+    const struct gguf_tensor *embed = gguf_tensor_find(meta_of(r)->g, "token_embd.weight");
     if (!embed || embed->n_dim != 2)
-        return err_set(ERR_INPUT, "%s: tensor 'token_embd.weight' is missing or no matrix", gguf_path(r->g));
-    c->n_vocab = embed->n[1];
-    c->tied = !gguf_tensor_find(r->g, "output.weight");
-    c->qkv_bias = gguf_tensor_find(r->g, "blk.0.attn_q.bias") != NULL;
-    c->o_bias = gguf_tensor_find(r->g, "blk.0.attn_output.bias") != NULL;
-    c->dtype = checkpoint_dtype(r->g);
+        return err_set(ERR_INPUT, "%s: tensor 'token_embd.weight' is missing or no matrix", r->path);
+    *out = embed->n[1];
     return 0;
 }
 
-static void add_tensors(struct model_file *f)
+static int meta_integer(const struct config_reader *r, const char *key, int64_t def, int64_t min, int64_t max,
+                        int64_t *out)
 {
-    /* llama.cpp's converter interleaves the two halves of each head of q and k for this architecture only */
-    bool permuted = !strcmp(f->cfg.architecture, "llama");
+    const char *suffix = suffix_of(r, key);
+    if (!strcmp(key, "vocab_size"))
+        return read_vocab(r, out);
+    if (suffix)
+        return get_int(meta_of(r), suffix, def, min, max, out);
+    *out = def;
+    return def < min ? err_set(ERR_INPUT, "%s: GGUF has no key for '%s'", r->path, key) : 0;
+}
+
+static int meta_real(const struct config_reader *r, const char *key, double def, double *out)
+{
+    const char *suffix = suffix_of(r, key);
+    if (suffix)
+        return get_real(meta_of(r), suffix, def, out);
+    *out = def;
+    return isnan(def) ? err_set(ERR_INPUT, "%s: GGUF has no key for '%s'", r->path, key) : 0;
+}
+
+static int meta_flag(const struct config_reader *r, const char *key, bool def, bool *out)
+{
+    const bool given = meta_has(r, key) == READER_GIVEN;
+    *out = !strcmp(key, "tie_word_embeddings") ? !gguf_tensor_find(meta_of(r)->g, "output.weight") : def;
+    return given ? gguf_bool(meta_of(r)->g, meta_of(r)->key, out) : 0;
+}
+
+static int meta_text(const struct config_reader *r, const char *key, const char **out)
+{
+    (void)r, (void)key;
+    *out = NULL;
+    return 0;
+}
+
+static int meta_item(const struct config_reader *r, const char *key, int64_t i, const char **out)
+{
+    (void)i;
+    return meta_text(r, key, out);
+}
+
+static bool meta_tensor(const struct config_reader *r, const char *name)
+{
+    return find_tensor(meta_of(r), name) != NULL;
+}
+
+static int meta_rope(const struct config_reader *r, struct model_config *c)
+{
+    TRY(check_lengths(meta_of(r), c));
+    return read_rope(meta_of(r), c);
+}
+
+static int meta_dtype(const struct config_reader *r, struct model_config *c)
+{
+    c->dtype = checkpoint_dtype(meta_of(r));
+    return 0;
+}
+
+static int read_config(struct reader *r, struct model_config *c)
+{
+    const struct config_reader own = {
+        gguf_path(r->g), r,         false,     false,     meta_has,    meta_name, meta_integer,
+        meta_real,       meta_flag, meta_text, meta_item, meta_tensor, meta_rope, meta_dtype};
+    return r->family->read(c, &own);
+}
+
+static void add_tensors(struct model_file *f, const struct gguf_names *names)
+{
     for (int64_t i = 0; i < gguf_n_tensor(f->gguf); i++) {
         const struct gguf_tensor *g = gguf_tensor_at(f->gguf, i);
         const char *part;
-        struct file_tensor ft = {.name = hf_name(g->name, &part), .map = g->map};
+        struct file_tensor ft = {.name = hf_name(names, g->name, &part), .map = g->map};
         ft.t = (struct model_tensor){.data = f->map[g->map].data + g->at,
                                      .bytes = g->bytes,
                                      .type = g->type,
@@ -203,10 +294,7 @@ static void add_tensors(struct model_file *f)
                                      .n = {1, 1, 1, 1}};
         for (int d = 0; d < g->n_dim; d++)
             ft.t.n[d] = g->n[g->n_dim - 1 - d];
-        if (permuted && !strcmp(part, "attn_q"))
-            ft.heads = f->cfg.n_head;
-        if (permuted && !strcmp(part, "attn_k"))
-            ft.heads = f->cfg.n_kv_head;
+        ft.heads = names->interleaved ? names->interleaved(&f->cfg, part) : 0;
         file_tensor_add(f, &ft);
     }
 }
@@ -224,15 +312,18 @@ int gguf_model_open(struct model_file *f)
     for (size_t i = 0; i < arch.n && i + 1 < sizeof name; i++)
         name[i] = arch.s[i] > 0x20 && arch.s[i] < 0x7f ? arch.s[i] : '?';
     const struct family *fam = family_find(name);
-    if (!fam || arch.n >= sizeof name)
-        return err_set(ERR_INPUT, "%s: general.architecture '%s' is not supported (llama, qwen2 are)",
-                       f->path, name);
+    if (!fam || !fam->gguf || arch.n >= sizeof name) {
+        struct str all = {0};
+        int rc = err_set(ERR_INPUT, "%s: general.architecture '%s' is not supported (%s are)", f->path, name,
+                         family_types(&all));
+        str_free(&all);
+        return rc;
+    }
     strncpy(f->cfg.family, fam->name, sizeof f->cfg.family - 1);
     memcpy(f->cfg.architecture, name, sizeof name);
-    struct reader r = {.g = f->gguf, .arch = name};
-    TRY(read_config(&r, &f->cfg, &f->notes));
-    TRY(fam->check(&f->cfg, f->path));
-    add_tensors(f);
+    struct reader r = {.g = f->gguf, .arch = name, .family = fam, .notes = &f->notes};
+    TRY(read_config(&r, &f->cfg));
+    add_tensors(f, fam->gguf);
     return 0;
 }
 

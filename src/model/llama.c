@@ -1,5 +1,6 @@
 /* Llama, Mistral, SmolLM2, LongChat, Qwen2: pre-norm blocks of grouped-query attention with rotary positions
  * and a SwiGLU layer (arXiv 2302.13971; transformers models/llama, mistral, qwen2). */
+#include "model/llama.h"
 #include "base/err.h"
 #include "base/mem.h"
 #include "model/model_int.h"
@@ -22,16 +23,6 @@ struct llama {
     struct weight head;  /* [V, D] */
     struct layer *layer; /* [n_layer] */
 };
-
-static int llama_check(const struct model_config *c, const char *path)
-{
-    if (c->n_head % c->n_kv_head)
-        return err_set(ERR_INPUT, "%s: %d query heads cannot share %d key/value heads evenly", path,
-                       c->n_head, c->n_kv_head);
-    if (c->head_dim % 2)
-        return err_set(ERR_INPUT, "%s: head_dim %d must be even (rotary pairs)", path, c->head_dim);
-    return 0;
-}
 
 /* Names of one layer's tensors: up to LOAD_PARTS at a time. */
 struct names {
@@ -75,16 +66,14 @@ static int bind_layer(struct model *m, const struct model_file *f, struct layer 
     return load_packed(l, f, &y->down, layer_names(&s, i, "mlp.down_proj.weight", NULL, NULL), &D, 1, F);
 }
 
-/* Sizes that follow from the configuration: flops per token, workspace per row. */
-static void set_sizes(struct model *m)
+/* Workspace of one row: what llama_forward takes from model_scratch. */
+static size_t row_bytes(const struct model *m)
 {
     const struct model_config *c = &m->cfg;
     int64_t D = c->d_model, F = c->d_ff, Hd = (int64_t)c->n_head * c->head_dim,
             fused = Hd + 2 * (int64_t)c->n_kv_head * c->head_dim;
-    m->flops = 2.0 * c->n_layer * (double)(fused * D + D * Hd + 3 * F * D);
-    m->head_flops = 2.0 * (double)(c->n_vocab * D);
     int64_t attention = 2 * fused + 2 * Hd + D, mlp = 3 * F;
-    m->row_bytes = (size_t)(2 * D + attention + mlp) * dtype_bytes(m->ops->act);
+    return (size_t)(2 * D + attention + mlp) * dtype_bytes(m->ops->act);
 }
 
 static int llama_bind(struct model *m, struct model_file *f)
@@ -94,7 +83,7 @@ static int llama_bind(struct model *m, struct model_file *f)
     const char *norm = "model.norm.weight", *head = c->tied ? embed : "lm_head.weight";
     struct llama *w = m->impl = mem_alloc(1, sizeof *w);
     w->layer = mem_alloc((size_t)c->n_layer, sizeof *w->layer);
-    set_sizes(m);
+    m->row_bytes = row_bytes(m);
     TRY(load_table(&m->load, f, &w->embed, embed, c->n_vocab, c->d_model));
     for (int i = 0; i < c->n_layer; i++)
         TRY(bind_layer(m, f, &w->layer[i], i));
@@ -224,7 +213,11 @@ const struct family family_llama = {
     .hf_types = "llama|mistral|qwen2",
     .summary =
         "Llama 1 to 3, Mistral, LongChat, SmolLM2, Qwen2: grouped-query attention, rotary positions, SwiGLU",
-    .check = llama_check,
+    .typical = "model.layers.0.self_attn.q_proj.weight",
+    .gguf = &llama_gguf,
+    .read = llama_read,
+    .shape = llama_shape,
+    .cost = llama_cost,
     .bind = llama_bind,
     .forward = llama_forward,
     .close = llama_close,

@@ -159,12 +159,6 @@ static int read_rows(const struct model_file *f, const struct load_item *it, int
     return 0;
 }
 
-/* Is the device's memory the host's? */
-static bool in_host(const struct ops *ops)
-{
-    return !strcmp(ops->name, "ref") || !strcmp(ops->name, "cpu");
-}
-
 /* Does the device want an item's rows one after the other? Then they come piece by piece, and `pack` has
  * nothing to do. */
 static bool by_rows(const struct load_item *it, const struct ops *ops)
@@ -223,7 +217,7 @@ static int bring_rows(const struct load *l, const struct load_item *it, const st
     char *dst = (char *)l->block + it->at;
     for (int i = 0; i < it->n_part; i++) {
         int64_t rows = it->part[i].n[0];
-        if (in_host(ops))
+        if (ops->on_host)
             TRY(read_rows(f, it, i, 0, rows, dst, dtype, threads_of(opt)));
         else
             TRY(send_rows(f, it, i, dst, ops, opt, stage));
@@ -272,7 +266,7 @@ static int write_note(struct load *l, const struct model_file *f, struct ops *op
                       const struct model_options *opt, struct stage *stage)
 {
     content_close(&stage->content, f, threads_of(opt), l->content);
-    if (in_host(ops)) {
+    if (ops->on_host) {
         memcpy((char *)l->block + l->note, l->content, sizeof l->content);
         return 0;
     }
@@ -283,7 +277,7 @@ static int write_note(struct load *l, const struct model_file *f, struct ops *op
 /* The same for those who got the block from another process. */
 static int read_note(struct load *l, struct ops *ops)
 {
-    if (in_host(ops)) {
+    if (ops->on_host) {
         memcpy(l->content, (char *)l->block + l->note, sizeof l->content);
         return 0;
     }
@@ -302,7 +296,7 @@ static size_t stage_bytes(const struct load *l, const struct model_file *f, cons
         size_t row = (size_t)it->n_in * dtype_bytes(dtype), all = (size_t)it->n_out * row, bytes;
         if (by_rows(it, ops)) {
             bytes = 2 * all < limit ? 2 * all : limit;
-            bytes = in_host(ops) ? 0 : bytes > 2 * row ? bytes : 2 * row;
+            bytes = ops->on_host ? 0 : bytes > 2 * row ? bytes : 2 * row;
         } else {
             bytes = as_it_is(f, it, dtype) ? 0 : all;
         }
@@ -480,7 +474,7 @@ static int make_room(struct load *l, const struct model_file *f, struct ops *ops
     bool creator = true;
     *full = false;
     TRY(lay_out(l, ops, opt->dtype));
-    if (opt->share && in_host(ops))
+    if (opt->share && ops->on_host)
         TRY(share_open(&l->share, block_key(l, f, ops, opt->dtype), l->bytes, &opt->poll, &creator));
     *full = l->share && !creator;
     l->block = l->share ? share_data(l->share) : ops->alloc(ops, l->bytes, MEM_WEIGHTS, PLACE_DEVICE);

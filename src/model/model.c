@@ -98,11 +98,31 @@ void model_weights_xxh3(const struct model *m, uint64_t hash[2])
     memcpy(hash, m->load.content, sizeof m->load.content);
 }
 
-double model_flops(const struct model *m, double *head)
+/* ---- cost ---- */
+
+void model_config_cost(const struct model_config *c, struct model_cost *cost)
 {
-    if (head)
-        *head = m->head_flops;
-    return m->flops;
+    family_find(c->architecture)->cost(c, cost);
+}
+
+static double product_flops(const struct model_cost *c, int32_t i)
+{
+    return 2.0 * (double)c->product[i].count * (double)(c->product[i].n_out * c->product[i].n_in);
+}
+
+double cost_flops(const struct model_cost *c, double *head)
+{
+    double sum = 0;
+    for (int32_t i = 0; i < c->n_product; i++)
+        sum += i == c->head ? 0 : product_flops(c, i);
+    *head = product_flops(c, c->head);
+    return sum;
+}
+
+double cost_step_bytes(const struct model_cost *c, enum dtype dtype)
+{
+    double head, flops = cost_flops(c, &head);
+    return 0.5 * (flops + head) * (double)dtype_bytes(dtype);
 }
 
 void model_set_tap(struct model *m, void (*tap)(void *ctx, int layer, const struct kv_rows *rows, int n),
@@ -130,12 +150,12 @@ static float scale_llama3(const struct model_config *c, float f)
 }
 
 /* In float32 step by step, as the reference does it: angles of late positions feel the last bit. */
-static void fill_freq(const struct model *m, double theta_factor, float *freq)
+static void fill_freq(const struct model *m, int32_t n_rot, double theta_factor, float *freq)
 {
     const struct model_config *c = &m->cfg;
     float base = (float)(c->rope_theta * theta_factor);
-    for (int32_t i = 0; i < c->head_dim / 2; i++) {
-        float f = 1.0f / powf(base, (float)(2 * i) / (float)c->head_dim);
+    for (int32_t i = 0; i < n_rot / 2; i++) {
+        float f = 1.0f / powf(base, (float)(2 * i) / (float)n_rot);
         if (c->rope_scaling == ROPE_LINEAR)
             f /= (float)c->rope_factor;
         if (c->rope_scaling == ROPE_LLAMA3)
@@ -144,24 +164,24 @@ static void fill_freq(const struct model *m, double theta_factor, float *freq)
     }
 }
 
-static int find_rope(struct model *m, double factor, const struct rope **rope)
+static int find_rope(struct model *m, int32_t n_rot, double factor, const struct rope **rope)
 {
     struct rope_node *r = m->ropes;
-    while (r && r->factor != factor)
+    while (r && (r->factor != factor || r->rope.n_rot != n_rot))
         r = r->next;
     if (!r) {
-        size_t bytes = (size_t)m->cfg.head_dim / 2 * sizeof(float);
+        size_t bytes = (size_t)n_rot / 2 * sizeof(float);
         float *host = mem_alloc(1, bytes), *dev = m->ops->alloc(m->ops, bytes, MEM_WEIGHTS, PLACE_DEVICE);
         if (!dev) {
             free(host);
             return err_set(ERR_NOMEM, "no device memory for a rotary table");
         }
-        fill_freq(m, factor, host);
+        fill_freq(m, n_rot, factor, host);
         m->ops->copy(m->ops, dev, host, bytes);
         int rc = m->ops->sync(m->ops);
         free(host);
         r = mem_alloc(1, sizeof *r);
-        *r = (struct rope_node){factor, {m->cfg.head_dim, 1.0f, dev}, m->ropes};
+        *r = (struct rope_node){factor, {n_rot, 1.0f, dev}, m->ropes};
         m->ropes = r;
         TRY(rc);
     }
@@ -169,33 +189,21 @@ static int find_rope(struct model *m, double factor, const struct rope **rope)
     return 0;
 }
 
-static void shape_of(const struct model_config *c, enum dtype cache_dtype, struct kv_shape *shape)
+void model_config_shape(const struct model_config *c, enum dtype cache_dtype, struct seq_shape *shape)
 {
-    *shape = (struct kv_shape){.n_layer = c->n_layer,
-                               .n_head = c->n_head,
-                               .n_kv_head = c->n_kv_head,
-                               .head_dim = c->head_dim,
-                               .dtype = cache_dtype,
-                               /* angles are computed, not looked up */
-                               .max_len = c->window ? c->window : INT32_MAX};
+    family_find(c->architecture)->shape(c, shape);
+    shape->dtype = cache_dtype;
 }
 
-int model_kv_shape(struct model *m, enum dtype cache_dtype, double theta_factor, struct kv_shape *shape)
+int model_seq_shape(struct model *m, enum dtype cache_dtype, double theta_factor, struct seq_shape *shape)
 {
-    shape_of(&m->cfg, cache_dtype, shape);
+    model_config_shape(&m->cfg, cache_dtype, shape);
     if (!(theta_factor > 0) || !isfinite(theta_factor))
         return err_set(ERR_INPUT, "rope_theta_factor %g must be a number above 0", theta_factor);
-    return find_rope(m, theta_factor, &shape->rope);
-}
-
-void model_config_kv_shape(const struct model_config *c, enum dtype cache_dtype, struct kv_shape *shape)
-{
-    shape_of(c, cache_dtype, shape);
-}
-
-void model_file_kv_shape(const struct model_file *f, enum dtype cache_dtype, struct kv_shape *shape)
-{
-    shape_of(&f->cfg, cache_dtype, shape);
+    for (int32_t i = 0; i < shape->n_kind; i++)
+        if (shape->kind[i].mixer == MIX_ATTENTION)
+            TRY(find_rope(m, shape->kind[i].d_k, theta_factor, &shape->kind[i].rope));
+    return 0;
 }
 
 /* ---- workspace ---- */

@@ -100,21 +100,31 @@ uint64_t model_weight_bytes(const struct model *m); /* what the device holds */
 /* model_file_weights_xxh3 of the file that the weights came from: who read them made it beside that, who
  * mapped or received them got it with them. */
 void model_weights_xxh3(const struct model *m, uint64_t hash[2]);
-/* Multiplications and additions of one token's products (2 per multiply-add), and weight bytes read per
- * forward; the output head counted apart. */
-double model_flops(const struct model *m, double *head);
-/* Shape of the caches with rope_theta * theta_factor (tables are made once per factor and live as long as the
- * model). */
-int model_kv_shape(struct model *m, enum dtype cache_dtype, double theta_factor, struct kv_shape *shape);
-/* The same from a header alone, without a device: shape.rope is NULL. */
-void model_file_kv_shape(const struct model_file *f, enum dtype cache_dtype, struct kv_shape *shape);
-void model_config_kv_shape(const struct model_config *c, enum dtype cache_dtype, struct kv_shape *shape);
+/* What a sequence keeps, with rope_theta * theta_factor (tables are made once per factor and live as long as
+ * the model). */
+int model_seq_shape(struct model *m, enum dtype cache_dtype, double theta_factor, struct seq_shape *shape);
+/* The same from a header alone, without a device: rope is NULL in every kind. */
+void model_config_shape(const struct model_config *c, enum dtype cache_dtype, struct seq_shape *shape);
 
-/* What is computed at one token position of the sequence: caches per layer and, for recurrent families, a
- * state. */
+/* What one token multiplies: the one source of flops, limits, the plan's cost and the first ETA. What mixes
+ * tokens comes from the shape (shape_mix_flops). */
+struct model_cost {
+    struct {
+        const char *name;           /* for people: "q,k,v" */
+        int64_t n_out, n_in, count; /* `count` matrices [n_out,n_in] are read per token */
+    } product[12];
+    int32_t n_product, head; /* head: index of the output head, which only chosen rows pass */
+};
+void model_config_cost(const struct model_config *c, struct model_cost *cost);
+/* Flops of one token's products (2 per multiply-add); the output head counted apart. */
+double cost_flops(const struct model_cost *c, double *head);
+/* Bytes of the weights that a decode step of one sequence reads, the head included. */
+double cost_step_bytes(const struct model_cost *c, enum dtype dtype);
+
+/* A sequence: what each layer keeps of it (a cache or a recurrent state), and how far it got. */
 struct seq {
     struct model *model;
-    struct kv_shape shape;
+    struct seq_shape shape;
     struct kv_cache *layer; /* [shape.n_layer] */
     int64_t pos;            /* tokens seen */
     int64_t n_prompt, n_max;
@@ -126,18 +136,18 @@ struct seq_prompt {
     int64_t n;
     struct ops *ops;
 };
-int seq_open(struct seq *s, struct model *m, const struct kv_shape *shape, const struct kv_spec *spec,
+int seq_open(struct seq *s, struct model *m, const struct seq_shape *shape, const struct kv_spec *spec,
              int64_t n_prompt, int64_t n_max);
 /* A plain pass of n tokens to freeze and fork from; `watch`: what it notes of its keys (kv_watch). */
-int seq_open_prompt(struct seq *s, struct model *m, const struct kv_shape *shape, const struct kv_spec *full,
+int seq_open_prompt(struct seq *s, struct model *m, const struct seq_shape *shape, const struct kv_spec *full,
                     int64_t n, unsigned watch);
 void seq_close(struct seq *s);                       /* accepts a zeroed one */
 int seq_freeze(struct seq *s, struct seq_prompt *p); /* s was opened with `full` and has seen its prompt */
 void seq_prompt_close(struct seq_prompt *p);         /* nobody will fork from it any more */
-int seq_fork(struct seq *s, struct model *m, const struct kv_shape *shape, const struct kv_spec *spec,
+int seq_fork(struct seq *s, struct model *m, const struct seq_shape *shape, const struct kv_spec *spec,
              const struct seq_prompt *p, int64_t n_max);
 void seq_bytes(const struct seq *s, struct kv_ledger *l);
-void seq_budgets(const struct seq *s, struct kv_budgets *b); /* of the first layer */
+void seq_budgets(const struct seq *s, struct kv_budgets *b);
 
 enum logits_want { LOGITS_NONE, LOGITS_LAST, LOGITS_ALL };
 struct batch_item {
@@ -160,15 +170,27 @@ void model_set_tap(struct model *m, void (*tap)(void *ctx, int layer, const stru
                    void *ctx);
 
 /* Families: a row each in families.def. */
+struct config_reader;
+struct gguf_names;
+struct str;
 struct family {
     const char *name, *hf_types,
         *summary; /* hf_types: "llama|mistral|qwen2" as in config.json's model_type and GGUF's architecture */
-    int (*check)(const struct model_config *cfg, const char *path);
+    const char
+        *typical; /* a weight whose type is the checkpoint's: "model.layers.0.self_attn.q_proj.weight" */
+    const struct gguf_names *gguf; /* reader.h; NULL: the format has no such architecture */
+    /* Header: c->family and c->architecture are set, the rest is read, defaults are filled in, what cannot be
+     * computed is refused (ERR_INPUT). */
+    int (*read)(struct model_config *c, const struct config_reader *r);
+    void (*shape)(const struct model_config *c,
+                  struct seq_shape *s); /* dtype and rope are put by the caller */
+    void (*cost)(const struct model_config *c, struct model_cost *cost);
     int (*bind)(struct model *m, struct model_file *f); /* declares, packs and uploads the weights */
     int (*forward)(struct model *m, const struct batch_item *item, int n, int64_t rows);
     void (*close)(struct model *m);
 };
 const struct family *family_find(const char *hf_type);
 const struct family *family_at(int i);
+const char *family_types(struct str *out); /* "llama, mistral, qwen2" of all, added to *out */
 
 #endif

@@ -7,7 +7,7 @@
 #include "model/model.h"
 #include "model/share.h"
 
-/* Rotary tables by theta factor; the nodes never move. */
+/* Rotary tables by width and theta factor; the nodes never move. */
 struct rope_node {
     double factor;
     struct rope rope;
@@ -22,7 +22,6 @@ struct model {
     struct load load;    /* where all of them lie */
     float *rope_divisor; /* host [head_dim/2] from the file, NULL: none */
     struct rope_node *ropes;
-    double flops, head_flops; /* per token, set by bind */
 
     /* Workspace of one forward pass: one block of device memory, handed out from its start. */
     size_t row_bytes; /* of the family's buffers for one row, set by bind; buffers are padded to 256 bytes */

@@ -1,4 +1,4 @@
-/* Sequences: one cache per layer. */
+/* Sequences: one cache or state per layer; kinds of layers are known here, families are not. */
 #include "base/err.h"
 #include "base/mem.h"
 #include "model/model.h"
@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* Caches keep a pointer to their shape; it lies behind them on the heap, so that a struct seq may move. */
-static struct kv_shape *take_layers(struct seq *s, struct model *m, const struct kv_shape *shape)
+static struct seq_shape *take_layers(struct seq *s, struct model *m, const struct seq_shape *shape)
 {
     size_t caches = (size_t)shape->n_layer * sizeof(struct kv_cache);
     *s = (struct seq){.model = m, .shape = *shape};
@@ -17,7 +17,7 @@ static struct kv_shape *take_layers(struct seq *s, struct model *m, const struct
 }
 
 /* Everything that opens a sequence comes by here. */
-static int check_length(const struct kv_shape *shape, int64_t n_max)
+static int check_length(const struct seq_shape *shape, int64_t n_max)
 {
     if (n_max <= shape->max_len)
         return 0;
@@ -35,10 +35,10 @@ static int finish(struct seq *s, int rc)
     return rc;
 }
 
-int seq_open(struct seq *s, struct model *m, const struct kv_shape *shape, const struct kv_spec *spec,
+int seq_open(struct seq *s, struct model *m, const struct seq_shape *shape, const struct kv_spec *spec,
              int64_t n_prompt, int64_t n_max)
 {
-    const struct kv_shape *own = take_layers(s, m, shape);
+    const struct seq_shape *own = take_layers(s, m, shape);
     s->n_prompt = n_prompt;
     s->n_max = n_max;
     int rc = check_length(shape, n_max);
@@ -47,7 +47,7 @@ int seq_open(struct seq *s, struct model *m, const struct kv_shape *shape, const
     return finish(s, rc);
 }
 
-int seq_open_prompt(struct seq *s, struct model *m, const struct kv_shape *shape, const struct kv_spec *full,
+int seq_open_prompt(struct seq *s, struct model *m, const struct seq_shape *shape, const struct kv_spec *full,
                     int64_t n, unsigned watch)
 {
     int rc = seq_open(s, m, shape, full, n, n);
@@ -68,14 +68,12 @@ int seq_freeze(struct seq *s, struct seq_prompt *p)
 {
     *p = (struct seq_prompt){.n_layer = s->shape.n_layer, .n = s->pos, .ops = model_ops(s->model)};
     p->dense = mem_alloc((size_t)p->n_layer, sizeof *p->dense);
-    for (int32_t i = 0; i < p->n_layer; i++) {
-        p->dense[i] = kv_freeze(&s->layer[i]);
-        if (!p->dense[i]) {
-            seq_prompt_close(p);
-            return ERR_INTERNAL;
-        }
-    }
-    return 0;
+    int rc = 0;
+    for (int32_t i = 0; i < p->n_layer && rc == 0; i++)
+        rc = kv_freeze(&s->layer[i], &p->dense[i]);
+    if (rc < 0)
+        seq_prompt_close(p);
+    return rc;
 }
 
 void seq_prompt_close(struct seq_prompt *p)
@@ -89,10 +87,10 @@ void seq_prompt_close(struct seq_prompt *p)
     *p = (struct seq_prompt){0};
 }
 
-int seq_fork(struct seq *s, struct model *m, const struct kv_shape *shape, const struct kv_spec *spec,
+int seq_fork(struct seq *s, struct model *m, const struct seq_shape *shape, const struct kv_spec *spec,
              const struct seq_prompt *p, int64_t n_max)
 {
-    const struct kv_shape *own = take_layers(s, m, shape);
+    const struct seq_shape *own = take_layers(s, m, shape);
     s->pos = s->n_prompt = p->n;
     s->n_max = n_max;
     int rc = check_length(shape, n_max);
@@ -109,5 +107,5 @@ void seq_bytes(const struct seq *s, struct kv_ledger *l)
 
 void seq_budgets(const struct seq *s, struct kv_budgets *b)
 {
-    kv_get_budgets(&s->layer[0], b);
+    kv_seq_budgets(s->layer, s->shape.n_layer, b);
 }

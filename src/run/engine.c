@@ -54,7 +54,7 @@ int engine_prefill(struct engine *e, struct seq *s, const int32_t *ids, int64_t 
     return 0;
 }
 
-int engine_plain(struct engine *e, const struct kv_spec *full, const struct kv_shape *shape,
+int engine_plain(struct engine *e, const struct kv_spec *full, const struct seq_shape *shape,
                  const int32_t *ids, int64_t n, unsigned watch, struct seq_prompt *out, struct tensor *logits)
 {
     struct seq s = {0};

@@ -50,7 +50,7 @@ int engine_prefill(struct engine *e, struct seq *s, const int32_t *ids, int64_t 
                    struct tensor *logits);
 /* The plain pass of a prompt, frozen, and its last row of logits; `full` is the plain method. `watch`: what
  * sequences that will start from it want noted of its keys (kv_wants). */
-int engine_plain(struct engine *e, const struct kv_spec *full, const struct kv_shape *shape,
+int engine_plain(struct engine *e, const struct kv_spec *full, const struct seq_shape *shape,
                  const int32_t *ids, int64_t n, unsigned watch, struct seq_prompt *out, struct tensor *logits);
 /* Where the prefill chunk that begins at `at` ends: at a multiple of the chunk, or before a last token that
  * goes alone. */

@@ -8,7 +8,7 @@ struct job {
     const struct run_unit *unit;
     const struct example *ex;
     struct prompt prompt;
-    struct kv_shape shape;
+    struct seq_shape shape;
     struct kv_spec spec; /* the unit's, solved for this sequence; owned */
     uint64_t key;        /* prefill key */
     bool in_group;       /* its prompt pass is done (or failed) */

@@ -10,7 +10,7 @@
 
 static void put_bytes(const struct job *j, const struct slot *l, struct record *rec)
 {
-    rec->kv_bytes_full = kv_full_bytes(&j->shape, j->prompt.n_ids + l->max_new);
+    rec->kv_bytes_full = shape_full_bytes(&j->shape, j->prompt.n_ids + l->max_new);
     if (!l->open || j->rc < 0) {
         return;
     }
@@ -108,7 +108,7 @@ int job_record(struct runner *r, const struct task *task, struct job *j, struct 
                            .score = NAN,
                            .n_prompt = (int32_t)j->prompt.n_ids,
                            .n_context = (int32_t)j->prompt.n_ids, /* the question is inside */
-                           .context_bytes_full = kv_full_bytes(&j->shape, j->prompt.n_ids),
+                           .context_bytes_full = shape_full_bytes(&j->shape, j->prompt.n_ids),
                            .kept_min = -1,
                            .kept_max = -1,
                            .n_new = l->n_new,

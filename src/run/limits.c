@@ -3,8 +3,6 @@
 #include "kernels/bench.h"
 #include "run/runner.h"
 
-#include <string.h>
-
 static double better(double a, double b)
 {
     return a > b ? a : b;
@@ -12,22 +10,22 @@ static double better(double a, double b)
 
 double limits_product_rate(struct runner *r, int64_t rows)
 {
-    const struct model_config *c = model_config(r->model);
-    const int64_t hd = (int64_t)c->n_head * c->head_dim, kd = (int64_t)c->n_kv_head * c->head_dim;
-    const struct bench_product p[] = {{rows, c->d_model, hd + 2 * kd, c->n_layer},
-                                      {rows, hd, c->d_model, c->n_layer},
-                                      {rows, c->d_model, 2 * c->d_ff, c->n_layer},
-                                      {rows, c->d_ff, c->d_model, c->n_layer}};
+    struct model_cost c;
+    struct bench_product p[sizeof c.product / sizeof c.product[0]];
+    int n = 0;
+    model_config_cost(model_config(r->model), &c);
+    for (int32_t i = 0; i < c.n_product; i++)
+        if (i != c.head)
+            p[n++] = (struct bench_product){rows, c.product[i].n_in, c.product[i].n_out, c.product[i].count};
     enum dtype t = r->m.dtype;
-    if (strcmp(r->ops->name, "cuda") == 0)
-        return bench_backend_product_rate(r->ops, p, 4, t);
-    return bench_product_rate(p, 4, t == DT_BF16 ? DT_BF16 : DT_F32, r->ops->threads, 1.0);
+    if (!r->ops->on_host)
+        return bench_backend_product_rate(r->ops, p, n, t);
+    return bench_product_rate(p, n, t == DT_BF16 ? DT_BF16 : DT_F32, r->ops->threads, 1.0);
 }
 
 void runner_limits_again(struct runner *r, struct run_limits *l)
 {
-    bool gpu = strcmp(r->ops->name, "cuda") == 0;
-    double memory = gpu ? bench_copy_rate(r->ops) : bench_read_rate(r->ops->threads);
+    double memory = r->ops->on_host ? bench_read_rate(r->ops->threads) : bench_copy_rate(r->ops);
     r->limits.read_rate = better(r->limits.read_rate, memory);
     r->limits.product_rate = better(r->limits.product_rate, limits_product_rate(r, r->ops->chunk));
     r->limits_known = true;
@@ -43,10 +41,13 @@ void runner_limits(struct runner *r, struct run_limits *l)
 
 double limits_prefill_flops(struct model *m, int64_t n)
 {
-    const struct model_config *c = model_config(m);
-    double head, products = model_flops(m, &head);
-    double pairs = 0.5 * (double)n * (double)(n + 1); /* query, key */
-    return products * (double)n + head + 4.0 * pairs * c->n_head * c->head_dim * c->n_layer;
+    struct model_cost c;
+    struct seq_shape shape;
+    double head, products;
+    model_config_cost(model_config(m), &c);
+    model_config_shape(model_config(m), DT_F32, &shape);
+    products = cost_flops(&c, &head);
+    return products * (double)n + head + shape_mix_flops(&shape, 0, n);
 }
 
 double limits_step_s(struct model *m, const struct run_limits *l, enum dtype dtype, int n_seq,
@@ -54,7 +55,7 @@ double limits_step_s(struct model *m, const struct run_limits *l, enum dtype dty
 {
     if (l->read_rate <= 0)
         return 0;
-    double head, products = model_flops(m, &head);
-    double weights = 0.5 * (products + head) * (double)dtype_bytes(dtype);
-    return (weights + n_seq * cache_bytes) / l->read_rate;
+    struct model_cost c;
+    model_config_cost(model_config(m), &c);
+    return (cost_step_bytes(&c, dtype) + n_seq * cache_bytes) / l->read_rate;
 }

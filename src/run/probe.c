@@ -6,7 +6,6 @@
 #include "run/runner.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 static int emit(struct runner *r, struct probe_logits *p, struct tensor logits)
 {
@@ -64,18 +63,16 @@ static int run_tokens(struct runner *r, struct probe_logits *p, struct seq *s, s
 
 int probe_logits(struct runner *r, struct probe_logits *p)
 {
-    struct kv_shape shape;
+    struct seq_shape shape;
     struct seq plain = {0}, s = {0};
     struct seq_prompt prompt = {0};
     struct tensor logits;
     int64_t n_max = p->n_ids + p->max_new;
-    const struct kv_method *m = p->spec->method;
     struct kv_spec spec = {0};
     int rc;
     TRY(model_reserve(r->model, r->engine.chunk, p->all_positions ? r->engine.chunk : 1));
-    TRY(model_kv_shape(r->model, p->cache_dtype, p->rope_theta_factor, &shape));
-    if (m->check)
-        TRY(m->check(p->spec->params, &shape));
+    TRY(model_seq_shape(r->model, p->cache_dtype, p->rope_theta_factor, &shape));
+    TRY(kv_spec_check(p->spec, &shape));
     TRY(kv_spec_solve(&spec, p->spec, &shape, p->n_ids, n_max));
     model_set_tap(r->model, p->tap, p->ctx);
     if (kv_prefill_key(&spec, p->n_ids, &shape) != 0) {
@@ -128,7 +125,7 @@ static int time_steps(struct runner *r, struct seq *s, int n_seq, int n_steps, s
     int32_t id = 7;
     struct tensor logits;
     int rc = 0;
-    bool metered = strcmp(r->ops->name, "cuda") != 0;
+    bool metered = r->ops->on_host;
     meter = (struct meter){r->ops, r->ops->attend, 0};
     if (metered)
         r->ops->attend = metered_attend;
@@ -157,7 +154,7 @@ static int time_steps(struct runner *r, struct seq *s, int n_seq, int n_steps, s
 }
 
 /* Sequences of one prompt. */
-static int open_copies(struct runner *r, const struct kv_spec *spec, const struct kv_shape *shape,
+static int open_copies(struct runner *r, const struct kv_spec *spec, const struct seq_shape *shape,
                        const int32_t *ids, int64_t n_ctx, int64_t n_max, struct seq *s, int n_seq,
                        struct probe_time *t)
 {
@@ -194,7 +191,7 @@ static void random_ids(int32_t *ids, int64_t n, int64_t n_vocab, uint64_t *x)
 }
 
 /* Before the first of many prompt passes, whether all their caches can be held. */
-static int check_room(struct runner *r, const struct kv_spec *spec, const struct kv_shape *shape,
+static int check_room(struct runner *r, const struct kv_spec *spec, const struct seq_shape *shape,
                       int64_t n_ctx, int64_t n_max, int n_seq)
 {
     const struct ops *o = r->ops;
@@ -208,12 +205,12 @@ static int check_room(struct runner *r, const struct kv_spec *spec, const struct
     return err_set(ERR_NOMEM, "no device memory for %d caches of %lld tokens", n_seq, (long long)n_max);
 }
 
-static int open_all(struct runner *r, const struct kv_spec *spec, const struct kv_shape *shape, int64_t n_ctx,
-                    int64_t n_max, struct seq *s, int n_seq, struct probe_time *t)
+static int open_all(struct runner *r, const struct kv_spec *spec, const struct seq_shape *shape,
+                    int64_t n_ctx, int64_t n_max, struct seq *s, int n_seq, struct probe_time *t)
 {
     int32_t *ids = mem_alloc((size_t)n_ctx, sizeof *ids);
     uint64_t x = 88172645463325252u;
-    t->own_prompts = n_seq == 1 || strcmp(r->ops->name, "cuda") == 0;
+    t->own_prompts = n_seq == 1 || !r->ops->on_host;
     int rc = t->own_prompts && n_seq > 1 ? check_room(r, spec, shape, n_ctx, n_max, n_seq) : 0;
     for (int i = 0, n = t->own_prompts ? 1 : n_seq; i < n_seq && rc == 0; i += n) {
         random_ids(ids, n_ctx, r->engine.n_vocab, &x);
@@ -227,10 +224,10 @@ int probe_time(struct runner *r, const struct kv_spec *spec, int64_t n_ctx, int 
                struct probe_time *t)
 {
     *t = (struct probe_time){0};
-    struct kv_shape shape;
+    struct seq_shape shape;
     int64_t rows = r->engine.chunk > n_seq ? r->engine.chunk : n_seq;
     TRY(model_reserve(r->model, rows, n_seq));
-    TRY(model_kv_shape(r->model, r->m.cache_dtype, 1, &shape));
+    TRY(model_seq_shape(r->model, r->m.cache_dtype, 1, &shape));
     int64_t before = r->engine.passes;
     struct seq *s = mem_alloc((size_t)n_seq, sizeof *s);
     struct kv_spec solved = {0};

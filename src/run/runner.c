@@ -53,7 +53,7 @@ static void close_compressor(struct runner *r)
 int runner_rewriter(struct runner *r, const struct run_unit *u, struct rewriter *rw)
 {
     *rw = (struct rewriter){.params = u->spec->params};
-    const struct prompt_method *m = u->files ? prompt_method_find(u->spec->method->name) : NULL;
+    const struct prompt_method *m = u->files ? prompt_method_find(kv_method_name(u->spec->method)) : NULL;
     if (!m)
         return 0;
     char *paths = mem_printf("%s %s %s", m->name, u->files->encoder, u->files->ranks ? u->files->ranks : "");
@@ -78,7 +78,7 @@ int runner_rewriter(struct runner *r, const struct run_unit *u, struct rewriter 
 
 void runner_spare(struct runner *r, const struct run_unit *u)
 {
-    if (!u->files || !prompt_method_find(u->spec->method->name))
+    if (!u->files || !prompt_method_find(kv_method_name(u->spec->method)))
         close_compressor(r);
 }
 

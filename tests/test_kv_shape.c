@@ -1,0 +1,298 @@
+/* Kinds of layers: bytes, flops and ranks of shapes; the plain cache of a window; states; methods on models
+ * whose layers differ. */
+#include "kv_rig.h"
+
+enum { WINDOW = 16, FULL_LAYERS = 2 };
+
+/* Layers 0 and 3 see all tokens, 1 and 2 a window, 4 keeps a state of 3*10 halves and 2*4*5 floats. */
+static void make_hybrid(struct seq_shape *s, const struct rig *g)
+{
+    *s = g->shape;
+    s->n_layer = 5, s->n_kind = 3;
+    memcpy(s->kind_of, (const uint8_t[]){0, 1, 1, 0, 2}, 5);
+    s->kind[1] =
+        kind_attention(g->shape.kind[0].n_head, g->shape.kind[0].n_kv_head, g->shape.kind[0].d_k, WINDOW);
+    s->kind[2] = (struct layer_kind){.mixer = MIX_RECURRENT,
+                                     .n_state = 2,
+                                     .state = {{"conv", DT_F16, {3, 10, 1}}, {"ssm", DT_F32, {2, 4, 5}}}};
+}
+
+static void bytes_and_ranks(void **state)
+{
+    (void)state;
+    struct rig g;
+    struct seq_shape s;
+    int16_t rank[SHAPE_LAYERS];
+    rig_init(&g, 4, 2, 32, DT_F16);
+    make_hybrid(&s, &g);
+    const uint64_t row = 2 * 2 * 32 * 2, held = 3 * 10 * 2 + 2 * 4 * 5 * 4;
+    assert_int_equal(kind_row_bytes(&s.kind[0], DT_F16), row);
+    assert_int_equal(kind_state_bytes(&s.kind[2]), held);
+    assert_int_equal(shape_full_bytes(&s, 100), 2 * 100 * row + 2 * WINDOW * row + held);
+    assert_int_equal(shape_full_bytes(&s, 5), 4 * 5 * row + held);
+    assert_int_equal(shape_layer_bytes(&s, 2, 100), WINDOW * row);
+    assert_int_equal(shape_compress_bytes(&s, 100), 2 * 100 * row);
+    assert_int_equal(shape_layers_of(&s, 1), 2);
+    assert_int_equal(shape_ranks(&s, rank), FULL_LAYERS);
+    assert_memory_equal(rank, ((const int16_t[]){0, -1, -1, 1, -1}), 5 * sizeof *rank);
+    rig_free(&g);
+}
+
+/* Of llama: four flops per pair, head and channel; in parts as in one; windows count what they see. */
+static void flops(void **state)
+{
+    (void)state;
+    struct seq_shape s;
+    const struct layer_kind all = kind_attention(32, 8, 128, 0), near = kind_attention(32, 8, 128, 1000);
+    shape_alike(&s, 24, &all);
+    const double n = 31500, one = 2.0 * n * n * 32 * 128 * 24;
+    assert_true(shape_mix_flops(&s, 0, 31500) == one);
+    assert_near(shape_mix_flops(&s, 0, 700) + shape_mix_flops(&s, 700, 31500), one, 1e-12 * one);
+    shape_alike(&s, 24, &near);
+    double sum = 0; /* row t sees min(t, 1000) keys before it and itself by half */
+    for (int t = 0; t < 31500; t++)
+        sum += 4.0 * 32 * 128 * 24 * (t < 1000 ? t + 0.5 : 1000);
+    assert_near(shape_mix_flops(&s, 0, 31500), sum, 1e-9 * sum);
+}
+
+/* What row p of head h must be, if it sees `window` keys (0: all), in double. */
+static void check_row(const struct rig *g, const struct feed *f, int64_t p, int64_t window)
+{
+    const struct layer_kind *k = &g->shape.kind[0];
+    const int64_t H = k->n_head, Hk = k->n_kv_head, d = k->d_k;
+    const int64_t from = window && p - window + 1 > 0 ? p - window + 1 : 0;
+    for (int64_t h = 0; h < H; h++) {
+        const float *q = f->q + (p * H + h) * d;
+        double out[64] = {0}, sum = 0;
+        for (int64_t j = from; j <= p; j++) {
+            const float *key = f->k + (j * Hk + h / (H / Hk)) * d, *v = f->v + (j * Hk + h / (H / Hk)) * d;
+            double dot = 0;
+            for (int64_t c = 0; c < d; c++)
+                dot += (double)q[c] * (double)key[c];
+            double e = exp(dot / sqrt((double)d));
+            sum += e;
+            for (int64_t c = 0; c < d; c++)
+                out[c] += e * (double)v[c];
+        }
+        for (int64_t c = 0; c < d; c++)
+            if (!(fabs((double)f->out[(p * H + h) * d + c] - out[c] / sum) <= 2e-5))
+                fail_msg("row %d, head %d of a window of %d", (int)p, (int)h, (int)window);
+    }
+}
+
+static void window_rig(struct rig *g, int64_t window)
+{
+    rig_init(g, 4, 2, 16, DT_F32);
+    g->shape.kind[0] = kind_attention(4, 2, 16, window); /* not rotated: rows come as they are kept */
+}
+
+/* Prompts around and far beyond the window, cut in every way, then answers that cross it. */
+static void windows(void **state)
+{
+    (void)state;
+    static const int64_t prompts[] = {1, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW + 5},
+                         chunks[] = {1, 3, 16, 17, 64};
+    struct kv_spec full;
+    assert_int_equal(kv_spec_parse(&full, "full"), 0);
+    for (int i = 0; i < 5; i++)
+        for (int p = 0; p < 5; p++) {
+            struct rig g;
+            struct feed f;
+            struct kv_cache c;
+            struct kv_ledger l = {0};
+            window_rig(&g, WINDOW);
+            const int64_t n = prompts[i] + 2 * WINDOW + 3;
+            feed_init(&f, &g, n, 5);
+            assert_int_equal(kv_open(&c, &full, &g.shape, g.ops, 0, prompts[i], n), 0);
+            rig_feed(&g, &c, &f, prompts[i], chunks[p]);
+            rig_feed(&g, &c, &f, n - 4, 1);
+            rig_feed(&g, &c, &f, n, 4); /* rows of a question, read together */
+            for (int64_t t = 0; t < n; t++)
+                check_row(&g, &f, t, WINDOW);
+            kv_bytes(&c, &l);
+            assert_int_equal(kv_ledger_total(&l), shape_full_bytes(&g.shape, n));
+            assert_int_equal(rig_used(&g), shape_full_bytes(&g.shape, n));
+            kv_close(&c);
+            feed_free(&f);
+            rig_free(&g);
+        }
+    kv_spec_free(&full);
+}
+
+/* Two sequences go on behind one frozen prompt; each has its own rows, the prompt is held once. */
+static void windows_are_shared(void **state)
+{
+    (void)state;
+    static const int64_t prompts[] = {WINDOW - 3, WINDOW, 2 * WINDOW + 7};
+    struct kv_spec full;
+    assert_int_equal(kv_spec_parse(&full, "full"), 0);
+    for (int i = 0; i < 3; i++) {
+        struct rig g;
+        struct feed f;
+        struct kv_cache prompt, fork[2];
+        struct kv_dense *d;
+        struct kv_ledger l = {0}, told;
+        window_rig(&g, WINDOW);
+        const int64_t n0 = prompts[i], n = n0 + 2 * WINDOW + 5;
+        feed_init(&f, &g, n, 7);
+        assert_int_equal(kv_open(&prompt, &full, &g.shape, g.ops, 0, n0, n0), 0);
+        rig_feed(&g, &prompt, &f, n0, 11);
+        assert_int_equal(kv_freeze(&prompt, &d), 0);
+        for (int k = 0; k < 2; k++)
+            assert_int_equal(kv_fork(&fork[k], &full, &g.shape, g.ops, 0, d, n), 0);
+        kv_close(&prompt);
+        kv_dense_unref(d, g.ops);
+        rig_feed(&g, &fork[0], &f, n, 1);
+        for (int64_t t = 0; t < n; t++)
+            check_row(&g, &f, t, WINDOW);
+        memset(f.out + (size_t)n0 * f.q_row, 0, (size_t)(n - n0) * f.q_row * sizeof *f.out);
+        rig_feed(&g, &fork[1], &f, n, WINDOW + 2);
+        for (int64_t t = n0; t < n; t++)
+            check_row(&g, &f, t, WINDOW);
+        kv_bytes(&fork[0], &l);
+        const uint64_t shared = shape_full_bytes(&g.shape, n0), own = shape_full_bytes(&g.shape, n - n0);
+        assert_int_equal(l.shared, shared);
+        assert_int_equal(kv_ledger_total(&l), shared + own);
+        assert_int_equal(rig_used(&g), shared + 2 * own);
+        assert_int_equal(kv_predict(&full, &g.shape, n0, n, &told), 0);
+        assert_int_equal(kv_ledger_total(&told), shared + own);
+        kv_close(&fork[0]);
+        kv_close(&fork[1]);
+        feed_free(&f);
+        rig_free(&g);
+    }
+    kv_spec_free(&full);
+}
+
+static void put_state(const struct kv_cache *c, float value)
+{
+    struct tensor t = kv_state(c, 1);
+    for (int64_t i = 0; i < tensor_count(&t); i++)
+        c->ops->copy(c->ops, (float *)t.data + i, &value, sizeof value);
+}
+
+static float get_state(const struct kv_cache *c)
+{
+    struct tensor t = kv_state(c, 1);
+    float value;
+    c->ops->copy(c->ops, &value, (const float *)t.data + tensor_count(&t) - 1, sizeof value);
+    assert_int_equal(c->ops->sync(c->ops), 0);
+    return value;
+}
+
+/* A state begins with zeros, is copied for every fork, stands in the ledger and in predictions. */
+static void states(void **state)
+{
+    (void)state;
+    struct rig g;
+    struct seq_shape s;
+    struct kv_spec full;
+    struct kv_cache prompt, fork[2];
+    struct kv_dense *d;
+    struct kv_ledger l = {0}, told = {0};
+    rig_init(&g, 4, 2, 32, DT_F16);
+    make_hybrid(&s, &g);
+    assert_int_equal(kv_spec_parse(&full, "full"), 0);
+    assert_int_equal(kv_open(&prompt, &full, &s, g.ops, 4, 9, 9), 0);
+    assert_true(get_state(&prompt) == 0);
+    put_state(&prompt, 3);
+    assert_int_equal(kv_advance(&prompt, 9), 0);
+    assert_int_equal(kv_advance(&prompt, 1), ERR_INTERNAL);
+    ops_fail_alloc(g.ops, 2);
+    assert_int_equal(kv_freeze(&prompt, &d), ERR_NOMEM);
+    assert_int_equal(rig_used(&g), kind_state_bytes(&s.kind[2]));
+    assert_int_equal(kv_freeze(&prompt, &d), 0);
+    put_state(&prompt, 4);
+    for (int k = 0; k < 2; k++)
+        assert_int_equal(kv_fork(&fork[k], &full, &s, g.ops, 4, d, 20), 0);
+    kv_close(&prompt);
+    kv_dense_unref(d, g.ops);
+    put_state(&fork[0], 5);
+    assert_true(get_state(&fork[0]) == 5 && get_state(&fork[1]) == 3 && fork[1].n == 9);
+    kv_bytes(&fork[0], &l);
+    assert_int_equal(l.bytes[MEM_STATE][PLACE_DEVICE], kind_state_bytes(&s.kind[2]));
+    assert_int_equal(kv_ledger_total(&l), kind_state_bytes(&s.kind[2]));
+    assert_int_equal(kv_predict_layer(&full, &s, 4, 9, 20, &told), 0);
+    assert_memory_equal(&told, &l, sizeof l);
+    kv_close(&fork[0]);
+    kv_close(&fork[1]);
+    kv_spec_free(&full);
+    rig_free(&g);
+}
+
+/* Every method, also where layers differ: a prediction is the sum over all layers. */
+static void predictions_are_sums(void **state)
+{
+    (void)state;
+    struct rig g;
+    struct seq_shape shape[2];
+    rig_init(&g, 4, 2, 64, DT_F16);
+    shape_alike(&shape[0], 3, &g.shape.kind[0]);
+    shape[0].dtype = DT_F16;
+    make_hybrid(&shape[1], &g);
+    for (int i = 0; kv_method_at(i); i++)
+        for (int k = 0; k < 2; k++) {
+            struct kv_spec s;
+            struct kv_ledger all, sum = {0};
+            assert_int_equal(kv_spec_parse(&s, kv_method_name(kv_method_at(i))), 0);
+            assert_int_equal(kv_spec_check(&s, &shape[k]), 0);
+            assert_int_equal(kv_predict(&s, &shape[k], 700, 800, &all), 0);
+            for (int32_t y = 0; y < shape[k].n_layer; y++)
+                assert_int_equal(kv_predict_layer(&s, &shape[k], y, 700, 800, &sum), 0);
+            assert_memory_equal(&all, &sum, sizeof sum);
+            kv_spec_free(&s);
+        }
+    rig_free(&g);
+}
+
+/* On a hybrid a method acts on the layers that keep all tokens: their budgets are the sequence's, the true
+ * ratio is that of all layers. Without such layers there is nothing to compress. */
+static void methods_on_hybrids(void **state)
+{
+    (void)state;
+    struct rig g;
+    struct seq_shape s, recurrent;
+    struct kv_spec stream, full;
+    struct kv_cache c[5];
+    struct kv_ledger l = {0};
+    struct kv_budgets b;
+    rig_init(&g, 4, 2, 32, DT_F16);
+    make_hybrid(&s, &g);
+    assert_int_equal(kv_spec_parse(&stream, "streaming:init=4,local=60"), 0);
+    assert_int_equal(kv_spec_parse(&full, "full"), 0);
+    for (int i = 0; i < 5; i++) {
+        assert_int_equal(kv_open(&c[i], &stream, &s, g.ops, i, 900, 1000), 0);
+        assert_string_equal(kv_method_name(c[i].method), i == 0 || i == 3 ? "streaming" : "full");
+        c[i].n = 1000;
+        kv_bytes(&c[i], &l);
+    }
+    kv_seq_budgets(c, 5, &b);
+    assert_true(b.value[KV_KEPT_TOKENS] == 64 && b.value[KV_N_LOCAL] == 60 && isnan(b.value[KV_TOPK]));
+    assert_near(b.value[KV_TRUE_RATIO], (double)shape_full_bytes(&s, 1000) / (double)kv_ledger_total(&l),
+                1e-12);
+    for (int i = 0; i < 5; i++)
+        kv_close(&c[i]);
+    assert_int_equal(kv_prefill_key(&stream, 900, &s), kv_prefill_key(&stream, 900, &g.shape));
+    shape_alike(&recurrent, 3, &s.kind[2]);
+    assert_int_equal(kv_prefill_key(&stream, 900, &recurrent), 0);
+    assert_int_equal(kv_spec_check(&full, &recurrent), 0);
+    assert_int_equal(kv_spec_check(&stream, &recurrent), ERR_INPUT);
+    assert_non_null(strstr(err_text(), "nothing to compress"));
+    kv_spec_free(&stream);
+    kv_spec_free(&full);
+    rig_free(&g);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(bytes_and_ranks),
+        cmocka_unit_test(flops),
+        cmocka_unit_test(windows),
+        cmocka_unit_test(windows_are_shared),
+        cmocka_unit_test(states),
+        cmocka_unit_test(predictions_are_sums),
+        cmocka_unit_test(methods_on_hybrids),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
