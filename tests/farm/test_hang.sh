@@ -66,12 +66,14 @@ if [ -n "$MPIRUN" ]; then
         [ $r = 0 ] || bundle="($bundle)?" # a follower may just be waiting for work
         ended spin$r $((WAIT + 20)) "kvsweep.*: rank $r on $host has made no progress for [0-9]+ s$bundle; $kept"
     done
-    for s in TERM USR1; do # a stop is wished while a follower hangs
+    QUICK=$WAIT WAIT=30
+    for s in TERM USR1; do # a stop is wished while a follower hangs: it counts long before the limit
         begin stop_$s 2
         kill -STOP "$(rank 1)"
         kill -$s "$(rank 0)"
-        ended stop_$s $((WAIT + 20)) "kvsweep: stopped by SIG$s with [0-9]+ of 192 units done; go on with: kvsweep run"
+        ended stop_$s $((WAIT - 1)) "kvsweep: stopped by SIG$s with [0-9]+ of 192 units done; go on with: kvsweep run"
     done
+    WAIT=$QUICK
 fi
 RESUME=alone
 hook=("LD_PRELOAD=$HANG" "KVS_HANG=0:fdatasync:$DIR/sync")

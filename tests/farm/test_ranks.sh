@@ -8,7 +8,7 @@ for n in 1 2 4; do
     same "$DIR/alone.h5" "$DIR/n$n.h5"
 done
 "$KVSWEEP" report "$DIR/n4.h5" -o "$DIR/report" > "$DIR/report.log" || die "report"
-awk -F, 'NR > 1 { rows++; tokens += $2; if ($1 ~ /full/ && !($4 < 1e-6 && $5 == 1)) bad = 1; if ($1 ~ /kivi|streaming/ && !($4 > 1e-6)) bad = 1 }
+awk -F, 'NR > 1 { rows++; tokens += $2; if ($1 ~ /full/ && !($6 < 1e-6 && $7 == 1)) bad = 1; if ($1 ~ /kivi|streaming/ && !($6 > 1e-6)) bad = 1 }
     END { exit bad || rows != 4 || tokens != 4 * 16 }' "$DIR/report/fidelity.csv" || die "fidelity: $(cat "$DIR/report/fidelity.csv")"
 cp "$DIR/n4.h5" "$DIR/again.h5"
 farm 2 "$DIR/again.h5" || die "a second start of a complete run"

@@ -150,12 +150,13 @@ if command -v h5clear >/dev/null; then # any program that has opened it for writ
 fi
 
 # ---- bits of a journal ----
-for ((n = last[sync] / 2; ; n--)); do # a run that ended half-way
+for ((n = 1; n <= 2 * last[sync]; n++)); do # a run that ended half-way
     rm -rf "$DIR/half.h5"*
-    KVS_FAULT=sync:$n:kill LD_PRELOAD=$FAULT sweep "$DIR/half.h5" && die "it was not ended"
-    [ "$(units "$DIR/half.h5" | wc -l)" -lt "$N_UNIT" ] && break
+    KVS_FAULT=sync:$n:kill LD_PRELOAD=$FAULT sweep "$DIR/half.h5" && break
+    half=$(units "$DIR/half.h5" | wc -l)
+    [ "$half" -eq 0 ] || break
 done
-[ "$(units "$DIR/half.h5" | wc -l)" -gt 0 ] || die "nothing half-way"
+[ "${half:-0}" -gt 0 ] && [ "$half" -lt "$N_UNIT" ] || die "nothing half-way"
 flip_journal() { # ROW SUFFIX
     local out=$DIR/got.h5 file bit
     rm -rf "$out"*
