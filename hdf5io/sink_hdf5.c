@@ -170,6 +170,8 @@ static int load(struct sink *s, const struct sink_plan *plan, struct store_found
 {
     book_from_plan(&s->plan, plan);
     store_init(&s->store, &s->plan);
+    if (plan->unit_id)
+        store_plan_units(&s->store, plan->unit_id, plan->n_unit);
     s->store.poll = plan->poll;
     TRY(store_load(&s->store, s->path, &s->plan.run, found));
     s->plan.created = book_keep(&s->plan, s->store.book.created, strlen(s->store.book.created));

@@ -12,6 +12,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* The rows there are now are those of the newest plan, which had so many examples. */
+static void set_base(struct store *s, const struct book *plan)
+{
+    s->base_setting = s->book.n_setting;
+    s->base_task = s->book.n_task;
+    s->base_example = mem_alloc((size_t)s->base_task + 1, sizeof *s->base_example);
+    for (int i = 0; i < s->base_task; i++)
+        s->base_example[i] = plan->task[i].n_examples;
+}
+
 void store_init(struct store *s, const struct book *plan)
 {
     *s = (struct store){0};
@@ -22,8 +32,13 @@ void store_init(struct store *s, const struct book *plan)
     (void)rc; /* joining with nothing cannot disagree */
     free(a);
     free(b);
-    s->base_setting = s->book.n_setting;
-    s->base_task = s->book.n_task;
+    set_base(s, &s->book);
+}
+
+void store_plan_units(struct store *s, const uint64_t (*id)[2], int64_t n)
+{
+    s->plan_id = mem_dup(id, (size_t)n * sizeof *id);
+    s->n_plan_id = n;
 }
 
 static void close_source(struct source *c)
@@ -51,15 +66,27 @@ void store_close(struct store *s)
     free(s->order);
     free(s->slot);
     free(s->timing);
+    free(s->base_example);
+    free(s->plan_id);
     book_free(&s->book);
     *s = (struct store){0};
 }
 
 /* ---- set of units ---- */
+/* Ids may come from anywhere, also in sequence: each bit of both halves reaches those that choose the slot.
+ */
+static uint64_t spread(uint64_t hi, uint64_t lo)
+{
+    uint64_t x = hi * 0x9e3779b97f4a7c15u ^ lo;
+    x = (x ^ x >> 32) * 0xd6e8feb86659fd93u;
+    x = (x ^ x >> 32) * 0xd6e8feb86659fd93u;
+    return x ^ x >> 32;
+}
+
 static int64_t *find_slot(const struct store *s, uint64_t hi, uint64_t lo)
 {
     uint64_t mask = (uint64_t)s->n_slot - 1;
-    for (uint64_t i = (hi ^ lo * 0x9e3779b97f4a7c15u) & mask;; i = (i + 1) & mask) {
+    for (uint64_t i = spread(hi, lo) & mask;; i = (i + 1) & mask) {
         int64_t e = s->slot[i];
         if (!e || (s->entry[e - 1].hi == hi && s->entry[e - 1].lo == lo))
             return &s->slot[i];
@@ -177,6 +204,7 @@ static int index_record(struct store *s, int source, const struct record *r, str
     e->source = source;
     e->setting = c->setting_map[r->setting];
     e->task = c->task_map[r->task];
+    e->example = r->example;
     e->n_new = r->n_new;
     e->n_first = r->n_first;
     e->n_vocab = r->n_vocab;
@@ -381,10 +409,8 @@ static int join_books(struct store *s, int first)
         int rc = book_join(&s->book, source_book(c), &c->setting_map, &c->task_map);
         if (rc < 0)
             return err_prefix(rc, "%s", c->path);
-        if (newest) {
-            s->base_setting = s->book.n_setting;
-            s->base_task = s->book.n_task;
-        }
+        if (newest)
+            set_base(s, source_book(c));
     }
     return 0;
 }
