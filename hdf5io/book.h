@@ -42,6 +42,10 @@ bool book_same_setting(const struct sink_setting *a, const struct sink_setting *
 /* Whether two rows may be compared unit by unit: they differ at most in what is done to the cache and
  * prompts. */
 bool book_same_base(const struct sink_setting *a, const struct sink_setting *b);
+/* Whether two rows have the same units on a task: they may differ in rules that touch other tasks. */
+bool book_same_units(const struct sink_setting *a, const struct sink_setting *b, const struct sink_task *t);
+/* [n_task * n_setting], by task: the first row that has the same units there. Owned. */
+int *book_alike(const struct sink_setting *s, int n_setting, const struct sink_task *t, int n_task);
 /* The texts of a setting's chat template, without its name. */
 const char *book_template_texts(const struct sink_setting *s);
 /* Length of a setting's id without what book_name added. */

@@ -51,6 +51,8 @@ struct sink_plan {
     const struct sink_example *example;
     int64_t n_example;
     int64_t n_unit; /* units the whole grid has */
+    const uint64_t (
+        *unit_id)[2]; /* [n_unit] high, low; borrowed until sink_open returns. NULL: told by rows */
     double s_wait; /* until the lock of a run on another machine whose heartbeat stands still is taken over */
     struct poll poll; /* called while files are read and written */
 };

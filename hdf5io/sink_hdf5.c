@@ -68,41 +68,6 @@ static int failed(const struct sink *s)
 }
 
 /* ---- opening ---- */
-static bool stale_pid(const char *text, int64_t *pid) /* PID, or PID.RANDOM */
-{
-    char number[24];
-    size_t n = strcspn(text, ".");
-    snprintf(number, sizeof number, "%.*s", (int)(n < 23 ? n : 23), text);
-    return str_to_int(number, pid) && *pid >= 1 && *pid <= INT32_MAX;
-}
-
-/* Removes what killed rebuilds of this host left: PATH.tmp.PID.RANDOM of processes that are gone. */
-static void remove_stale(const char *path)
-{
-    char *copy = mem_strdup(path), *slash = strrchr(copy, '/');
-    const char *base = slash ? slash + 1 : copy, *dir = slash ? copy : ".";
-    size_t n_base = strlen(base);
-    if (slash)
-        *slash = 0;
-    char **names;
-    int n;
-    if (file_list(dir[0] ? dir : "/", &names, &n) == 0) {
-        for (int i = 0; i < n; i++) {
-            int64_t pid;
-            if (strncmp(names[i], base, n_base) != 0 || strncmp(names[i] + n_base, ".tmp.", 5) != 0 ||
-                !stale_pid(names[i] + n_base + 5, &pid))
-                continue;
-            if (kill((pid_t)pid, 0) == 0 || errno != ESRCH)
-                continue;
-            char *p = mem_printf("%s%s", path, names[i] + n_base);
-            unlink(p);
-            free(p);
-        }
-        file_list_free(names, n);
-    }
-    free(copy);
-}
-
 static int copy_file(const char *from, const char *to)
 {
     int in = open(from, O_RDONLY | O_CLOEXEC), out;
@@ -170,6 +135,8 @@ static int load(struct sink *s, const struct sink_plan *plan, struct store_found
 {
     book_from_plan(&s->plan, plan);
     store_init(&s->store, &s->plan);
+    if (plan->unit_id)
+        store_plan_units(&s->store, plan->unit_id, plan->n_unit);
     s->store.poll = plan->poll;
     TRY(store_load(&s->store, s->path, &s->plan.run, found));
     s->plan.created = book_keep(&s->plan, s->store.book.created, strlen(s->store.book.created));
@@ -216,7 +183,7 @@ static int sink_open(struct sink **out, const char *path, const struct sink_plan
     *out = NULL;
     TRY_GOTO(lock_take(&s->lock, s->dir, plan->s_wait, &plan->poll), done);
     journal_clean(s->dir);
-    remove_stale(s->path);
+    file_temp_clean(s->path);
     TRY_GOTO(load(s, plan, &found), done);
     warn_of_mixture(s);
     say_taken_over(s, &found);

@@ -17,7 +17,7 @@ struct entry {
     uint32_t small_bytes;
     int32_t source, bundle; /* bundle: of the source's list, -1 none */
     int32_t setting, task;  /* rows of the store's book */
-    int32_t n_new, n_first, n_vocab, n_top;
+    int32_t example, n_new, n_first, n_vocab, n_top;
 };
 /* Logits of one journal entry, checked when they are first read. */
 struct store_bundle {
@@ -45,7 +45,10 @@ struct store {
     bool old_journal;            /* an attempt of an earlier schema was left out */
     bool has_origin;             /* the book says what computed the units: some were found */
     int base_setting, base_task; /* rows of the newest plan; further ones come from older runs */
-    bool damaged;                /* something in a journal or its logits: it is kept */
+    int32_t *base_example;       /* [base_task] its examples */
+    uint64_t (*plan_id)[2];      /* [n_plan_id] its units, of a run; NULL: told by rows */
+    int64_t n_plan_id;
+    bool damaged; /* something in a journal or its logits: it is kept */
     struct source *source;
     int n_source, cap_source;
     struct entry *entry;
@@ -66,6 +69,8 @@ struct store {
 
 /* Starts empty, or with the rows of a plan in front. */
 void store_init(struct store *s, const struct book *plan);
+/* The units of that plan, high and low: what is done of it is counted by them. */
+void store_plan_units(struct store *s, const uint64_t (*id)[2], int64_t n);
 void store_close(struct store *s);
 struct store_found {
     bool journal;  /* a journal folder is there */

@@ -8,12 +8,32 @@
 #include <stdlib.h>
 #include <xxhash.h>
 
-int64_t store_done(const struct store *s)
+static int64_t done_by_id(const struct store *s)
 {
     int64_t n = 0;
-    for (int64_t i = 0; i < s->n; i++)
-        n += s->entry[i].setting < s->base_setting && s->entry[i].task < s->base_task;
+    for (int64_t i = 0; i < s->n_plan_id; i++)
+        n += store_has(s, s->plan_id[i][0], s->plan_id[i][1]);
     return n;
+}
+
+/* A unit is of the newest plan if one of its rows has the same units on the task, and if it has the example.
+ */
+static int64_t done_by_row(const struct store *s)
+{
+    int *like = book_alike(s->book.setting, s->book.n_setting, s->book.task, s->book.n_task);
+    int64_t n = 0;
+    for (int64_t i = 0; i < s->n; i++) {
+        const struct entry *e = &s->entry[i];
+        n += e->task < s->base_task && e->example < s->base_example[e->task] &&
+             like[(int64_t)e->task * s->book.n_setting + e->setting] < s->base_setting;
+    }
+    free(like);
+    return n;
+}
+
+int64_t store_done(const struct store *s)
+{
+    return s->plan_id ? done_by_id(s) : done_by_row(s);
 }
 
 int64_t store_units(const struct store *s)

@@ -61,6 +61,23 @@ static void place_units(struct summary *s)
     }
 }
 
+/* A unit also stands in the rows of other settings that come to the same on its task. */
+static void share_units(struct summary *s)
+{
+    const struct results *r = s->r;
+    for (int64_t row = 0; row < r->n_example; row++) {
+        const int *like = s->like + (int64_t)r->example[row].task * r->n_setting;
+        for (int i = 0; i < r->n_setting; i++) {
+            const struct record **first = &s->unit[(int64_t)like[i] * r->n_example + row];
+            *first = *first ? *first : s->unit[(int64_t)i * r->n_example + row];
+        }
+        for (int i = 0; i < r->n_setting; i++) {
+            const struct record **mine = &s->unit[(int64_t)i * r->n_example + row];
+            *mine = *mine ? *mine : s->unit[(int64_t)like[i] * r->n_example + row];
+        }
+    }
+}
+
 static void count_units(struct summary *s, int setting)
 {
     struct summary_setting *o = &s->setting[setting];
@@ -101,7 +118,8 @@ static void take_times(struct summary *s, int setting)
     int64_t n = 0, m = 0;
     for (int i = 0; i < r->n_timing; i++) {
         const struct sink_timing *t = &r->timing[i];
-        if (t->setting != setting)
+        const int *like = s->like + (int64_t)t->task * r->n_setting;
+        if (like[t->setting] != like[setting])
             continue;
         v[n] = t->s_prefill;
         v[cap + (size_t)n] = (double)t->peak_bytes;
@@ -124,16 +142,20 @@ static void take_times(struct summary *s, int setting)
     free(v);
 }
 
-/* `full` of the same model, computed alike; where there are several, the one with the same overrides. */
-static int full_row(const struct results *r, int setting)
+/* `full` of the same model, computed alike. Where there are several (of different rules), the one with the
+ * same overrides, else the one in which the file saw most units. */
+static int full_row(const struct summary *s, int setting)
 {
-    const struct sink_setting *s = &r->setting[setting];
+    const struct results *r = s->r;
+    const struct sink_setting *mine = &r->setting[setting];
     int found = -1;
     for (int i = 0; i < r->n_setting; i++) {
         const struct sink_setting *f = &r->setting[i];
-        if (strcmp(f->method, "full") != 0 || !book_same_base(f, s))
+        if (strcmp(f->method, "full") != 0 || !book_same_base(f, mine))
             continue;
-        if (found < 0 || !strcmp(f->overrides, s->overrides))
+        if (!strcmp(f->overrides, mine->overrides))
+            return i;
+        if (found < 0 || s->setting[i].n_done > s->setting[found].n_done)
             found = i;
     }
     return found;
@@ -159,11 +181,13 @@ void summary_make(struct summary *s, const struct results *r, enum summary_depth
     init_means(s);
     s->whole = mem_alloc(n * (size_t)s->means.n_whole, sizeof *s->whole);
     s->category = mem_alloc(n * (size_t)s->means.n_category, sizeof *s->category);
+    s->like = book_alike(r->setting, r->n_setting, r->task, r->n_task);
     place_units(s);
-    for (int i = 0; i < r->n_setting; i++) {
+    share_units(s);
+    for (int i = 0; i < r->n_setting; i++)
         count_units(s, i);
-        s->setting[i].full = full_row(r, i);
-    }
+    for (int i = 0; i < r->n_setting; i++)
+        s->setting[i].full = full_row(s, i);
     struct resampler draws = {0};
     if (depth >= SUMMARY_SCORES)
         summary_add_scores(s, &draws);
@@ -184,5 +208,6 @@ void summary_free(struct summary *s)
     free(s->category);
     free(s->cell);
     free(s->unit);
+    free(s->like);
     *s = (struct summary){0};
 }

@@ -38,6 +38,7 @@ struct summary {
     struct summary_whole *whole;     /* [n_setting * means.n_whole] */
     struct interval *category;       /* [n_setting * means.n_category] */
     struct summary_cell *cell;       /* [n_setting * n_task] */
+    int *like; /* [n_task * n_setting] book_alike: settings that share the units of a task */
     const struct record *
         *unit; /* [n_setting * n_example_all]: record or NULL, by setting and position in r->example */
 };

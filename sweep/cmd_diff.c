@@ -7,15 +7,19 @@
 #include "kv/kv.h"
 #include "sweep/app.h"
 
+#include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct diff_args {
     const char *path[2], *settings;
     int n_path;
-    bool json;
+    bool json, across;
 };
+
+enum { KEY_ACROSS = 0x100 };
 
 static error_t parser(int key, char *arg, struct argp_state *state)
 {
@@ -24,6 +28,8 @@ static error_t parser(int key, char *arg, struct argp_state *state)
         a->settings = arg;
     } else if (key == 'j') {
         a->json = true;
+    } else if (key == KEY_ACROSS) {
+        a->across = true;
     } else if (key == ARGP_KEY_ARG && a->n_path < 2) {
         a->path[a->n_path++] = arg;
     } else if (key == ARGP_KEY_END && (a->n_path == 0 || !a->settings)) {
@@ -117,6 +123,63 @@ struct side {
     const struct summary *s;
     int setting;
 };
+
+static void add_difference(struct str *out, const char *name, const char *x, const char *y)
+{
+    if (strcmp(x, y) != 0)
+        str_printf(out, "%s%s (%s and %s)", out->n ? ", " : "", name, *x ? x : "none", *y ? y : "none");
+}
+
+/* What tells the two rows apart beside what is done to cache and prompts. Two models have templates and
+ * lengths of their own; of one model they must be equal. */
+static void differences(const struct side *x, const struct side *y, struct str *out)
+{
+    const struct sink_setting *a = &x->r->setting[x->setting], *b = &y->r->setting[y->setting];
+    char len[2][24];
+    add_difference(out, "mode", x->r->mode, y->r->mode);
+    add_difference(out, "protocol", a->protocol, b->protocol);
+    add_difference(out, "dtype", a->dtype, b->dtype);
+    add_difference(out, "cache_dtype", a->cache_dtype, b->cache_dtype);
+    if (strcmp(a->model, b->model) != 0)
+        return;
+    add_difference(out, "model_hash", a->model_hash, b->model_hash);
+    add_difference(out, "stop_ids", a->stop_ids, b->stop_ids);
+    if (strcmp(book_template_texts(a), book_template_texts(b)) != 0) {
+        char *ta = mem_strndup(a->template, strcspn(a->template, " ")),
+             *tb = mem_strndup(b->template, strcspn(b->template, " "));
+        if (strcmp(ta, tb) != 0)
+            add_difference(out, "template", ta, tb);
+        else
+            str_printf(out, "%sthe texts of template %s", out->n ? ", " : "", ta);
+        free(ta);
+        free(tb);
+    }
+    snprintf(len[0], sizeof len[0], "%" PRId64, a->max_len);
+    snprintf(len[1], sizeof len[1], "%" PRId64, b->max_len);
+    add_difference(out, "max_len", len[0], len[1]);
+}
+
+/* A difference between two rows is one of their methods only where all else is equal. */
+static int check_sides(const struct diff_args *a, const struct side *x, const struct side *y)
+{
+    const struct sink_setting *s = &x->r->setting[x->setting], *t = &y->r->setting[y->setting];
+    if (*s->weights_xxh3 && *t->weights_xxh3 && !strcmp(s->model_hash, t->model_hash) &&
+        strcmp(s->weights_xxh3, t->weights_xxh3) != 0)
+        return err_set(ERR_INPUT,
+                       "%s and %s hold model %s with different weights under the same model hash %s "
+                       "(weights_xxh3 %s and %s): they are two models and cannot be compared as one",
+                       x->r->path, y->r->path, s->model, s->model_hash, s->weights_xxh3, t->weights_xxh3);
+    struct str what = {0};
+    int rc = 0;
+    differences(x, y, &what);
+    if (what.n && !a->across)
+        rc = err_set(
+            ERR_INPUT,
+            "%s of %s and %s of %s differ in more than the method: %s; --across compares them all the same",
+            s->id, x->r->path, t->id, y->r->path, str_c(&what));
+    str_free(&what);
+    return rc;
+}
 
 /* Scores of the examples that both sides have, by the first side's tasks. */
 struct pairs {
@@ -387,6 +450,7 @@ static int compare(const struct diff_args *a, struct side *x, struct side *y)
         rc = err_set(ERR_INPUT, "--settings takes two names, X,Y");
     free(names);
     TRY(rc);
+    TRY(check_sides(a, x, y));
     struct pairs p;
     struct lines l = {0};
     pair_up(x, y, &p);
@@ -408,6 +472,11 @@ int cmd_diff(struct app *app, int argc, char **argv)
         {"settings", 's', "X,Y", 0,
          "the two settings: ids of /settings, their last part, or the method as configurations write it", 0},
         {"json", 'j', 0, 0, "JSON instead of a table", 0},
+        {"across", KEY_ACROSS, 0, 0,
+         "compare also where the two differ in more than the method: mode, protocol, template, max_len, "
+         "dtype, "
+         "model files",
+         0},
         {0},
     };
     static const struct argp argp = {.options = options,

@@ -60,7 +60,7 @@ static void mark_timed(struct farm *f, const struct sink_setting *mine, const st
     const struct plan *p = f->plan;
     for (int s = 0; s < p->n_setting; s++) {
         for (int i = 0; i < p->n_task; i++) {
-            if (!book_same_setting(&mine[s], &r->setting[t->setting]) ||
+            if (!book_same_units(&mine[s], &r->setting[t->setting], &r->task[t->task]) ||
                 strcmp(p->task[i].cfg->id, r->task[t->task].id) ||
                 strcmp(p->task[i].params, r->task[t->task].params))
                 continue;

@@ -17,7 +17,8 @@ int plan_model_identity(struct plan_model *m);
 const char *plan_template_texts(const struct plan_model *m);
 /* Unit ids, in place. */
 void plan_unit_id(const struct plan *p, struct plan_unit *u);
-/* Canonical parameters of a task without the path and the number of its rows; owned. */
+/* Canonical parameters of a task without the path and the number of its rows, "task=TYPE" in front where its id
+ * is another name; owned. */
 char *plan_task_params(const struct config_task *cfg);
 /* Estimated seconds on one core. */
 double plan_cost(const struct plan *p, const struct plan_bundle *b);

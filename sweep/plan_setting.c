@@ -25,30 +25,20 @@ static bool match_method(const char *pattern, const struct kv_spec *spec)
     return no != (str_match(p, kv_method_name(spec->method)) || str_match(p, spec->label));
 }
 
-/* The rules that touch a setting, whatever tasks there are: the text stays the same when tasks are added. */
-static char *overrides_text(const struct config *c, const char *model, const struct kv_spec *spec)
+/* Which rules apply: those for all tasks, and those for this one or this rule. */
+struct rules {
+    const char *task;
+    const struct config_override *rule;
+};
+
+static bool applies(const struct rules *r, const struct config_override *o)
 {
-    struct str s = {0};
-    for (int i = 0; i < c->n_override; i++) {
-        const struct config_override *o = &c->override[i];
-        if (!match(o->model, model) || !match_method(o->method, spec))
-            continue;
-        str_printf(&s, "%s%s:", s.n ? ";" : "", o->task ? o->task : "*");
-        if (o->rope_theta_factor > 0) {
-            char v[32];
-            str_double(v, o->rope_theta_factor);
-            str_printf(&s, "rope_theta_factor=%s%s", v, o->params ? "," : "");
-        }
-        str_add(&s, o->params ? o->params : "");
-    }
-    char *text = mem_strdup(str_c(&s));
-    str_free(&s);
-    return text;
+    return !o->task || o == r->rule || (r->task && match(o->task, r->task));
 }
 
-/* The method with the rules applied; task NULL: only rules for all tasks. */
-static int resolve(const struct plan *p, int i_model, const struct config_method *method, const char *task,
-                   struct plan_variant *v)
+/* The method with the rules applied. */
+static int resolve(const struct plan *p, int i_model, const struct config_method *method,
+                   const struct rules *rules, struct plan_variant *v)
 {
     const struct config *c = p->config;
     const char *model = p->model[i_model].run.id;
@@ -59,8 +49,7 @@ static int resolve(const struct plan *p, int i_model, const struct config_method
     bool any = strchr(method->asked, ':') != NULL;
     for (int i = 0; i < c->n_override; i++) {
         const struct config_override *o = &c->override[i];
-        if (!match(o->model, model) || !match_method(o->method, &method->spec) ||
-            (task ? !match(o->task, task) : o->task != NULL))
+        if (!match(o->model, model) || !match_method(o->method, &method->spec) || !applies(rules, o))
             continue;
         if (o->rope_theta_factor > 0 && theta > 0) {
             str_free(&text);
@@ -138,12 +127,86 @@ static void free_variant(struct plan_variant *v)
     kv_spec_free(&v->spec);
 }
 
+/* The values of `text` ("name:key=value,…") that `all` has not, after `out`. */
+static void add_changes(struct str *out, const char *text, const char *all)
+{
+    const char *p = strchr(text, ':');
+    while (p && *p) {
+        size_t n = strcspn(++p, ",");
+        char *part = mem_strndup(p, n);
+        const char *at = strstr(all, part);
+        while (at && ((at[-1] != ':' && at[-1] != ',') || (at[n] && at[n] != ',')))
+            at = strstr(at + 1, part);
+        if (!at)
+            str_printf(out, "%s%s", out->n ? "," : "", part);
+        free(part);
+        p += n;
+    }
+}
+
+/* What a rule changes, in canonical values. */
+static void add_rule(const struct plan *p, const struct plan_setting *s, const struct config_method *method,
+                     const struct config_override *o, struct str *out)
+{
+    const struct rules rules = {.rule = o};
+    struct plan_variant v = {0};
+    char theta[32];
+    int rc = resolve(p, s->model, method, &rules, &v);
+    if (o->rope_theta_factor > 0 && (rc < 0 || v.over.rope_theta_factor != s->all.over.rope_theta_factor)) {
+        str_double(theta, o->rope_theta_factor);
+        str_printf(out, "rope_theta_factor=%s", theta);
+    }
+    if (rc == 0)
+        add_changes(out, v.spec.text, s->all.spec.text);
+    else if (o->params) /* it makes sense with others of its task only */
+        str_printf(out, "%s%s", out->n ? "," : "", o->params);
+    free_variant(&v);
+}
+
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* What the rules come to beside the setting's parameters, whatever tasks there are: the text stays the same
+ * when tasks are added, and rules that change nothing are not in it. Read again in hdf5io/overrides.c. */
+static char *overrides_text(const struct plan *p, const struct plan_setting *s,
+                            const struct config_method *method)
+{
+    const struct config *c = p->config;
+    char **line = mem_alloc((size_t)c->n_override + 1, sizeof *line), theta[32];
+    struct str text = {0};
+    int n = 0;
+    for (int i = 0; i < c->n_override; i++) {
+        const struct config_override *o = &c->override[i];
+        struct str values = {0};
+        if (o->task && match(o->model, p->model[s->model].run.id) && match_method(o->method, &method->spec))
+            add_rule(p, s, method, o, &values);
+        if (values.n)
+            line[n++] = mem_printf("%s:%s", o->task, str_c(&values));
+        str_free(&values);
+    }
+    if (n)
+        qsort(line, (size_t)n, sizeof *line, by_text);
+    if (s->all.over.rope_theta_factor != 1) {
+        str_double(theta, s->all.over.rope_theta_factor);
+        str_printf(&text, "*:rope_theta_factor=%s", theta);
+    }
+    for (int i = 0; i < n; i++) {
+        str_printf(&text, "%s%s", text.n ? ";" : "", line[i]);
+        free(line[i]);
+    }
+    free(line);
+    return text.data ? text.data : mem_strdup("");
+}
+
 /* Finds the variant of a task among those there are, or adds it. */
 static int add_variant(const struct plan *p, struct plan_setting *s, const struct config_method *method,
                        int task)
 {
     struct plan_variant v = {0};
-    int rc = resolve(p, s->model, method, p->config->task[task].type->name, &v);
+    const struct rules rules = {.task = p->config->task[task].type->name};
+    int rc = resolve(p, s->model, method, &rules, &v);
     for (int i = 0; i < s->n_variant && rc == 0; i++) {
         if (alike(&s->variant[i], &v)) {
             kv_spec_free(&v.spec);
@@ -169,11 +232,11 @@ int plan_setting_add(struct plan *p, int model, const struct config_method *meth
     size_t n_task = (size_t)p->config->n_task;
     *s = (struct plan_setting){.model = model, .spec = &method->spec};
     s->id = mem_printf("%s/%s", m->run.id, method->spec.label);
-    s->overrides = overrides_text(p->config, m->run.id, &method->spec);
     s->variant = mem_alloc(n_task + 1, sizeof *s->variant);
     s->of_task = mem_alloc(n_task, sizeof *s->of_task);
-    TRY(resolve(p, model, method, NULL, &s->all));
+    TRY(resolve(p, model, method, &(struct rules){0}, &s->all));
     s->spec = &s->all.spec;
+    s->overrides = overrides_text(p, s, method);
     TRY(measure(p, s, method, &s->all));
     for (size_t i = 0; i < n_task; i++)
         TRY(add_variant(p, s, method, (int)i));

@@ -16,6 +16,8 @@ static bool selects_only(const char *key)
 char *plan_task_params(const struct config_task *cfg)
 {
     struct str s = {0};
+    if (strcmp(cfg->id, cfg->type->name) != 0)
+        str_printf(&s, "task=%s", cfg->type->name);
     for (const struct param *p = cfg->type->params; p && p->name; p++) {
         const struct param one[2] = {*p, {0}};
         if (selects_only(p->name))
@@ -173,7 +175,10 @@ static void sink_tasks(const struct plan *p, struct sink_plan *s)
 
 void plan_sink(const struct plan *p, struct sink_plan *s, struct str *text)
 {
-    *s = (struct sink_plan){.n_unit = p->n_unit};
+    uint64_t(*id)[2] = mem_alloc((size_t)p->n_unit + 1, sizeof *id);
+    for (int64_t i = 0; i < p->n_unit; i++)
+        id[i][0] = p->unit[i].hi, id[i][1] = p->unit[i].lo;
+    *s = (struct sink_plan){.n_unit = p->n_unit, .unit_id = (const uint64_t(*)[2])id};
     sink_settings(p, s);
     sink_tasks(p, s);
     struct sink_example *rows = mem_alloc((size_t)s->n_example, sizeof *rows);
@@ -200,6 +205,7 @@ void plan_sink_free(struct sink_plan *s)
         free((char *)s->example[i].gold_json);
     free((void *)s->setting);
     free((void *)s->task);
+    free((void *)s->unit_id);
     free((void *)s->example);
     *s = (struct sink_plan){0};
 }

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -212,10 +214,62 @@ static void special_files(void **state)
     free(same);
 }
 
+/* FILE.tmp.… under another owner or process. */
+static char *temp_of(const char *made, const char *owner, int pid, double age_s)
+{
+    const char *tail = strstr(made, ".tmp.") + 5, *random = strrchr(made, '.');
+    const char *of_pid = random;
+    while (*--of_pid != '.')
+        ;
+    char *name = owner ? mem_printf("%.*s%s.%d%s", (int)(tail - made), made, owner, pid, random)
+                       : mem_printf("%.*s.%d%s", (int)(of_pid - made), made, pid, random);
+    assert_int_equal(file_write_atomic(name, "x", 1), 0);
+    const struct timespec then[2] = {{.tv_sec = time(NULL) - (time_t)age_s},
+                                     {.tv_sec = time(NULL) - (time_t)age_s}};
+    assert_int_equal(utimensat(AT_FDCWD, name, then, 0), 0);
+    return name;
+}
+
+/* Whose temporary files go: those of dead processes here, and what nobody has touched for a day elsewhere. */
+static void temporary_files(void **state)
+{
+    (void)state;
+    char *dir = scratch_make(), *path = file_join(dir, "r.h5");
+    int fd;
+    char *mine = file_temp(path, &fd);
+    assert_non_null(mine);
+    close(fd);
+    const pid_t gone = fork();
+    if (gone == 0)
+        _exit(0);
+    assert_int_equal(waitpid(gone, NULL, 0), gone);
+    const struct {
+        const char *owner;
+        int pid;
+        double age_s;
+        bool stays;
+    } row[] = {{NULL, getpid(), 1e6, true},
+               {NULL, gone, 0, false},
+               {"far.away-0123", gone, 0, true},
+               {"far.away-0123", 1, 1e6, false},
+               {"far.away-0124", 1, 3600, true}};
+    char *name[5];
+    for (int i = 0; i < 5; i++)
+        name[i] = temp_of(mine, row[i].owner, row[i].pid, row[i].age_s);
+    file_temp_clean(path);
+    for (int i = 0; i < 5; i++) {
+        assert_int_equal(file_exists(name[i]), row[i].stays);
+        free(name[i]);
+    }
+    free(mine);
+    free(path);
+    scratch_remove(dir);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(params), cmocka_unit_test(numbers),
-                                       cmocka_unit_test(unicode), cmocka_unit_test(files),
-                                       cmocka_unit_test(special_files)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(params),        cmocka_unit_test(numbers),
+                                       cmocka_unit_test(unicode),       cmocka_unit_test(files),
+                                       cmocka_unit_test(special_files), cmocka_unit_test(temporary_files)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -166,26 +165,6 @@ static int write_special(const char *path, const void *data, size_t bytes)
     if (fd >= 0)
         close(fd);
     return rc;
-}
-
-char *file_temp(const char *path, int *fd)
-{
-    for (int i = 0; i < 100; i++) {
-        uint64_t x;
-        if (getrandom(&x, sizeof x, 0) != sizeof x)
-            x = (uint64_t)i;
-        char *tmp = mem_printf("%s.tmp.%d.%016" PRIx64, path, (int)getpid(), x);
-        *fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
-        if (*fd >= 0)
-            return tmp;
-        int e = errno;
-        free(tmp);
-        errno = e;
-        if (e != EEXIST)
-            break;
-    }
-    err_set(err_of_errno(errno), "cannot write %s: %s", path, strerror(errno));
-    return NULL;
 }
 
 static int replace(const char *path, const void *data, size_t bytes)

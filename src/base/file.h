@@ -38,9 +38,12 @@ int file_mkdirs(const char *path);
 bool file_exists(const char *path);
 bool file_is_dir(const char *path);
 bool file_is_real_dir(const char *path); /* and no symbolic link to one */
-/* Makes a new file PATH.tmp.PID.RANDOM, whatever lies there (links included); its name is owned, *fd open for
+/* Makes a new file PATH.tmp.HOST-BOOT.PID.RANDOM, whatever lies there (links included); its name is owned, *fd open for
  * writing. NULL with the error set. */
 char *file_temp(const char *path, int *fd);
+/* Removes such files of processes that are gone. Process ids say something on this machine alone: files of
+ * others go when nothing was written to them for a day. */
+void file_temp_clean(const char *path);
 /* dir + "/" + name, owned. */
 char *file_join(const char *dir, const char *name);
 /* Regular files of a folder, names sorted by bytes; owned array of owned strings. */

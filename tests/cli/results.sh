@@ -60,7 +60,7 @@ sick() {
 }
 sick
 sick
-kvsweep report t.h5 -o t >/dev/null && cut -d, -f1,19 t/settings.csv | sed 's/,[0-9][0-9.]*$/,timed/'
+kvsweep report t.h5 -o t >/dev/null && cut -d, -f1,19 t/settings.csv | sed "s/,[0-9][-+0-9.e]*$/,timed/"
 # fidelity that comes too late is told
 quick -o z.h5 --set fidelity.examples=0
 quick -o z.h5
