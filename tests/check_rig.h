@@ -88,6 +88,7 @@ void test_attend_edges(struct ops *o);                /* check_attend.c */
 void test_score(struct ops *o, struct ops *ref);      /* check_score.c */
 void test_act(struct ops *o, struct ops *ref);        /* check_act.c */
 void test_prompts(struct ops *o, struct ops *ref);    /* check_act.c: attention of prompts alone */
+void test_mix(struct ops *o, struct ops *ref, enum dtype t); /* check_mix.c: t is the activations' dtype */
 int rig_bench(struct ops *ref);                       /* check_speed.c */
 
 #endif
