@@ -428,6 +428,10 @@ PTX_OP float ex2_approx_ftz_f32(float a)
 {
     return ptx_nan(ptx_flush(exp2f(ptx_flush(a))));
 }
+PTX_OP float rcp_approx_ftz_f32(float a)
+{
+    return ptx_nan(ptx_flush(1.0f / ptx_flush(a)));
+}
 PTX_OP float ex2_approx_f32(float a)
 {
     return ptx_nan(exp2f(a));

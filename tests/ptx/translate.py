@@ -47,6 +47,7 @@ RULES = [(re.compile(p + "$"), result, operands.split()) for p, result, operands
     (r"(?:add|mul)\.rn\.f16x2", "b32", "b32 b32"),
     (r"(?:rcp|sqrt)\.rn\.f32", "f32", "f32"),
     (r"ex2\.approx(?:\.ftz)?\.f32", "f32", "f32"),
+    (r"rcp\.approx\.ftz\.f32", "f32", "f32"),
     (r"rcp\.approx\.ftz\.f64", "f64", "f64"),
     (r"cvt\.([us](?:8|16|32|64))\.([us](?:8|16|32|64))", r"\1", r"\2"),
     (r"cvt\.rn\." + FLOAT + r"\.([us](?:16|32|64))", r"\1", r"\2"),
