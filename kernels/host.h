@@ -96,6 +96,7 @@ void host_pack_codes(uint8_t *out, const uint8_t *code, int32_t n, int32_t bits)
  * `n` is the id of x, counted from 0. */
 void host_pick_insert(int32_t *id, float *logit, int32_t K, int32_t n, float x);
 
+void ref_mix_table(struct ops *o); /* the entries of mix.h: ref_mix.c */
 int ops_open_ref(struct ops **o, const struct ops_options *opt);
 int ops_open_cpu(struct ops **o, const struct ops_options *opt);
 

@@ -203,6 +203,8 @@ struct mlp_args {
     struct tensor h, wide, mid;          /* act [T,D], [T,2F], [T,F]: room */
 };
 
+#include "kernels/mix.h" /* struct conv_args and the other recurrent ones */
+
 /* What the engine wants to know of one row of logits. */
 struct pick_args {
     struct tensor logits; /* f32 [T,V] */
@@ -301,6 +303,16 @@ struct ops {
     /* out [T,D] = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * w + b; in place is allowed */
     void (*gelu)(struct ops *o, struct tensor out, struct tensor x);
     /* out [T,F] = x * (1 + erf(x / sqrt(2))) / 2; in place is allowed */
+    /* Recurrent layers (mix.h); n sequences in one launch, each with a state of its own. */
+    void (*conv)(struct ops *o, const struct conv_args *a, int n);
+    void (*scan)(struct ops *o, const struct scan_args *a, int n);
+    void (*ssd)(struct ops *o, const struct ssd_args *a, int n);
+    void (*wkv)(struct ops *o, const struct wkv_args *a, int n);
+    void (*lru)(struct ops *o, const struct lru_args *a, int n);
+    void (*shift)(struct ops *o, const struct shift_args *a, int n);
+    void (*gate)(struct ops *o, const struct gate_args *a);
+    void (*group_norm)(struct ops *o, const struct group_norm_args *a);
+    void (*softcap)(struct ops *o, struct tensor x, float cap); /* x f32 <- cap * tanh(x / cap) */
     int (*join)(struct ops *o, struct comm *c);
     /* Collective over a group of ranks (comm.h): from now on c->broadcast goes from device to device.
      * ERR_DEVICE with one line where that cannot be; NULL: this backend knows no such way */

@@ -309,6 +309,7 @@ int ops_open_ref(struct ops **o, const struct ops_options *opt)
         .layernorm = ref_layernorm,
         .gelu = ref_gelu,
     };
+    ref_mix_table(&r->ops);
     host_backend(&r->ops);
     *o = &r->ops;
     return 0;

@@ -360,6 +360,9 @@ void test_act(struct ops *o, struct ops *ref)
             act_rows(o, ref, act, rng_int(1, 40), i % 2 ? 8 * rng_int(1, 300) : rng_int(1, 600));
         for (int i = 0; i < 6; i++)
             act_rope(o, ref, act, i / 2 * 32, i < 2 ? 64 : 32 * rng_int(i / 2, 4), i % 2);
+        ops_set_act(o, act);
+        test_mix(o, ref, act);
+        ops_set_act(o, DT_F32);
         act_many(o, ref, act, 300);
         act_many(o, ref, act, 2048);
         for (int wt = DT_F32; wt <= DT_BF16; wt++)

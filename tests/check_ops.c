@@ -110,6 +110,7 @@ static uint64_t test_table(struct ops *o, struct ops *ref)
     test_attend_few(o, ref);
     test_attend_edges(o);
     test_score(o, ref);
+    test_mix(o, ref, DT_F32);
     check(o->sync(o) == 0, "sync", "latched error");
     return digest;
 }

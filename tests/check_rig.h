@@ -8,8 +8,8 @@
 
 extern int n_passed, n_failed;
 extern const char *backend; /* what is being tested */
-extern uint64_t rng_state;  /* the seed */
-extern uint64_t digest; /* over everything a backend computed, to compare numbers of threads bit for bit */
+extern uint64_t rng_state; /* the seed */
+extern uint64_t digest;    /* over everything a backend computed, to compare numbers of threads bit for bit */
 
 void check(bool ok, const char *what, const char *detail);
 void digest_add(const void *p, size_t n);
@@ -91,6 +91,7 @@ void test_attend_edges(struct ops *o);                /* check_attend.c */
 void test_score(struct ops *o, struct ops *ref);      /* check_score.c */
 void test_act(struct ops *o, struct ops *ref);        /* check_act.c */
 void test_prompts(struct ops *o, struct ops *ref);    /* check_act.c: attention of prompts alone */
+void test_mix(struct ops *o, struct ops *ref, enum dtype t); /* check_mix.c: t is the activations' dtype */
 int rig_bench(struct ops *ref);                       /* check_speed.c */
 
 #endif

@@ -301,6 +301,7 @@ int ops_open_cpu(struct ops **o, const struct ops_options *opt)
         .layernorm = cpu_layernorm,
         .gelu = cpu_gelu,
     };
+    cpu_mix_table(&c->ops);
     host_backend(&c->ops);
     int rc = choose_isa(c, opt->isa);
     if (rc < 0) {

@@ -182,6 +182,7 @@ void cpu_mean(struct ops *o, struct tensor out, struct tensor x);
 void cpu_dots(struct ops *o, float *out, struct tensor rows, const float *x);
 void cpu_norms(struct ops *o, float *out, int64_t ld, struct tensor x, float factor);
 void cpu_rope(struct ops *o, const struct rope_args *a, int n);
+void cpu_mix_table(struct ops *o); /* the entries of kernels/mix.h: mix.c */
 void cpu_rope_free(struct cpu *c);
 
 static inline int64_t min_i64(int64_t a, int64_t b)

@@ -479,4 +479,39 @@ static inline vf vf_silu_times(vf g, vf u) /* silu(g) * u */
     return vf_mul(vf_mul(g, vf_recip(vf_add(vf_set(1.0f), e))), u);
 }
 
+static inline vf vf_neg(vf x)
+{
+    return vf_sub(vf_set(0.0f), x);
+}
+static inline vf vf_sigmoid(vf x)
+{
+    return vf_recip(vf_add(vf_set(1.0f), vf_exp(vf_neg(x))));
+}
+/* log(1 + e^x) = max(x, 0) + log1p(e^-|x|), with log1p(u) = 2 atanh(u / (2 + u)): good to 3 ulp. */
+static inline vf vf_softplus(vf x)
+{
+    vf u = vf_exp(vf_min(x, vf_neg(x))), s = vf_div(u, vf_add(vf_set(2.0f), u)), q = vf_mul(s, s), p = vf_set(2.0f / 15.0f);
+    for (int k = 13; k >= 1; k -= 2)
+        p = vf_fma(p, q, vf_set(2.0f / (float)k));
+    return vf_fma(p, s, vf_max(vf_set(0.0f), x));
+}
+/* e^x - 1 for x <= 0, good to 4 ulp: a series near 0. */
+static inline vf vf_expm1(vf x)
+{
+    vf p = vf_set(1.0f), far = vf_sub(vf_exp(x), vf_set(1.0f));
+    for (int k = 8; k >= 2; k--)
+        p = vf_fma(vf_mul(p, x), vf_set(1.0f / (float)k), vf_set(1.0f));
+    return vf_add(vf_zero_below(x, -0.35f, vf_mul(p, x)), vf_sub(far, vf_zero_below(x, -0.35f, far)));
+}
+/* tanh of x >= 0 */
+static inline vf vf_tanh_positive(vf x)
+{
+    vf e = vf_expm1(vf_mul(x, vf_set(-2.0f)));
+    return vf_div(vf_neg(e), vf_add(e, vf_set(2.0f)));
+}
+static inline vf vf_tanh(vf x)
+{
+    return vf_sub(vf_tanh_positive(vf_max(vf_set(0.0f), x)), vf_tanh_positive(vf_max(vf_set(0.0f), vf_neg(x))));
+}
+
 #endif

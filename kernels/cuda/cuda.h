@@ -145,6 +145,7 @@ void choose_mean(struct ops *o, struct tensor out, struct tensor x);
 void choose_dots(struct ops *o, float *out, struct tensor rows, const float *x);
 void choose_norms(struct ops *o, float *out, int64_t ld, struct tensor x, float factor);
 void pick_run(struct ops *o, const struct pick_args *a);
+void mix_backend(struct ops *o); /* the entries of kernels/mix.h: mix.cu */
 
 /* ------------------------------------------------------------------ launching */
 

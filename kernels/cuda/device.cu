@@ -303,6 +303,7 @@ static void fill_backend(struct ops *o)
     o->pick = pick_run;
     o->layernorm = rows_layernorm;
     o->gelu = rows_gelu;
+    mix_backend(o);
 #ifdef KVS_NCCL
     o->join = comm_nccl_join;
 #endif

@@ -97,6 +97,7 @@ void check_floats(void)
     expect(ex2_approx_ftz_f32(-INFINITY) == 0 && ex2_approx_ftz_f32(INFINITY) == INFINITY, "ex2 of infinity");
     expect(ex2_approx_ftz_f32(-0.0f) == 1 && isnan(ex2_approx_ftz_f32(nan)), "ex2 of -0, NaN");
     expect(ex2_approx_ftz_f32(-127) == 0, "ex2 flushes");
+    expect(add_rz_f32(1, -0x1p-30f) < 1 && add_rz_f32(1, 0x1.8p-24f) == 1 && add_rz_f32(-1, 0x1p-30f) > -1, "add.rz");
     expect(fma_rm_f32(1, 1, -0x1p-30f) < 1 && fma_rm_f32(1, 1, 0x1p-30f) == 1, "fma.rm");
 }
 

@@ -232,6 +232,16 @@ float __attribute__((noinline)) fma_rm_f32(float a, float b, float c)
     return ptx_nan(sum);
 }
 
+float __attribute__((noinline)) add_rz_f32(float a, float b)
+{
+    const int before = fegetround();
+    fesetround(FE_TOWARDZERO);
+    volatile float x = a, y = b;
+    volatile float sum = x + y;
+    fesetround(before);
+    return ptx_nan(sum);
+}
+
 float cvt_f32_f16(uint16_t a)
 {
     const uint32_t sign = (uint32_t)(a & 0x8000U) << 16, exponent = a >> 10 & 0x1fU, fraction = a & 0x3ffU;

@@ -411,6 +411,12 @@ PTX_OP float sqrt_rn_f32(float a)
     return ptx_nan(sqrtf(a));
 }
 float fma_rm_f32(float a, float b, float c); /* towards minus infinity */
+float add_rz_f32(float a, float b);          /* towards zero */
+
+PTX_OP float cvt_rni_f32_f32(float a)
+{
+    return ptx_nan(nearbyintf(a));
+}
 
 /* Approximations: a GPU may be off by as much as the manual allows (9.7.3.21: 2 ulp for ex2); here they are
  * as near as f32 gets, with subnormal numbers zero on both sides. */
@@ -421,6 +427,14 @@ PTX_OP float ptx_flush(float x)
 PTX_OP float ex2_approx_ftz_f32(float a)
 {
     return ptx_nan(ptx_flush(exp2f(ptx_flush(a))));
+}
+PTX_OP float rcp_approx_ftz_f32(float a)
+{
+    return ptx_nan(ptx_flush(1.0f / ptx_flush(a)));
+}
+PTX_OP float ex2_approx_f32(float a)
+{
+    return ptx_nan(exp2f(a));
 }
 PTX_OP double ptx_flush(double x)
 {
