@@ -38,11 +38,12 @@ static inline size_t tensor_bytes(const struct tensor *t)
 {
     return (size_t)tensor_count(t) * dtype_bytes(t->dtype);
 }
-/* `count` slices of the first dimension from `at`. */
+/* `count` slices of the first dimension from `at`; of a tensor without memory, without memory too. */
 static inline struct tensor tensor_rows(const struct tensor *t, int64_t at, int64_t count)
 {
     struct tensor r = *t;
-    r.data = (char *)t->data + (size_t)(at * t->n[1] * t->n[2] * t->n[3]) * dtype_bytes(t->dtype);
+    if (t->data)
+        r.data = (char *)t->data + (size_t)(at * t->n[1] * t->n[2] * t->n[3]) * dtype_bytes(t->dtype);
     r.n[0] = count;
     return r;
 }

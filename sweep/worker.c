@@ -59,7 +59,7 @@ void worker_failed(const struct plan *p, int64_t unit, enum record_status status
                          .setting = u->setting,
                          .task = u->task,
                          .example = u->example,
-                         .status = status,
+                         .status = (int32_t)status,
                          .stop = STOP_MAX_NEW,
                          .score = NAN,
                          .kept_min = -1,

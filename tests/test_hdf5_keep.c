@@ -338,7 +338,7 @@ static void changed_bits(void **state)
             bytes[at] = (char)(bytes[at] ^ bit);
             pid_t pid = fork();
             if (pid == 0)
-                _exit(compare(p.path, copy));
+                _exit((int)compare(p.path, copy));
             assert_int_equal(waitpid(pid, &status, 0), pid);
             if (WIFEXITED(status) ? WEXITSTATUS(status) == SEEN_OTHER : sealed)
                 fail_msg("bit %d of byte %zu of %zu, seal %d: status %d", bit, at, n, sealed, status);

@@ -126,6 +126,7 @@ static void spec_fuzz(void **state)
     (void)state;
     static const char *const seeds[] = {"kivi:bits=4,group=16,when=prefill", "streaming:ratio=4,cap=7500",
                                         "streaming:keep=0.25,init_share=0.021,cap=0,init=4,local=9", "full:"};
+    static const char odd[] = ":=,.-0123456789aeiklnrst\xff"; /* with its NUL, which cuts */
     uint64_t seed = 5;
     int n_good = 0;
     for (int i = 0; i < 20000; i++) {
@@ -134,7 +135,7 @@ static void spec_fuzz(void **state)
         for (uint32_t k = rig_random(&seed) % 4; k > 0; k--) {
             size_t at = rig_random(&seed) % (strlen(text) + 1);
             if (rig_random(&seed) % 3)
-                text[at] = ":=,.-0123456789aeiklnrst\xff"[rig_random(&seed) % 28];
+                text[at] = odd[rig_random(&seed) % sizeof odd];
             else if (at < strlen(text))
                 memmove(text + at, text + at + 1, strlen(text + at));
         }

@@ -45,10 +45,11 @@ static pid_t elsewhere(const char *dir, bool held, bool beats)
             _exit(1);
         put_line(fd, 1);
         (void)!write(ready[1], "x", 1);
-        for (int i = 2; held || beats; i++) {
+        int i = 2;
+        while (held || beats) {
             usleep(100000);
             if (beats)
-                put_line(fd, i);
+                put_line(fd, i++);
         }
         _exit(0);
     }

@@ -56,7 +56,7 @@ static void rig_close(struct rig *r)
 {
     encoder_close(r->e);
     for (int k = 0; k < MEM_KIND_N; k++)
-        assert_int_equal(r->ops->used(r->ops, k, PLACE_DEVICE), 0);
+        assert_int_equal(r->ops->used(r->ops, (enum mem_kind)k, PLACE_DEVICE), 0);
     ops_close(r->ops);
 }
 

@@ -9,11 +9,6 @@ static inline __m512i bf16_bits(__m512 v) /* 16 bf16 in the low halves of 32-bit
     return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(v));
 }
 
-static inline __m512i pair_bits(__m512 low, __m512 high)
-{
-    return _mm512_or_si512(bf16_bits(low), _mm512_slli_epi32(bf16_bits(high), 16));
-}
-
 static inline __mmask16 first_lanes(int64_t n)
 {
     uint32_t mask = n >= 16 ? 0xffffU : (1U << n) - 1U;

@@ -124,7 +124,7 @@ static const struct metric *find_metric(const char *name)
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
         if (strcmp(table[i].name, name) == 0)
             return &table[i];
-    assert(!"every task names a metric of this table");
+    assert(false && "every task names a metric of this table");
     return NULL;
 }
 

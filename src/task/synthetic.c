@@ -156,7 +156,7 @@ static const char *slot(struct writer *w, char letter, const char *first, const 
     case 'f':
         return draw(w, DONE);
     default:
-        assert(!"unknown letter in a pattern");
+        assert(false && "unknown letter in a pattern");
         return "";
     }
 }

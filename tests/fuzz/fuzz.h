@@ -10,8 +10,8 @@
 /* Reads all n bytes as the format of this harness; refusing them is fine. Always 0. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
-/* The input as file `name` of a folder of this process, for readers that open files. Both paths live until
- * the end of the program. Returns the folder; *path (may be NULL): the file. */
+/* The input as file `name` of a folder of this process, for readers that open files (up to 8 names). Both
+ * paths live until the end of the program. Returns the folder; *path (may be NULL): the file. */
 const char *fuzz_file(const char *name, const void *data, size_t n, const char **path);
 /* Reads every byte, so that a pointer into the unmapped is seen. */
 void fuzz_touch(const void *data, size_t n);

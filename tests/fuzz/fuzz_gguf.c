@@ -1,7 +1,11 @@
-/* A GGUF file: keys of every kind, tensors expanded. */
+/* A GGUF file: keys of every kind, tensors; then as a model with its tokenizer and chat template. */
 #include "fuzz.h"
 
 #include "model/gguf.h"
+#include "model/model.h"
+#include "run/chat.h"
+#include "run/run.h"
+#include "tok/tok.h"
 
 #include <stdlib.h>
 
@@ -32,6 +36,25 @@ static void key(const struct gguf *g, const char *name)
     free(ints);
     free(floats);
 }
+static void model(const uint8_t *data, size_t n)
+{
+    const char *path;
+    struct model_file *f = NULL;
+    struct tok *t = NULL;
+    int32_t *ids = NULL;
+    int64_t n_ids;
+    char *chat = NULL;
+    fuzz_file("fuzz.gguf", data, n, &path);
+    if (model_file_open(&f, path) == 0)
+        model_file_close(f);
+    if (run_tok_open(&t, path) == 0)
+        tok_encode(t, "Hello world 1", 13, true, &ids, &n_ids);
+    if (chat_template_read(path, &chat) == 0 && chat)
+        chat_template_nearest(chat);
+    free(ids);
+    free(chat);
+    tok_close(t);
+}
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
     struct gguf *g = NULL;
@@ -40,6 +63,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
             key(g, keys[i]);
         for (int64_t i = 0; i < gguf_n_tensor(g); i++)
             fuzz_touch(data + gguf_tensor_at(g, i)->at, gguf_tensor_at(g, i)->bytes);
+        model(data, n);
     }
     gguf_close(g);
     return 0;
