@@ -9,6 +9,9 @@
 
 /* Samples of more values are drawn without a table of counts, which would grow with them. */
 enum { COUNTED = 1024, SEED = 42 };
+/* Samples of equal size share one table of counts. So that their resamples are independent of each other all
+ * the same, a resample of several takes those of its samples that lie so far apart. */
+enum { APART = 331 };
 
 struct resample_counts {
     int64_t n;
@@ -192,8 +195,9 @@ static bool bootstrap_t(struct sample *const *s, int n, struct resampler *r, str
     for (int k = 0; k < STATS_RESAMPLES; k++) {
         double above = 0, var_k = 0;
         for (int g = 0; g < n; g++) {
-            above += s[g]->mean_of[k] - s[g]->mean;
-            var_k += s[g]->var_of[k];
+            const int at = (k + g * APART) % STATS_RESAMPLES;
+            above += s[g]->mean_of[at] - s[g]->mean;
+            var_k += s[g]->var_of[at];
         }
         if (var_k > 0)
             t[m++] = above / sqrt(var_k);

@@ -286,6 +286,29 @@ static void test_many(void **state)
     near(other.lo, 0.5 * small.lo + 0.25, 1e-9);
 }
 
+/* Two tasks whose examples stand in the order of their scores, alike or the other way round: resamples of one
+ * say nothing of those of the other, and the mean of both is as certain as sqrt(2) of one. */
+static void test_in_order(void **state)
+{
+    (void)state;
+    enum { N = 50 };
+    double up[N], down[N];
+    struct sample s[3], *same[2] = {&s[0], &s[1]}, *other[2] = {&s[0], &s[2]};
+    struct resampler r = {0};
+    for (int i = 0; i < N; i++)
+        up[i] = down[N - 1 - i] = 0.02 * (i + 0.5);
+    sample_init(&s[0], SAMPLE_SCORES, up, N);
+    sample_init(&s[1], SAMPLE_SCORES, up, N);
+    sample_init(&s[2], SAMPLE_SCORES, down, N);
+    const struct interval one = of_one(SAMPLE_SCORES, up, N), a = sample_interval(same, 2, &r),
+                          b = sample_interval(other, 2, &r);
+    near(a.hi - a.lo, sqrt(0.5) * (one.hi - one.lo), 0.05 * (one.hi - one.lo));
+    near(b.hi - b.lo, sqrt(0.5) * (one.hi - one.lo), 0.05 * (one.hi - one.lo));
+    for (int i = 0; i < 3; i++)
+        sample_free(&s[i]);
+    resampler_free(&r);
+}
+
 /* A task without spread beside one with: the tasks' own intervals, combined. */
 static void test_combined(void **state)
 {
@@ -451,10 +474,10 @@ int main(void)
         cmocka_unit_test(test_mcnemar),     cmocka_unit_test(test_holm),
         cmocka_unit_test(test_flips),       cmocka_unit_test(test_flips_drawn),
         cmocka_unit_test(test_bootstrap_t), cmocka_unit_test(test_kinds),
-        cmocka_unit_test(test_many),        cmocka_unit_test(test_combined),
-        cmocka_unit_test(test_compare),     cmocka_unit_test(test_detectable),
-        cmocka_unit_test(test_select),      cmocka_unit_test(test_means),
-        cmocka_unit_test(test_means_fair),
+        cmocka_unit_test(test_many),        cmocka_unit_test(test_in_order),
+        cmocka_unit_test(test_combined),    cmocka_unit_test(test_compare),
+        cmocka_unit_test(test_detectable),  cmocka_unit_test(test_select),
+        cmocka_unit_test(test_means),       cmocka_unit_test(test_means_fair),
     };
     return cmocka_run_group_tests(tests, load, unload);
 }
