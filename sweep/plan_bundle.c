@@ -167,7 +167,8 @@ void plan_bundles(struct plan *p)
         }
         free(set);
     }
-    qsort(p->bundle, (size_t)p->n_bundle, sizeof *p->bundle, longer);
+    if (p->n_bundle)
+        qsort(p->bundle, (size_t)p->n_bundle, sizeof *p->bundle, longer);
 }
 
 /* Multiply-adds of the products of one token. */
