@@ -240,7 +240,7 @@ static void open_under_way(void **state)
     assert_int_equal(read(ready[0], &c, 1), 1);
     OK(grid_put(&g, &sink_hdf5, s, 6, g.n));
     OK(sink_hdf5.refresh(s, true, false));
-    assert_int_equal(sink_hdf5.close(s), ERR_IO);
+    assert_int_equal(sink_hdf5.close(s), ERR_AGAIN);
     assert_non_null(strstr(err_text(), "another program has it open for writing"));
     assert_int_equal(write(go[1], &c, 1), 1);
     assert_int_equal(waitpid(pid, &status, 0), pid);
