@@ -165,7 +165,8 @@ void plan_bundles(struct plan *p)
         }
         free(set);
     }
-    qsort(p->bundle, (size_t)p->n_bundle, sizeof *p->bundle, longer);
+    if (p->n_bundle)
+        qsort(p->bundle, (size_t)p->n_bundle, sizeof *p->bundle, longer);
 }
 
 #define RATE_FLOPS 100e9

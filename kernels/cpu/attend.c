@@ -65,7 +65,7 @@ static size_t span_lay(struct span *p, char *base, int64_t R, int64_t d)
     size_t at = 0;
     int64_t dp = round_up(d, 32);
 #define LAY(member, count, type)                                                                             \
-    (member = (type *)(void *)(base + at),                                                                   \
+    (member = (type *)(void *)(base ? base + at : NULL),                                                     \
      at += (size_t)round_up((int64_t)((size_t)(count) * sizeof(type)), 64))
     struct attend_block b = {.R = R, .d = d, .dp = dp};
     LAY(b.S, (BLOCK_KEYS + 8) * max_i64(R, 32), float);

@@ -231,7 +231,7 @@ static size_t lay_room(struct room *w, char *base, int64_t g, int64_t d)
 {
     size_t at = 0;
 #define LAY(member, count, type)                                                                             \
-    (member = (type *)(void *)(base + at),                                                                   \
+    (member = (type *)(void *)(base ? base + at : NULL),                                                     \
      at += (size_t)round_up((int64_t)((size_t)(count) * sizeof(type)), 64))
     *w = (struct room){.d = {.n_head = 0, .g = g, .d = d, .lds = SPLIT_KEYS + 16}};
     LAY(w->q, g * d, float);
