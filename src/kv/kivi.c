@@ -119,6 +119,12 @@ static uint64_t kivi_prefill_key(const void *params, int64_t n_prompt, const str
     return p->when == KV_WHEN_PREFILL && n_prompt > p->residual ? kv_key("kivi", numbers, 3) : 0;
 }
 
+/* Nothing lies behind a block of no bytes. */
+static void *behind(const struct kv_mem *m, int64_t bytes)
+{
+    return m->data ? (char *)m->data + bytes : NULL;
+}
+
 /* Room of one code array, its scales and minima from token `at`. */
 static struct quant_args kivi_quant(const struct kv_cache *c, enum quant_layout layout, struct tensor src,
                                     int64_t at)
@@ -131,9 +137,9 @@ static struct quant_args kivi_quant(const struct kv_cache *c, enum quant_layout 
                                .bits = (int32_t)p->bits,
                                .group = (int32_t)p->group,
                                .src = src,
-                               .codes = (uint8_t *)m[0].data + values * p->bits / 8,
-                               .scale = (uint16_t *)m[1].data + values / p->group,
-                               .min = (uint16_t *)m[2].data + values / p->group};
+                               .codes = behind(&m[0], values * p->bits / 8),
+                               .scale = behind(&m[1], values / p->group * (int64_t)sizeof(uint16_t)),
+                               .min = behind(&m[2], values / p->group * (int64_t)sizeof(uint16_t))};
 }
 
 static int kivi_from_dense(struct kv_cache *c, struct kv_dense *dense)
