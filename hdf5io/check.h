@@ -4,8 +4,8 @@
  *      endian; text with a zero byte behind it). Of arrays the bytes of their values.
  *   attribute `xxh3` (u64) of the file: the same over the root attributes that `xxh3_of` (text) names, with
  * one space between them: `xxh3_of` itself, then each name and value, text with a zero byte, integers as i64.
- * What a user adds to the file is in none of them. Values without the attribute are not checked: files of
- * earlier versions have none. All failures of a check are ERR_DAMAGED. */
+ * What a user adds to the file is in none of them. Files of version 1 have no checksums and are not checked;
+ * one that is missing from a later file is damage. All failures of a check are ERR_DAMAGED. */
 #ifndef KVS_HDF5IO_CHECK_H
 #define KVS_HDF5IO_CHECK_H
 

@@ -167,7 +167,16 @@ static void refusals(void **state)
     REFUSED(sink_hdf5.open(&s, p.path, &plan), "line 2 is \"seed=42\" there and \"seed=43\" now");
     assert_false(file_exists(p.journal));
     REFUSED(sink_pack(p.path, 10), "deflate is 10");
-    hid_t f = H5Fopen(p.path, H5F_ACC_RDWR, H5P_DEFAULT);
+    hid_t f = H5Fopen(p.path, H5F_ACC_RDWR, H5P_DEFAULT); /* a table that others wrote anew has no checksum */
+    assert_int_equal(H5Adelete_by_name(f, "/records", "xxh3", H5P_DEFAULT), 0);
+    H5Fclose(f);
+    REFUSED(results_open(&r, p.path), "/records of");
+    REFUSED(sink_hdf5.open(&s, p.path, &g.plan), "has lost its checksum");
+    f = H5Fopen(p.path, H5F_ACC_RDWR, H5P_DEFAULT);
+    assert_int_equal(H5Adelete(f, "xxh3"), 0);
+    H5Fclose(f);
+    REFUSED(results_open(&r, p.path), "the root of");
+    f = H5Fopen(p.path, H5F_ACC_RDWR, H5P_DEFAULT);
     assert_int_equal(H5Adelete(f, "schema_version"), 0);
     assert_int_equal(schema_put_int(f, "schema_version", 7, H5T_STD_I32LE), 0);
     H5Fclose(f);
