@@ -258,7 +258,7 @@ static int describe(struct out *o, const struct logits_args *a, const struct pro
     if (!a->dump)
         return 0;
     TRY(arrays_attr(o->file, "/qkv", "n_prompt", (double)p->n_ids));
-    TRY(arrays_attr(o->file, "/qkv", "rope_theta", cfg->rope_theta * a->theta));
+    TRY(arrays_attr(o->file, "/qkv", "rope_theta", cfg->rope[0].theta * a->theta));
     TRY(arrays_attr(o->file, "/qkv", "head_dim", cfg->head_dim));
     TRY(arrays_attr(o->file, "/qkv", "n_head", cfg->n_head));
     return arrays_attr(o->file, "/qkv", "n_kv_head", cfg->n_kv_head);
@@ -270,7 +270,7 @@ static int compute(struct runner *r, const struct logits_args *a, const struct k
     const struct model_config *cfg = model_config(runner_model(r));
     struct probe_logits p = {.spec = spec,
                              .cache_dtype = cache,
-                             .rope_theta_factor = a->theta,
+                             .over = {.rope_theta_factor = a->theta},
                              .max_new = a->max_new,
                              .all_positions = a->all,
                              .rows = put_rows};
@@ -279,7 +279,7 @@ static int compute(struct runner *r, const struct logits_args *a, const struct k
     int64_t n_force = 0;
     struct seq_shape shape;
     int rc;
-    TRY(model_seq_shape(runner_model(r), cache, a->theta, &shape));
+    TRY(model_seq_shape(runner_model(r), cache, &p.over, &shape));
     o.shape = &shape;
     TRY_GOTO(read_prompt(a->prompt, runner_tok(r), cfg->n_vocab, &prompt, &p.n_ids), done);
     if (a->force)

@@ -105,10 +105,12 @@ static bool shape_tensor(const struct config_reader *r, const char *name)
 }
 
 /* A plan does not rotate. */
-static int shape_rope(const struct config_reader *r, struct model_config *c)
+static int shape_rope(const struct config_reader *r, const struct model_config *c, const char *layer_type,
+                      struct rope_setting *out)
 {
-    c->rope_factor = c->rope_low_freq = c->rope_high_freq = 1;
-    return r->real(r, "rope_theta", 10000, &c->rope_theta);
+    (void)c, (void)layer_type;
+    *out = (struct rope_setting){.factor = 1, .low_freq = 1, .high_freq = 1, .partial = 1};
+    return r->real(r, "rope_theta", 10000, &out->theta);
 }
 
 static int shape_dtype(const struct config_reader *r, struct model_config *c)

@@ -30,7 +30,7 @@ struct plan_model {
 struct plan_variant {
     struct kv_spec spec; /* owned */
     struct plan_prompt *prompt; /* what the method does to prompts; NULL: nothing. Owned */
-    struct run_overrides over;
+    struct model_overrides over;
     struct plan_size {
         uint64_t bytes,
             device;   /* what a prompt of n tokens will take, all layers; 0: a budget that cannot hold it */
@@ -59,7 +59,7 @@ struct plan_unit {
     uint64_t hi, lo;
     int32_t setting, task, example;
     int32_t n_prompt; /* estimated tokens */
-    struct run_overrides over;
+    struct model_overrides over;
 };
 struct plan_bundle {
     uint64_t id; /* XXH3-64 of its unit ids */

@@ -66,7 +66,7 @@ static int resolve(const struct plan *p, int i_model, const struct config_method
             last = o;
         }
     }
-    v->over = (struct run_overrides){.rope_theta_factor = theta > 0 ? theta : 1};
+    v->over = (struct model_overrides){.rope_theta_factor = theta > 0 ? theta : 1};
     int rc = 0;
     if (last)
         rc = kv_spec_parse(&v->spec, str_c(&text));

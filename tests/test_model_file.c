@@ -135,16 +135,16 @@ static void test_config(void **state)
     OK(open_config(LLAMA(""), &c));
     assert_int_equal(c.n_kv_head, 4);
     assert_int_equal(c.head_dim, 16);
-    assert_true(c.rope_theta == 10000 && c.rope_scaling == ROPE_PLAIN && !c.tied && !c.qkv_bias);
+    assert_true(c.rope[0].theta == 10000 && c.rope[0].scaling == ROPE_PLAIN && !c.tied && !c.qkv_bias);
     assert_string_equal(c.family, "llama");
     OK(open_config(LLAMA(", \"rope_scaling\": {\"type\": \"linear\", \"factor\": 8}, \"head_dim\": 32"), &c));
-    assert_true(c.rope_scaling == ROPE_LINEAR && c.rope_factor == 8 && c.head_dim == 32);
+    assert_true(c.rope[0].scaling == ROPE_LINEAR && c.rope[0].factor == 8 && c.head_dim == 32);
     OK(open_config(LLAMA(", \"rope_parameters\": {\"rope_type\": \"llama3\", \"rope_theta\": 500000.0, "
                          "\"factor\": 32.0, \"low_freq_factor\": 1.0, \"high_freq_factor\": 4.0, "
                          "\"original_max_position_embeddings\": 8192}, \"torch_dtype\": \"bfloat16\""),
                    &c));
-    assert_true(c.rope_scaling == ROPE_LLAMA3 && c.rope_theta == 500000 && c.rope_original_len == 8192 &&
-                c.rope_high_freq == 4 && c.dtype == DT_BF16);
+    assert_true(c.rope[0].scaling == ROPE_LLAMA3 && c.rope[0].theta == 500000 && c.rope[0].original_len == 8192 &&
+                c.rope[0].high_freq == 4 && c.dtype == DT_BF16);
     OK(open_config(LLAMA(", \"rope_scaling\": null, \"attention_bias\": true, \"tie_word_embeddings\": true"),
                    &c));
     assert_true(c.qkv_bias && c.o_bias && c.tied);

@@ -187,12 +187,12 @@ static void same_rope(const json_t *want, const struct model_config *c, const ch
 {
     static const char *const kinds[] = {"default", "linear", "llama3"};
     const char *kind = json_string_value(json_object_get(want, "rope_type"));
-    if (strcmp(kind, kinds[c->rope_scaling]) != 0 || c->rope_theta != number(want, "rope_theta") ||
-        c->rope_factor != number(want, "factor") || c->rope_low_freq != number(want, "low_freq_factor") ||
-        c->rope_high_freq != number(want, "high_freq_factor"))
-        fail_msg("%s: %s, theta %g, factor %g", text, kinds[c->rope_scaling], c->rope_theta, c->rope_factor);
-    if (c->rope_scaling == ROPE_LLAMA3)
-        assert_int_equal(c->rope_original_len, (int64_t)number(want, "original_max_position_embeddings"));
+    if (strcmp(kind, kinds[c->rope[0].scaling]) != 0 || c->rope[0].theta != number(want, "rope_theta") ||
+        c->rope[0].factor != number(want, "factor") || c->rope[0].low_freq != number(want, "low_freq_factor") ||
+        c->rope[0].high_freq != number(want, "high_freq_factor"))
+        fail_msg("%s: %s, theta %g, factor %g", text, kinds[c->rope[0].scaling], c->rope[0].theta, c->rope[0].factor);
+    if (c->rope[0].scaling == ROPE_LLAMA3)
+        assert_int_equal(c->rope[0].original_len, (int64_t)number(want, "original_max_position_embeddings"));
 }
 
 /* As transformers resolves them (tests/oracle/rope_config.py). */

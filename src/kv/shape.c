@@ -13,6 +13,7 @@ struct layer_kind kind_attention(int32_t n_head, int32_t n_kv_head, int32_t d, i
                                .d_k = d,
                                .d_v = d,
                                .window = window,
+                               .n_rot = d,
                                .scale = 1.0f / sqrtf((float)d)};
 }
 

@@ -24,7 +24,9 @@ struct layer_kind {
     int32_t n_head, n_kv_head; /* attention */
     int32_t d_k, d_v;          /* of a cached key and value row per head */
     int64_t window;            /* newest keys that a query sees, its own included; 0: all */
-    const struct rope *rope;   /* NULL: not rotated, or known from a header alone */
+    int32_t n_rot,
+        rope_of; /* first n_rot of d_k are rotated (0: none), by this rotary setting of the model */
+    const struct rope *rope; /* NULL: not rotated, or known from a header alone */
     float
         scale; /* of logits: 1.0f / sqrtf((float)d_k), in this very arithmetic, unless the model says else */
     float softcap; /* of attention logits; 0: none */
@@ -47,7 +49,8 @@ static inline const struct layer_kind *shape_kind(const struct seq_shape *s, int
     return &s->kind[s->kind_of[layer]];
 }
 
-/* Attention over all tokens, or over the newest `window` (0: all). Rotation comes later. */
+/* Attention over all tokens, or over the newest `window` (0: all), rotated whole by setting 0; the table
+ * comes later. */
 struct layer_kind kind_attention(int32_t n_head, int32_t n_kv_head, int32_t d, int64_t window);
 /* A shape whose n_layer layers are all of this kind. */
 void shape_alike(struct seq_shape *s, int32_t n_layer, const struct layer_kind *kind);

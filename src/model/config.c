@@ -2,8 +2,8 @@
 #include "base/err.h"
 #include "base/str.h"
 #include "model/file_int.h"
-#include "model/rope_config.h"
 #include "model/reader.h"
+#include "model/rope_config.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -60,19 +60,6 @@ static int get_bool(const struct reader *r, const char *key, bool def, bool *out
     *out = given(v) ? json_is_true(v) : def;
     if (given(v) && !json_is_boolean(v))
         return err_set(ERR_INPUT, "%s: '%s' must be true or false", r->path, key);
-    return 0;
-}
-
-static int read_rope(const struct reader *r, struct model_config *c)
-{
-    struct rope_config rope;
-    TRY(rope_config_read(&rope, r->root, r->path, c->max_len, r->notes));
-    c->rope_theta = rope.theta;
-    c->rope_scaling = rope.scaling;
-    c->rope_factor = rope.factor;
-    c->rope_low_freq = rope.low_freq;
-    c->rope_high_freq = rope.high_freq;
-    c->rope_original_len = rope.original_len;
     return 0;
 }
 
@@ -150,9 +137,11 @@ static bool conf_tensor(const struct config_reader *r, const char *name)
     return false;
 }
 
-static int conf_rope(const struct config_reader *r, struct model_config *c)
+static int conf_rope(const struct config_reader *r, const struct model_config *c, const char *layer_type,
+                     struct rope_setting *out)
 {
-    return read_rope(conf_of(r), c);
+    (void)layer_type;
+    return rope_config_read(out, conf_of(r)->root, r->path, c->max_len, conf_of(r)->notes);
 }
 
 static int conf_dtype(const struct config_reader *r, struct model_config *c)

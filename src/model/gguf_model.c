@@ -129,17 +129,17 @@ static int refuse_scaling(struct reader *r)
 
 /* llama3 scaling comes as the tensor rope_freqs.weight (see model.c). As llama.cpp reads the keys
  * (src/llama-model.cpp): a factor counts unless the type says none, under its new name before the old one. */
-static int read_rope(struct reader *r, struct model_config *c)
+static int read_rope(struct reader *r, struct rope_setting *c)
 {
     struct gguf_text type = {"linear", 6};
-    TRY(get_real(r, "rope.freq_base", 10000, &c->rope_theta));
-    c->rope_low_freq = c->rope_high_freq = 1;
-    TRY(get_real(r, "rope.scale_linear", 1, &c->rope_factor)); /* the old spelling */
-    double old = c->rope_factor;
-    TRY(get_real(r, "rope.scaling.factor", c->rope_factor, &c->rope_factor));
-    if (old != 1 && old != c->rope_factor)
+    *c = (struct rope_setting){.low_freq = 1, .high_freq = 1, .partial = 1};
+    TRY(get_real(r, "rope.freq_base", 10000, &c->theta));
+    TRY(get_real(r, "rope.scale_linear", 1, &c->factor)); /* the old spelling */
+    double old = c->factor;
+    TRY(get_real(r, "rope.scaling.factor", c->factor, &c->factor));
+    if (old != 1 && old != c->factor)
         str_printf(r->notes, "%s: rope.scaling.factor %g counts and rope.scale_linear %g does not\n",
-                   gguf_path(r->g), c->rope_factor, old);
+                   gguf_path(r->g), c->factor, old);
     TRY(refuse_scaling(r));
     if (gguf_has(r->g, arch_key(r, "rope.scaling.type")))
         TRY(gguf_text(r->g, r->key, &type));
@@ -147,12 +147,12 @@ static int read_rope(struct reader *r, struct model_config *c)
     if (!none && !(type.n == 6 && !memcmp(type.s, "linear", 6)))
         return err_set(ERR_INPUT, "%s: key '%s' is not supported with this value (none and linear are)",
                        gguf_path(r->g), r->key);
-    if (none && c->rope_factor != 1) {
+    if (none && c->factor != 1) {
         str_printf(r->notes, "%s: a rope scaling factor of %g does not count: rope.scaling.type is none\n",
-                   gguf_path(r->g), c->rope_factor);
-        c->rope_factor = 1;
+                   gguf_path(r->g), c->factor);
+        c->factor = 1;
     }
-    c->rope_scaling = c->rope_factor == 1 ? ROPE_PLAIN : ROPE_LINEAR;
+    c->scaling = c->factor == 1 ? ROPE_PLAIN : ROPE_LINEAR;
     return 0;
 }
 
@@ -261,10 +261,12 @@ static bool meta_tensor(const struct config_reader *r, const char *name)
     return find_tensor(meta_of(r), name) != NULL;
 }
 
-static int meta_rope(const struct config_reader *r, struct model_config *c)
+static int meta_rope(const struct config_reader *r, const struct model_config *c, const char *layer_type,
+                     struct rope_setting *out)
 {
+    (void)layer_type;
     TRY(check_lengths(meta_of(r), c));
-    return read_rope(meta_of(r), c);
+    return read_rope(meta_of(r), out);
 }
 
 static int meta_dtype(const struct config_reader *r, struct model_config *c)

@@ -15,14 +15,18 @@
 
 static void config_text(struct str *s, const struct model_config *c)
 {
+    const struct rope_setting *r = &c->rope[0];
     str_printf(s,
                "%s %s layers %d heads %d %d dim %d model %" PRId64 " ff %" PRId64 " vocab %" PRId64
                " eps %.9g theta %.17g scaling %d %.17g %.17g %.17g %" PRId64 " len %" PRId64
                " tied %d bias %d %d dtype %s\n",
                c->family, c->architecture, c->n_layer, c->n_head, c->n_kv_head, c->head_dim, c->d_model,
-               c->d_ff, c->n_vocab, (double)c->norm_eps, c->rope_theta, (int)c->rope_scaling, c->rope_factor,
-               c->rope_low_freq, c->rope_high_freq, c->rope_original_len, c->max_len, c->tied, c->qkv_bias,
-               c->o_bias, dtype_name(c->dtype));
+               c->d_ff, c->n_vocab, (double)c->norm_eps, r->theta, (int)r->scaling, r->factor, r->low_freq,
+               r->high_freq, r->original_len, c->max_len, c->tied, c->qkv_bias, c->o_bias,
+               dtype_name(c->dtype));
+    const struct family *family = family_find(c->architecture); /* a prompt encoder has none */
+    if (family && family->describe)
+        family->describe(c, s);
 }
 
 static void tensor_text(struct str *s, const struct file_tensor *ft)

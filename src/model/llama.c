@@ -3,11 +3,11 @@
 #include "model/llama.h"
 #include "base/err.h"
 #include "base/mem.h"
-#include "model/model_int.h"
+#include "model/attention.h"
 
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
+
+#define LAYERS "model.layers"
 
 /* Letters: D d_model, H heads, Hk key/value heads, d head_dim, F d_ff, V vocabulary, T rows of the batch. */
 struct layer {
@@ -24,56 +24,45 @@ struct llama {
     struct layer *layer; /* [n_layer] */
 };
 
-/* Names of one layer's tensors: up to LOAD_PARTS at a time. */
-struct names {
-    char text[LOAD_PARTS][96];
-    const char *p[LOAD_PARTS];
-};
-static const char *const *layer_names(struct names *s, int layer, const char *a, const char *b, const char *c)
-{
-    const char *const tail[LOAD_PARTS] = {a, b, c};
-    for (int i = 0; i < LOAD_PARTS; i++) {
-        snprintf(s->text[i], sizeof s->text[i], "model.layers.%d.%s", layer, tail[i] ? tail[i] : "");
-        s->p[i] = s->text[i];
-    }
-    return s->p;
-}
-
 static int bind_layer(struct model *m, const struct model_file *f, struct layer *y, int i)
 {
     const struct model_config *c = &m->cfg;
     struct load *l = &m->load;
-    struct names s;
+    struct layer_names s;
     int64_t D = c->d_model, F = c->d_ff, q = (int64_t)c->n_head * c->head_dim,
             k = (int64_t)c->n_kv_head * c->head_dim;
-    TRY(load_floats(l, f, &y->norm_att, layer_names(&s, i, "input_layernorm.weight", NULL, NULL), &D, 1));
-    TRY(load_packed(
-        l, f, &y->qkv,
-        layer_names(&s, i, "self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
-        (int64_t[]){q, k, k}, 3, D));
-    if (c->qkv_bias)
-        TRY(load_floats(
-            l, f, &y->qkv_bias,
-            layer_names(&s, i, "self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"),
-            (int64_t[]){q, k, k}, 3));
-    TRY(load_packed(l, f, &y->o, layer_names(&s, i, "self_attn.o_proj.weight", NULL, NULL), &D, 1, q));
-    if (c->o_bias)
-        TRY(load_floats(l, f, &y->o_bias, layer_names(&s, i, "self_attn.o_proj.bias", NULL, NULL), &D, 1));
-    TRY(load_floats(l, f, &y->norm_mlp, layer_names(&s, i, "post_attention_layernorm.weight", NULL, NULL), &D,
+    TRY(load_floats(l, f, &y->norm_att, layer_names(&s, LAYERS, i, "input_layernorm.weight", NULL, NULL), &D,
                     1));
-    TRY(load_packed(l, f, &y->gate_up, layer_names(&s, i, "mlp.gate_proj.weight", "mlp.up_proj.weight", NULL),
+    TRY(load_packed(l, f, &y->qkv,
+                    layer_names(&s, LAYERS, i, "self_attn.q_proj.weight", "self_attn.k_proj.weight",
+                                "self_attn.v_proj.weight"),
+                    (int64_t[]){q, k, k}, 3, D));
+    if (c->qkv_bias)
+        TRY(load_floats(l, f, &y->qkv_bias,
+                        layer_names(&s, LAYERS, i, "self_attn.q_proj.bias", "self_attn.k_proj.bias",
+                                    "self_attn.v_proj.bias"),
+                        (int64_t[]){q, k, k}, 3));
+    TRY(load_packed(l, f, &y->o, layer_names(&s, LAYERS, i, "self_attn.o_proj.weight", NULL, NULL), &D, 1,
+                    q));
+    if (c->o_bias)
+        TRY(load_floats(l, f, &y->o_bias, layer_names(&s, LAYERS, i, "self_attn.o_proj.bias", NULL, NULL), &D,
+                        1));
+    TRY(load_floats(l, f, &y->norm_mlp,
+                    layer_names(&s, LAYERS, i, "post_attention_layernorm.weight", NULL, NULL), &D, 1));
+    TRY(load_packed(l, f, &y->gate_up,
+                    layer_names(&s, LAYERS, i, "mlp.gate_proj.weight", "mlp.up_proj.weight", NULL),
                     (int64_t[]){F, F}, 2, D));
-    return load_packed(l, f, &y->down, layer_names(&s, i, "mlp.down_proj.weight", NULL, NULL), &D, 1, F);
+    return load_packed(l, f, &y->down, layer_names(&s, LAYERS, i, "mlp.down_proj.weight", NULL, NULL), &D, 1,
+                       F);
 }
 
 /* Workspace of one row: what llama_forward takes from model_scratch. */
 static size_t row_bytes(const struct model *m)
 {
     const struct model_config *c = &m->cfg;
-    int64_t D = c->d_model, F = c->d_ff, Hd = (int64_t)c->n_head * c->head_dim,
-            fused = Hd + 2 * (int64_t)c->n_kv_head * c->head_dim;
-    int64_t attention = 2 * fused + 2 * Hd + D, mlp = 3 * F;
-    return (size_t)(2 * D + attention + mlp) * dtype_bytes(m->ops->act);
+    const struct layer_kind k = llama_kind(c);
+    const int64_t D = c->d_model, F = c->d_ff, Hd = (int64_t)k.n_head * k.d_k;
+    return (size_t)(2 * D + Hd + att_row_values(&k, D) + 3 * F) * dtype_bytes(m->ops->act);
 }
 
 static int llama_bind(struct model *m, struct model_file *f)
@@ -99,33 +88,6 @@ static void llama_close(struct model *m)
     free(w);
 }
 
-static struct tensor heads(void *data, enum dtype dtype, int64_t T, int64_t h, int64_t d)
-{
-    return (struct tensor){data, dtype, {T, h, d, 1}};
-}
-
-/* Buffers of the attention half of a block. */
-struct att_bufs {
-    struct tensor h, wide; /* [T, D], [T, (H + 2 Hk) d]: room */
-    struct tensor q, k, v; /* [T, H, d], [T, Hk, d] */
-    struct tensor out;     /* [T, H d] */
-};
-
-/* Rows of every sequence as the caches want them. */
-static void split_rows(struct model *m, struct att_bufs *b, const struct batch_item *item, int n)
-{
-    int64_t at = 0;
-    for (int i = 0; i < n; at += item[i++].n) {
-        int64_t T = item[i].n;
-        struct tensor out = tensor_rows(&b->out, at, T);
-        m->rows[i] = (struct kv_rows){.pos = item[i].seq->pos,
-                                      .q = tensor_rows(&b->q, at, T),
-                                      .k = tensor_rows(&b->k, at, T),
-                                      .v = tensor_rows(&b->v, at, T),
-                                      .out = heads(out.data, out.dtype, T, m->cfg.n_head, m->cfg.head_dim)};
-    }
-}
-
 /* b->out <- attention over the caches of layer i for the residual stream x [T, D]. */
 static int attend(struct model *m, const struct layer *y, int i, struct att_bufs *b, struct tensor x,
                   const struct batch_item *item, int n)
@@ -139,28 +101,7 @@ static int attend(struct model *m, const struct layer *y, int i, struct att_bufs
                                                    .n_out = 3,
                                                    .h = b->h,
                                                    .wide = b->wide});
-    split_rows(m, b, item, n);
-    for (int j = 0; j < n; j++)
-        m->caches[j] = &item[j].seq->layer[i];
-    if (m->tap)
-        m->tap(m->tap_ctx, i, m->rows, n);
-    return kv_step(m->caches, m->rows, n);
-}
-
-static struct att_bufs att_buffers(struct model *m, int64_t T)
-{
-    int64_t H = m->cfg.n_head, Hk = m->cfg.n_kv_head, d = m->cfg.head_dim;
-    enum dtype act = m->ops->act;
-    struct att_bufs b = {.h = model_scratch(m, T, m->cfg.d_model, act),
-                         .wide = model_scratch(m, T, (H + 2 * Hk) * d, act),
-                         .q = model_scratch(m, T, H * d, act),
-                         .k = model_scratch(m, T, Hk * d, act),
-                         .v = model_scratch(m, T, Hk * d, act),
-                         .out = model_scratch(m, T, H * d, act)};
-    b.q = heads(b.q.data, act, T, H, d);
-    b.k = heads(b.k.data, act, T, Hk, d);
-    b.v = heads(b.v.data, act, T, Hk, d);
-    return b;
+    return att_step(m, i, b, item, n);
 }
 
 static int llama_forward(struct model *m, const struct batch_item *item, int n, int64_t rows)
@@ -168,9 +109,10 @@ static int llama_forward(struct model *m, const struct batch_item *item, int n, 
     const struct llama *w = m->impl;
     const struct model_config *c = &m->cfg;
     struct ops *ops = m->ops;
+    const struct layer_kind kind = llama_kind(c);
     int64_t wanted = model_wanted(m, n, rows);
     struct tensor x = model_scratch(m, rows, c->d_model, ops->act); /* the residual stream [T, D] */
-    struct att_bufs b = att_buffers(m, rows);
+    struct att_bufs b = att_buffers(m, &kind, rows, c->d_model);
     struct tensor h = b.h; /* room for what a half block reads or adds */
     struct tensor gate_up = model_scratch(m, rows, 2 * c->d_ff, ops->act);
     struct tensor mid = model_scratch(m, rows, c->d_ff, ops->act);

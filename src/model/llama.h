@@ -4,6 +4,8 @@
 
 #include "model/reader.h"
 
+/* Of all layers. */
+struct layer_kind llama_kind(const struct model_config *c);
 int llama_read(struct model_config *c, const struct config_reader *r);
 void llama_shape(const struct model_config *c, struct seq_shape *s);
 void llama_cost(const struct model_config *c, struct model_cost *cost);

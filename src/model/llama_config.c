@@ -129,6 +129,15 @@ static int check_heads(const struct model_config *c, const char *path)
     return 0;
 }
 
+static int read_rope(const struct config_reader *r, struct model_config *c)
+{
+    TRY(r->rope(r, c, NULL, &c->rope[0]));
+    if (c->rope[0].partial == 1)
+        return 0;
+    return err_set(ERR_INPUT, "%s: 'partial_rotary_factor' %g is not supported (only 1)", r->path,
+                   c->rope[0].partial);
+}
+
 int llama_read(struct model_config *c, const struct config_reader *r)
 {
     const struct defaults *d = defaults_of(c->architecture);
@@ -140,15 +149,20 @@ int llama_read(struct model_config *c, const struct config_reader *r)
     TRY(read_biases(r, d, c));
     TRY(r->flag(r, "tie_word_embeddings", false, &c->tied));
     TRY(r->dtype(r, c));
-    TRY(r->rope(r, c));
+    TRY(read_rope(r, c));
     TRY(read_window(r, d, c));
     TRY(r->integer(r, "vocab_size", -1, 1, 1 << 24, &c->n_vocab));
     return check_heads(c, r->path);
 }
 
+struct layer_kind llama_kind(const struct model_config *c)
+{
+    return kind_attention(c->n_head, c->n_kv_head, c->head_dim, 0);
+}
+
 void llama_shape(const struct model_config *c, struct seq_shape *s)
 {
-    const struct layer_kind k = kind_attention(c->n_head, c->n_kv_head, c->head_dim, 0);
+    const struct layer_kind k = llama_kind(c);
     shape_alike(s, c->n_layer, &k);
     s->max_len = c->window ? c->window : INT32_MAX; /* angles are computed, not looked up */
 }

@@ -136,10 +136,10 @@ void model_set_tap(struct model *m, void (*tap)(void *ctx, int layer, const stru
 
 /* llama3: long waves are slowed by `factor`, short ones kept, those between blended (transformers
  * modeling_rope_utils.py, _compute_llama3_parameters). */
-static float scale_llama3(const struct model_config *c, float f)
+static float scale_llama3(const struct rope_setting *s, float f)
 {
-    float len = (float)c->rope_original_len, factor = (float)c->rope_factor;
-    float low = (float)c->rope_low_freq, high = (float)c->rope_high_freq;
+    float len = (float)s->original_len, factor = (float)s->factor;
+    float low = (float)s->low_freq, high = (float)s->high_freq;
     float wave = (float)(2 * M_PI) / f;
     if (wave > len / low)
         return f / factor;
@@ -149,25 +149,26 @@ static float scale_llama3(const struct model_config *c, float f)
     return (1 - smooth) * f / factor + smooth * f;
 }
 
-/* In float32 step by step, as the reference does it: angles of late positions feel the last bit. */
-static void fill_freq(const struct model *m, int32_t n_rot, double theta_factor, float *freq)
+/* In float32 step by step, as the reference does it: angles of late positions feel the last bit. `divisor`:
+ * [n_rot/2] or NULL. */
+static void fill_freq(const struct rope_setting *s, const float *divisor, int32_t n_rot, double theta_factor,
+                      float *freq)
 {
-    const struct model_config *c = &m->cfg;
-    float base = (float)(c->rope_theta * theta_factor);
+    float base = (float)(s->theta * theta_factor);
     for (int32_t i = 0; i < n_rot / 2; i++) {
         float f = 1.0f / powf(base, (float)(2 * i) / (float)n_rot);
-        if (c->rope_scaling == ROPE_LINEAR)
-            f /= (float)c->rope_factor;
-        if (c->rope_scaling == ROPE_LLAMA3)
-            f = scale_llama3(c, f);
-        freq[i] = m->rope_divisor ? f / m->rope_divisor[i] : f;
+        if (s->scaling == ROPE_LINEAR)
+            f /= (float)s->factor;
+        if (s->scaling == ROPE_LLAMA3)
+            f = scale_llama3(s, f);
+        freq[i] = divisor ? f / divisor[i] : f;
     }
 }
 
-static int find_rope(struct model *m, int32_t n_rot, double factor, const struct rope **rope)
+static int find_rope(struct model *m, int32_t setting, int32_t n_rot, double factor, const struct rope **rope)
 {
     struct rope_node *r = m->ropes;
-    while (r && (r->factor != factor || r->rope.n_rot != n_rot))
+    while (r && (r->setting != setting || r->factor != factor || r->rope.n_rot != n_rot))
         r = r->next;
     if (!r) {
         size_t bytes = (size_t)n_rot / 2 * sizeof(float);
@@ -176,12 +177,12 @@ static int find_rope(struct model *m, int32_t n_rot, double factor, const struct
             free(host);
             return err_set(ERR_NOMEM, "no device memory for a rotary table");
         }
-        fill_freq(m, n_rot, factor, host);
+        fill_freq(&m->cfg.rope[setting], setting == 0 ? m->rope_divisor : NULL, n_rot, factor, host);
         m->ops->copy(m->ops, dev, host, bytes);
         int rc = m->ops->sync(m->ops);
         free(host);
         r = mem_alloc(1, sizeof *r);
-        *r = (struct rope_node){factor, {n_rot, 1.0f, dev}, m->ropes};
+        *r = (struct rope_node){setting, factor, {n_rot, 1.0f, dev}, m->ropes};
         m->ropes = r;
         TRY(rc);
     }
@@ -195,14 +196,18 @@ void model_config_shape(const struct model_config *c, enum dtype cache_dtype, st
     shape->dtype = cache_dtype;
 }
 
-int model_seq_shape(struct model *m, enum dtype cache_dtype, double theta_factor, struct seq_shape *shape)
+int model_seq_shape(struct model *m, enum dtype cache_dtype, const struct model_overrides *over,
+                    struct seq_shape *shape)
 {
+    const double factor = over->rope_theta_factor;
     model_config_shape(&m->cfg, cache_dtype, shape);
-    if (!(theta_factor > 0) || !isfinite(theta_factor))
-        return err_set(ERR_INPUT, "rope_theta_factor %g must be a number above 0", theta_factor);
-    for (int32_t i = 0; i < shape->n_kind; i++)
-        if (shape->kind[i].mixer == MIX_ATTENTION)
-            TRY(find_rope(m, shape->kind[i].d_k, theta_factor, &shape->kind[i].rope));
+    if (!(factor > 0) || !isfinite(factor))
+        return err_set(ERR_INPUT, "rope_theta_factor %g must be a number above 0", factor);
+    for (int32_t i = 0; i < shape->n_kind; i++) {
+        struct layer_kind *k = &shape->kind[i];
+        if (k->mixer == MIX_ATTENTION && k->n_rot)
+            TRY(find_rope(m, k->rope_of, k->n_rot, k->rope_of == 0 ? factor : 1, &k->rope));
+    }
     return 0;
 }
 

@@ -8,9 +8,21 @@
 #include "kv/kv.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 enum rope_scaling { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3 };
+/* How the positions of a model become angles. */
+struct rope_setting {
+    double theta;
+    enum rope_scaling scaling;
+    double factor, low_freq, high_freq; /* linear: factor; llama3: factor, low_freq_factor, high_freq_factor;
+                                           1 where the kind of scaling has none */
+    int64_t original_len;               /* llama3: original_max_position_embeddings; 0 elsewhere */
+    double partial;                     /* partial_rotary_factor: the part of each head that is rotated */
+};
+/* Rotary settings of one model (layer_kind.rope_of); bytes of a family's own numbers. */
+enum { MODEL_ROPES = 2, MODEL_OWN = 512 };
 
 /* Hyper-parameters under the names of Hugging Face's config.json. */
 struct model_config {
@@ -19,16 +31,21 @@ struct model_config {
     int32_t n_layer, n_head, n_kv_head, head_dim;
     int64_t d_model, d_ff, n_vocab;
     float norm_eps;
-    double rope_theta;
-    enum rope_scaling rope_scaling;
-    double rope_factor, rope_low_freq,
-        rope_high_freq;        /* linear: factor; llama3: factor, low_freq_factor, high_freq_factor */
-    int64_t rope_original_len; /* llama3: original_max_position_embeddings */
-    int64_t max_len;           /* max_position_embeddings: the training length */
-    int64_t window;            /* sliding window shorter than max_len: as far as it reaches, attention sees everything,
-                                  and nothing longer is run; 0: none */
+    struct rope_setting rope[MODEL_ROPES]; /* those that the family's layers name */
+    int64_t max_len;                       /* max_position_embeddings: the training length */
+    int64_t window; /* sliding window shorter than max_len: as far as it reaches, attention sees everything,
+                       and nothing longer is run; 0: none */
     bool tied, qkv_bias, o_bias;
     enum dtype dtype; /* of the checkpoint: f32, f16, bf16; quantised GGUF types count as bf16 */
+    union {
+        max_align_t align;
+        unsigned char bytes[MODEL_OWN];
+    } own; /* a struct of the family, copied with the rest: it holds no pointers */
+};
+
+/* What a (setting, task) pair changes about the model. */
+struct model_overrides {
+    double rope_theta_factor; /* of rotary setting 0; 1: none */
 };
 
 /* A tensor in a file: raw bytes in the file's own type. */
@@ -100,9 +117,9 @@ uint64_t model_weight_bytes(const struct model *m); /* what the device holds */
 /* model_file_weights_xxh3 of the file that the weights came from: who read them made it beside that, who
  * mapped or received them got it with them. */
 void model_weights_xxh3(const struct model *m, uint64_t hash[2]);
-/* What a sequence keeps, with rope_theta * theta_factor (tables are made once per factor and live as long as
- * the model). */
-int model_seq_shape(struct model *m, enum dtype cache_dtype, double theta_factor, struct seq_shape *shape);
+/* What a sequence keeps (rotary tables are made once per factor and live as long as the model). */
+int model_seq_shape(struct model *m, enum dtype cache_dtype, const struct model_overrides *over,
+                    struct seq_shape *shape);
 /* The same from a header alone, without a device: rope is NULL in every kind. */
 void model_config_shape(const struct model_config *c, enum dtype cache_dtype, struct seq_shape *shape);
 
@@ -182,6 +199,8 @@ struct family {
     /* Header: c->family and c->architecture are set, the rest is read, defaults are filled in, what cannot be
      * computed is refused (ERR_INPUT). */
     int (*read)(struct model_config *c, const struct config_reader *r);
+    /* Adds what c->own says to the text that the model's hash covers; NULL: there is nothing. */
+    void (*describe)(const struct model_config *c, struct str *out);
     void (*shape)(const struct model_config *c,
                   struct seq_shape *s); /* dtype and rope are put by the caller */
     void (*cost)(const struct model_config *c, struct model_cost *cost);

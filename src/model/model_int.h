@@ -7,8 +7,9 @@
 #include "model/model.h"
 #include "model/share.h"
 
-/* Rotary tables by width and theta factor; the nodes never move. */
+/* Rotary tables by setting, width and theta factor; the nodes never move. */
 struct rope_node {
+    int32_t setting;
     double factor;
     struct rope rope;
     struct rope_node *next;

@@ -29,7 +29,10 @@ struct config_reader {
     /* Whether the weights have a tensor of this (Hugging Face) name, where the format knows: config.json does
      * not. */
     bool (*tensor)(const struct config_reader *r, const char *name);
-    int (*rope)(const struct config_reader *r, struct model_config *c);  /* c->rope_* */
+    /* The rotary setting of the layers of a type ("sliding_attention"); NULL: of all. Read after c's sizes.
+     */
+    int (*rope)(const struct config_reader *r, const struct model_config *c, const char *layer_type,
+                struct rope_setting *out);
     int (*dtype)(const struct config_reader *r, struct model_config *c); /* c->dtype, the checkpoint's */
 };
 

@@ -94,7 +94,7 @@ static int choose(struct reader *r)
     return 0;
 }
 
-static void tell_loser(const struct reader *r, const struct rope_config *c)
+static void tell_loser(const struct reader *r, const struct rope_setting *c)
 {
     const json_t *other = json_object_get(r->root, "rope_parameters");
     if (r->used && r->used != other && json_object_size(other) && !json_equal(r->used, other))
@@ -136,7 +136,7 @@ static int read_kind(const struct reader *r, const char **kind)
 
 /* Here it is the top level that counts: standardize_rope_params runs again when the frequencies are computed,
  * and by then the key is an attribute of the configuration. */
-static int read_llama3(const struct reader *r, int64_t max_len, struct rope_config *c)
+static int read_llama3(const struct reader *r, int64_t max_len, struct rope_setting *c)
 {
     static const char key[] = "original_max_position_embeddings";
     const json_t *inner = json_object_get(r->used, key), *outer = json_object_get(r->root, key);
@@ -156,19 +156,16 @@ static int read_llama3(const struct reader *r, int64_t max_len, struct rope_conf
     return 0;
 }
 
-int rope_config_read(struct rope_config *c, const json_t *root, const char *path, int64_t max_len,
+int rope_config_read(struct rope_setting *c, const json_t *root, const char *path, int64_t max_len,
                      struct str *notes)
 {
     struct reader r = {.path = path, .root = root, .notes = notes};
-    double partial;
     const char *kind = NULL;
-    *c = (struct rope_config){.scaling = ROPE_PLAIN, .factor = 1, .low_freq = 1, .high_freq = 1};
+    *c = (struct rope_setting){.scaling = ROPE_PLAIN, .factor = 1, .low_freq = 1, .high_freq = 1};
     TRY(choose(&r));
     TRY(either(&r, "rope_theta", 10000, &c->theta));
     tell_loser(&r, c);
-    TRY(either(&r, "partial_rotary_factor", 1, &partial));
-    if (partial != 1)
-        return err_set(ERR_INPUT, "%s: 'partial_rotary_factor' %g is not supported (only 1)", path, partial);
+    TRY(either(&r, "partial_rotary_factor", 1, &c->partial));
     TRY(read_kind(&r, &kind));
     if (!strcmp(kind, "default"))
         return 0;

@@ -6,12 +6,6 @@
 #include "model/model.h"
 
 struct json_t;
-struct rope_config {
-    enum rope_scaling scaling;
-    double theta;
-    double factor, low_freq, high_freq; /* 1 where the kind of scaling has none */
-    int64_t original_len;               /* llama3 alone: tokens before the scaling */
-};
 /* As transformers 5.24 resolves them (modeling_rope_utils.py, convert_rope_params_to_dict and
  * standardize_rope_params): a `rope_scaling` that is not empty replaces `rope_parameters` altogether; inside
  * the object that counts, its own rope_theta and partial_rotary_factor go before those of the top level, and
@@ -19,7 +13,7 @@ struct rope_config {
  * first. Every key that loses to another value is told by a line in `notes`. A
  * kind of scaling that is not implemented is refused wherever it stands, as is what transformers refuses.
  * `max_len`: max_position_embeddings. ERR_INPUT names file and key. */
-int rope_config_read(struct rope_config *out, const struct json_t *root, const char *path, int64_t max_len,
+int rope_config_read(struct rope_setting *out, const struct json_t *root, const char *path, int64_t max_len,
                      struct str *notes);
 
 #endif

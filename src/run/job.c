@@ -47,7 +47,7 @@ static int job_init(struct runner *r, const struct task *task, const struct run_
     TRY(runner_rewriter(r, u, &rw));
     TRY(policy_prompt(r->opt.mode, kv_method_name(u->spec->method), &rw, &r->m, model_config(r->model),
                       r->tok, task_traits(task), j->ex, &j->prompt));
-    TRY(model_seq_shape(r->model, r->m.cache_dtype, u->over.rope_theta_factor, &j->shape));
+    TRY(model_seq_shape(r->model, r->m.cache_dtype, &u->over, &j->shape));
     int64_t n_max = j->prompt.n_ids + task_traits(task)->max_new;
     if (n_max > j->shape.max_len)
         return err_set(

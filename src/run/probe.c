@@ -71,7 +71,7 @@ int probe_logits(struct runner *r, struct probe_logits *p)
     struct kv_spec spec = {0};
     int rc;
     TRY(model_reserve(r->model, r->engine.chunk, p->all_positions ? r->engine.chunk : 1));
-    TRY(model_seq_shape(r->model, p->cache_dtype, p->rope_theta_factor, &shape));
+    TRY(model_seq_shape(r->model, p->cache_dtype, &p->over, &shape));
     TRY(kv_spec_check(p->spec, &shape));
     TRY(kv_spec_solve(&spec, p->spec, &shape, p->n_ids, n_max));
     model_set_tap(r->model, p->tap, p->ctx);
@@ -171,8 +171,7 @@ static int open_copies(struct runner *r, const struct kv_spec *spec, const struc
     }
     if (own)
         return 0;
-    TRY_GOTO(engine_plain(&r->engine, &r->full, shape, ids, n_ctx, kv_wants(spec), &prompt, &logits),
-             done);
+    TRY_GOTO(engine_plain(&r->engine, &r->full, shape, ids, n_ctx, kv_wants(spec), &prompt, &logits), done);
     TRY_GOTO(r->ops->sync(r->ops), done);
     t->s_prefill = clock_now() - t0;
     for (int i = 0; i < n_seq; i++)
@@ -227,7 +226,7 @@ int probe_time(struct runner *r, const struct kv_spec *spec, int64_t n_ctx, int 
     struct seq_shape shape;
     int64_t rows = r->engine.chunk > n_seq ? r->engine.chunk : n_seq;
     TRY(model_reserve(r->model, rows, n_seq));
-    TRY(model_seq_shape(r->model, r->m.cache_dtype, 1, &shape));
+    TRY(model_seq_shape(r->model, r->m.cache_dtype, &(struct model_overrides){1}, &shape));
     int64_t before = r->engine.passes;
     struct seq *s = mem_alloc((size_t)n_seq, sizeof *s);
     struct kv_spec solved = {0};

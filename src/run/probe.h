@@ -8,7 +8,7 @@
 struct probe_logits {
     const struct kv_spec *spec;
     enum dtype cache_dtype;
-    double rope_theta_factor;
+    struct model_overrides over;
     const int32_t *ids; /* prompt */
     int64_t n_ids;
     const int32_t *force; /* tokens to take, or NULL: greedy */

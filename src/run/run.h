@@ -22,18 +22,14 @@ struct run_model {
     bool ids_only; /* no text goes in or comes out: the tokenizer is not opened */
 };
 
-/* What a (setting, task) pair changes about the model. */
-struct run_overrides {
-    double rope_theta_factor; /* 1: none */
-};
-
 /* One unit to compute. */
 struct run_unit {
     int32_t setting, task, example; /* row numbers for the record */
     uint64_t hi, lo;                /* unit id */
     const struct kv_spec *spec;
-    const struct prompt_files *files; /* paths behind a prompt method; NULL: the method leaves prompts alone */
-    struct run_overrides over;
+    const struct prompt_files
+        *files; /* paths behind a prompt method; NULL: the method leaves prompts alone */
+    struct model_overrides over;
     bool fidelity; /* compare it with the full cache along the full cache's answer */
 };
 
@@ -58,7 +54,8 @@ void runner_close(struct runner *r);
 struct ops *runner_ops(struct runner *r);
 /* Loads a model, giving back the one before; the same model again costs nothing. */
 int runner_load(struct runner *r, const struct run_model *m);
-/* The same together with the other ranks of a group (comm.h): one reads the weights. All of them call this. */
+/* The same together with the other ranks of a group (comm.h): one reads the weights. All of them call this.
+ */
 int runner_load_together(struct runner *r, const struct run_model *m, struct comm *c);
 struct model *runner_model(struct runner *r);
 const struct tok *runner_tok(struct runner *r); /* NULL for ids_only */
@@ -72,7 +69,8 @@ int runner_bundle(struct runner *r, const struct task *task, const struct run_un
                   struct record *out);
 /* How many prompt passes and prompt tokens runner_bundle has computed since the runner was opened. */
 void runner_counts(const struct runner *r, int64_t *passes, int64_t *tokens);
-/* Seconds that runner_bundle has spent in prompt passes (with the forks from them) and in decoding, likewise. */
+/* Seconds that runner_bundle has spent in prompt passes (with the forks from them) and in decoding, likewise.
+ */
 void runner_seconds(const struct runner *r, double *passes, double *decode);
 
 /* The same unit alone, nothing shared: seconds of its prompt pass and of its decode. */
@@ -94,7 +92,7 @@ struct prompt {
     int64_t n_uncut; /* n_ids before anything was cut out of the middle */
     int64_t n_plain; /* n_uncut without the prompt method; 0: there was none */
     bool truncated;
-    uint64_t hash;   /* XXH3-64 of the int32 ids */
+    uint64_t hash;              /* XXH3-64 of the int32 ids */
     int32_t stop[POLICY_STOPS]; /* ids that end the answer */
     int n_stop;
     int32_t newline;     /* id that ends the answer like a stop (samsum), or -1 */

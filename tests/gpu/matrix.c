@@ -48,7 +48,7 @@ static int decode(struct both *b, struct runner *r, const struct kv_spec *spec, 
                   const int32_t *force, int32_t *out, struct rows *rows)
 {
     struct probe_logits p = {
-        .spec = spec, .cache_dtype = t, .rope_theta_factor = 1, .rows = keep_rows, .ctx = rows};
+        .spec = spec, .cache_dtype = t, .over = {.rope_theta_factor = 1}, .rows = keep_rows, .ctx = rows};
     p.ids = b->ids;
     p.n_ids = b->n_prompt;
     p.force = force;
