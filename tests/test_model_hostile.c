@@ -269,8 +269,34 @@ static void test_wrong_shape(void **state)
     OK(ops_open(&ops, "ref", NULL));
     const struct model_options mo = {.dtype = DT_F32, .threads = 1};
     assert_int_equal(model_open(&m, ops, f, &mo), ERR_INPUT);
-    assert_non_null(strstr(err_text(), "mlp.gate_proj"));
+    assert_non_null(strstr(err_text(), "layers.0.mlp.gate_proj.weight' has shape"));
+    assert_non_null(strstr(err_text(), "layers.0.mlp.down_proj.weight' has shape"));
+    assert_non_null(strstr(err_text(), "layers.1.mlp.down_proj.weight' has shape"));
     assert_null(m);
+    model_file_close(f);
+    ops_close(ops);
+}
+
+/* Everything that does not fit stands in one message: what is missing, and what nothing computes with. */
+static void test_missing_and_extra(void **state)
+{
+    (void)state;
+    struct model_file *f;
+    struct model *m;
+    struct ops *ops;
+    const struct model_options mo = {.dtype = DT_F32, .threads = 1};
+    OK(ops_open(&ops, "ref", NULL));
+    OK(model_file_open(&f, "fixtures/model/gqa"));
+    f->cfg.n_layer--; /* the last layer's tensors are left over */
+    assert_int_equal(model_open(&m, ops, f, &mo), ERR_INPUT);
+    assert_non_null(strstr(err_text(), "' is not one of this model's; tensor '"));
+    assert_non_null(strstr(err_text(), "; and 3 more"));
+    f->cfg.n_layer += 2;
+    f->cfg.qkv_bias = true;
+    assert_int_equal(model_open(&m, ops, f, &mo), ERR_INPUT);
+    assert_non_null(strstr(err_text(), "fixtures/model/gqa: tensor '"));
+    assert_non_null(strstr(err_text(), "layers.0.self_attn.q_proj.bias' is missing; tensor '"));
+    assert_non_null(strstr(err_text(), "layers.1.self_attn.q_proj.bias' is missing"));
     model_file_close(f);
     ops_close(ops);
 }
@@ -383,10 +409,10 @@ static void test_fuzz_safetensors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_hostile_gguf),     cmocka_unit_test(test_gguf_refused),
-        cmocka_unit_test(test_cut_gguf),         cmocka_unit_test(test_hostile_safetensors),
-        cmocka_unit_test(test_wrong_shape),      cmocka_unit_test(test_fuzz_gguf),
-        cmocka_unit_test(test_fuzz_safetensors),
+        cmocka_unit_test(test_hostile_gguf),        cmocka_unit_test(test_gguf_refused),
+        cmocka_unit_test(test_missing_and_extra),   cmocka_unit_test(test_cut_gguf),
+        cmocka_unit_test(test_hostile_safetensors), cmocka_unit_test(test_wrong_shape),
+        cmocka_unit_test(test_fuzz_gguf),           cmocka_unit_test(test_fuzz_safetensors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

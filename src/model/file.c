@@ -289,10 +289,10 @@ int model_file_find(const struct model_file *f, const char *name, const int64_t 
 int model_tensor_read(const struct model_file *f, const struct model_tensor *t, const char *name, int64_t row,
                       int64_t n, float *out)
 {
-    int64_t width = t->n_dim > 1 ? t->n[1] : 1, rows = t->n[0];
+    int64_t width = t->n_dim > 1 ? t->n[1] * t->n[2] * t->n[3] : 1, rows = t->n[0];
     const struct file_tensor *ft = file_tensor_find(f, name);
     int64_t heads = ft ? ft->heads : 0;
-    if (t->n_dim < 1 || t->n_dim > 2 || row < 0 || n < 0 || n > rows || row > rows - n)
+    if (t->n_dim < 1 || row < 0 || n < 0 || n > rows || row > rows - n)
         return err_set(ERR_INTERNAL, "%s: tensor '%s': rows %" PRId64 " + %" PRId64 " of %" PRId64, f->path,
                        name, row, n, rows);
     if (heads == 0) {

@@ -25,7 +25,7 @@ struct model_file {
     int n, cap;
     struct stop_ids stop;
     struct str notes; /* see model_file_notes */
-    char *missing; /* the weights file that is not there, NULL if all are */
+    char *missing;    /* the weights file that is not there, NULL if all are */
     uint64_t hash[2];
     uint64_t identity; /* of the very files (device, inode, size, time): what shared memory may rely on */
 };
@@ -35,8 +35,8 @@ struct model_file {
 int config_read(struct model_config *cfg, const char *dir, struct str *notes);
 /* The same for a prompt encoder (encoder.h). */
 int encoder_config_read(struct model_config *cfg, const char *dir);
-/* Maps the weights of f->path (a folder) and fills f->t: model.safetensors, else pytorch_model.bin, each whole or in
- * shards; a missing file is noted in f->missing. */
+/* Maps the weights of f->path (a folder) and fills f->t: model.safetensors, else pytorch_model.bin, each
+ * whole or in shards; a missing file is noted in f->missing. */
 int weights_open_folder(struct model_file *f);
 /* One file of each format over bytes that are already mapped. */
 int torch_file_add(struct model_file *f, const struct file_map *m, int map, const char *path);

@@ -10,7 +10,6 @@
 #include "model/hash.h"
 #include "model/share.h"
 
-#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,52 +18,6 @@
 
 /* Rows go to a device by way of host memory, in two halves: one is filled while the other is copied. */
 #define LOAD_STAGE ((size_t)64 << 20)
-
-static struct load_item *add(struct load *l, enum load_kind kind, const char *const *names, int n_part)
-{
-    assert(n_part >= 1 && n_part <= LOAD_PARTS);
-    struct load_item *it = MEM_PUSH(l->item, l->n, l->cap);
-    *it = (struct load_item){.kind = kind, .n_part = n_part};
-    for (int i = 0; i < n_part; i++)
-        it->name[i] = mem_strdup(names[i]);
-    return it;
-}
-
-static int find_parts(struct load_item *it, const struct model_file *f, const int64_t *rows, int64_t n_in,
-                      int n_dim)
-{
-    it->n_in = n_in;
-    for (int i = 0; i < it->n_part; i++) {
-        int64_t shape[2] = {rows[i], n_in};
-        TRY(model_file_find(f, it->name[i], shape, n_dim, &it->part[i]));
-        it->n_out += rows[i];
-    }
-    return 0;
-}
-
-int load_packed(struct load *l, const struct model_file *f, struct weight *out, const char *const *names,
-                const int64_t *rows, int n_part, int64_t n_in)
-{
-    struct load_item *it = add(l, LOAD_PACKED, names, n_part);
-    it->weight = out;
-    return find_parts(it, f, rows, n_in, 2);
-}
-
-int load_table(struct load *l, const struct model_file *f, struct tensor *out, const char *name, int64_t rows,
-               int64_t n_in)
-{
-    struct load_item *it = add(l, LOAD_TABLE, &name, 1);
-    it->table = out;
-    return find_parts(it, f, &rows, n_in, 2);
-}
-
-int load_floats(struct load *l, const struct model_file *f, const float **out, const char *const *names,
-                const int64_t *rows, int n_part)
-{
-    struct load_item *it = add(l, LOAD_FLOATS, names, n_part);
-    it->floats = out;
-    return find_parts(it, f, rows, 1, 1);
-}
 
 /* Sizes and places of all items. */
 static int lay_out(struct load *l, struct ops *ops, enum dtype dtype)
@@ -122,7 +75,7 @@ static enum dtype dtype_of(int32_t ggml)
 static bool same_bytes(const struct model_file *f, const struct load_item *it, int part, enum dtype dtype)
 {
     const struct file_tensor *ft = file_tensor_find(f, it->name[part]);
-    return dtype_of(it->part[part].type) == dtype && ft && !ft->heads;
+    return dtype_of(it->part[part].type) == dtype && ft && !ft->heads && !it->of;
 }
 
 /* Rows [row, row + n) of one part -> dst. Each value is converted by itself, so threads do not matter for the
@@ -149,6 +102,8 @@ static int read_rows(const struct model_file *f, const struct load_item *it, int
                 memcpy((char *)dst + (size_t)at * pitch, (const char *)t->data + (size_t)(row + at) * pitch,
                        (size_t)m * pitch);
             } else {
+                for (int64_t k = 0; it->of && k < m * width; k++)
+                    x[k] = it->of(x[k]);
                 convert(dst, dtype, at * width, x, m * width);
             }
         }
@@ -510,5 +465,6 @@ void load_free(struct load *l, struct ops *ops)
         for (int p = 0; p < l->item[i].n_part; p++)
             free(l->item[i].name[p]);
     free(l->item);
+    str_free(&l->problems);
     *l = (struct load){0};
 }

@@ -3,6 +3,7 @@
 #ifndef KVS_MODEL_LOAD_H
 #define KVS_MODEL_LOAD_H
 
+#include "base/str.h"
 #include "kernels/ops.h"
 #include "model/model.h"
 
@@ -22,6 +23,7 @@ struct load_item {
     struct weight *weight; /* LOAD_PACKED: filled; borrowed */
     struct tensor *table;  /* LOAD_TABLE: filled */
     const float **floats;  /* LOAD_FLOATS: filled */
+    float (*of)(float);    /* each value of LOAD_FLOATS goes through it; NULL: as it is */
     size_t at, bytes;      /* in the block */
 };
 struct share;
@@ -33,15 +35,25 @@ struct load {
     size_t note; /* where in the block the hash of the whole content lies, for those who get the block */
     uint64_t content[2]; /* that hash */
     struct share *share; /* NULL: `block` is this process's own */
+    struct str problems; /* of declarations that the file does not meet */
+    int n_problem;
 };
 
-/* Declare: the file must hold tensors of these names and rows; `out` is filled by load_run. */
+/* Declare: the file must hold tensors of these names and rows; `out` is filled by load_run. What does not fit
+ * is noted for load_check; only a weights file that is not there is an error at once. */
 int load_packed(struct load *l, const struct model_file *f, struct weight *out, const char *const *names,
                 const int64_t *rows, int n_part, int64_t n_in);
 int load_table(struct load *l, const struct model_file *f, struct tensor *out, const char *name, int64_t rows,
                int64_t n_in);
 int load_floats(struct load *l, const struct model_file *f, const float **out, const char *const *names,
                 const int64_t *rows, int n_part);
+/* One tensor of any shape as plain float32, row-major, each value passed through `of` (NULL: as it is). */
+int load_values(struct load *l, const struct model_file *f, const float **out, const char *name,
+                const int64_t *shape, int n_dim, float (*of)(float));
+/* After all declarations: ERR_INPUT names every tensor that is missing or has another shape or type, and
+ * those that were not declared, but for those whose names end in one of `spare` ("a|b"; NULL: they do not
+ * matter). */
+int load_check(struct load *l, const struct model_file *f, const char *spare);
 /* Packs everything; pages of the file are let go as they are used up. With opt->share one process of the node
  * packs and the others map its bytes; with opt->comm one rank reads and the others receive. ERR_NOMEM if the
  * device or the host is full. */

@@ -43,6 +43,8 @@ int model_open(struct model **out, struct ops *ops, struct model_file *f, const 
     if (rc == 0)
         rc = fam->bind(m, f);
     if (rc == 0)
+        rc = load_check(&m->load, f, fam->spare);
+    if (rc == 0)
         rc = load_run(&m->load, f, ops, opt);
     if (rc < 0) {
         model_close(m);

@@ -83,8 +83,8 @@ uint64_t model_file_bytes(const struct model_file *f);
 int model_file_find(const struct model_file *f, const char *name, const int64_t *shape, int n_dim,
                     struct model_tensor *t);
 bool model_file_has(const struct model_file *f, const char *name);
-/* Rows [row, row + n) of a 1-D or 2-D tensor as float32, quantised types expanded; `out` has n * row length
- * values. */
+/* Rows [row, row + n) of a tensor as float32, quantised types expanded; a row is all that one index of the
+ * first dimension holds; `out` has n * row length values. */
 int model_tensor_read(const struct model_file *f, const struct model_tensor *t, const char *name, int64_t row,
                       int64_t n, float *out);
 /* Whether what a GGUF file says of itself in words (general.name, basename, finetune, base model) holds a
@@ -195,6 +195,8 @@ struct family {
         *summary; /* hf_types: "llama|mistral|qwen2" as in config.json's model_type and GGUF's architecture */
     const char
         *typical; /* a weight whose type is the checkpoint's: "model.layers.0.self_attn.q_proj.weight" */
+    const char
+        *spare; /* ends of names of tensors that may lie in the file and are not computed with: "a|b" */
     const struct gguf_names *gguf; /* reader.h; NULL: the format has no such architecture */
     /* Header: c->family and c->architecture are set, the rest is read, defaults are filled in, what cannot be
      * computed is refused (ERR_INPUT). */

@@ -117,6 +117,8 @@ int encoder_open(struct encoder **out, struct ops *ops, struct model_file *f, co
                  ? bind(e, f)
                  : err_set(ERR_INTERNAL, "%s: encoders run on backends with f32 activations", f->path);
     if (rc == 0)
+        rc = load_check(&e->load, f, NULL);
+    if (rc == 0)
         rc = load_run(&e->load, f, ops, &o);
     if (rc < 0) {
         encoder_close(e);
