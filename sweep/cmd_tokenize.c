@@ -2,7 +2,7 @@
 #include "base/mem.h"
 #include "run/run.h"
 #include "sweep/app.h"
-#include "task/json_line.h"
+#include "base/json_line.h"
 
 #include <jansson.h>
 #include <stdlib.h>

@@ -98,6 +98,13 @@ static int shape_item(const struct config_reader *r, const char *key, int64_t i,
     return 0;
 }
 
+static int shape_number(const struct config_reader *r, const char *key, int64_t i, double def, double *out)
+{
+    (void)r, (void)key, (void)i;
+    *out = def;
+    return 0;
+}
+
 static bool shape_tensor(const struct config_reader *r, const char *name)
 {
     (void)r, (void)name;
@@ -136,6 +143,7 @@ static int read_keys(struct model_config *c, const struct family *f, struct shap
                                     .flag = shape_flag,
                                     .text = shape_text,
                                     .item = shape_item,
+                                    .number = shape_number,
                                     .tensor = shape_tensor,
                                     .rope = shape_rope,
                                     .dtype = shape_dtype};

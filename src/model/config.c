@@ -1,5 +1,6 @@
 /* config.json of Hugging Face folders -> struct model_config, by way of its family. */
 #include "base/err.h"
+#include "base/mem.h"
 #include "base/str.h"
 #include "model/file_int.h"
 #include "model/reader.h"
@@ -22,11 +23,23 @@ static bool given(const json_t *v)
     return v && !json_is_null(v);
 }
 
+/* The value of a key, which may lead into objects: "ssm_cfg.d_state". */
+static const json_t *value_of(const json_t *root, const char *key)
+{
+    const char *dot = strchr(key, '.');
+    if (!dot)
+        return json_object_get(root, key);
+    char *head = mem_strndup(key, (size_t)(dot - key));
+    const json_t *inner = json_object_get(root, head);
+    free(head);
+    return value_of(inner, dot + 1);
+}
+
 /* A whole number in [min, max]; `def` < 0: required. */
 static int get_int(const struct reader *r, const char *key, int64_t def, int64_t min, int64_t max,
                    int64_t *out)
 {
-    const json_t *v = json_object_get(r->root, key);
+    const json_t *v = value_of(r->root, key);
     if (!given(v) && def >= 0) {
         *out = def;
         return 0;
@@ -42,7 +55,7 @@ static int get_int(const struct reader *r, const char *key, int64_t def, int64_t
 
 static int number_in(const struct reader *r, const json_t *obj, const char *key, double def, double *out)
 {
-    const json_t *v = json_object_get(obj, key);
+    const json_t *v = value_of(obj, key);
     if (!given(v) && !isnan(def)) {
         *out = def;
         return 0;
@@ -56,7 +69,7 @@ static int number_in(const struct reader *r, const json_t *obj, const char *key,
 
 static int get_bool(const struct reader *r, const char *key, bool def, bool *out)
 {
-    const json_t *v = json_object_get(r->root, key);
+    const json_t *v = value_of(r->root, key);
     *out = given(v) ? json_is_true(v) : def;
     if (given(v) && !json_is_boolean(v))
         return err_set(ERR_INPUT, "%s: '%s' must be true or false", r->path, key);
@@ -91,7 +104,7 @@ static const struct reader *conf_of(const struct config_reader *r)
 
 static enum reader_has conf_has(const struct config_reader *r, const char *key)
 {
-    const json_t *v = json_object_get(conf_of(r)->root, key);
+    const json_t *v = value_of(conf_of(r)->root, key);
     return !v ? READER_ABSENT : json_is_null(v) ? READER_NULL : READER_GIVEN;
 }
 
@@ -119,15 +132,31 @@ static int conf_flag(const struct config_reader *r, const char *key, bool def, b
 
 static int conf_text(const struct config_reader *r, const char *key, const char **out)
 {
-    *out = json_string_value(json_object_get(conf_of(r)->root, key));
+    *out = json_string_value(value_of(conf_of(r)->root, key));
     return 0;
 }
 
 /* What is no string is shown as an empty one: nobody knows it. */
 static int conf_item(const struct config_reader *r, const char *key, int64_t i, const char **out)
 {
-    const json_t *v = json_array_get(json_object_get(conf_of(r)->root, key), (size_t)i);
+    const json_t *v = json_array_get(value_of(conf_of(r)->root, key), (size_t)i);
     *out = v && !json_is_string(v) ? "" : json_string_value(v);
+    return 0;
+}
+
+/* Infinity as transformers 5 writes it: {"__float__": "Infinity"}. */
+static bool endless(const json_t *v)
+{
+    const char *s = json_string_value(json_object_get(v, "__float__"));
+    return s && !strcmp(s, "Infinity");
+}
+
+static int conf_number(const struct config_reader *r, const char *key, int64_t i, double def, double *out)
+{
+    const json_t *list = value_of(conf_of(r)->root, key), *v = json_array_get(list, (size_t)i);
+    *out = !given(list) ? def : endless(v) ? 1.7e308 : json_number_value(v);
+    if (given(list) && !endless(v) && !json_is_number(v))
+        return err_set(ERR_INPUT, "%s: item %" PRId64 " of '%s' must be a number", r->path, i, key);
     return 0;
 }
 
@@ -149,12 +178,33 @@ static int conf_dtype(const struct config_reader *r, struct model_config *c)
     return read_dtype(conf_of(r), c);
 }
 
-static int read_root(struct reader *r, struct model_config *c)
+/* model_type, or what a layout without that key is known by. */
+static const char *type_of(const struct reader *r, const struct config_reader *own)
 {
     const char *type = json_string_value(json_object_get(r->root, "model_type"));
-    const struct config_reader own = {
-        r->path,          r,         true,      false,     conf_has,    conf_name, conf_integer,
-        conf_real_number, conf_flag, conf_text, conf_item, conf_tensor, conf_rope, conf_dtype};
+    const struct family *f;
+    for (int i = 0; !type && (f = family_at(i)); i++)
+        type = f->claims ? f->claims(own) : NULL;
+    return type;
+}
+
+static int read_root(struct reader *r, struct model_config *c)
+{
+    const struct config_reader own = {.path = r->path,
+                                      .at = r,
+                                      .hf = true,
+                                      .has = conf_has,
+                                      .name = conf_name,
+                                      .integer = conf_integer,
+                                      .real = conf_real_number,
+                                      .flag = conf_flag,
+                                      .text = conf_text,
+                                      .item = conf_item,
+                                      .number = conf_number,
+                                      .tensor = conf_tensor,
+                                      .rope = conf_rope,
+                                      .dtype = conf_dtype};
+    const char *type = type_of(r, &own);
     char shown[80];
     if (!type)
         return err_set(ERR_INPUT, "%s: key 'model_type' is missing or no string", r->path);

@@ -1,5 +1,6 @@
 /* Opening, looking up and reading model files of both formats. */
 #include "base/err.h"
+#include "base/json_line.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "model/encoder.h"
@@ -26,7 +27,7 @@ int file_json(const char *path, json_t **root)
         free(text);
         return rc;
     }
-    json_t *j = json_loadb(text, n, JSON_REJECT_DUPLICATES, &e);
+    json_t *j = json_config(text, n, &e);
     free(text);
     if (!j)
         return err_set(ERR_INPUT, "%s line %d: not JSON: %s", path, e.line, e.text);
@@ -107,7 +108,8 @@ static void correct_dtype(struct model_file *f)
  * head with values of its own is used. */
 static void check_head(struct model_file *f)
 {
-    const struct file_tensor *e = file_tensor_find(f, "model.embed_tokens.weight");
+    const struct family *fam = family_find(f->cfg.architecture);
+    const struct file_tensor *e = file_tensor_find(f, fam->embed);
     const struct file_tensor *h = file_tensor_find(f, "lm_head.weight");
     if (f->gguf || !f->cfg.tied || !e || !h)
         return;
@@ -122,11 +124,24 @@ static void check_head(struct model_file *f)
     file_tensor_release(f, h->name);
 }
 
+/* Other layouts' names become the family's. */
+static void rename_tensors(struct model_file *f)
+{
+    const struct name_pair *p = family_find(f->cfg.architecture)->aliases;
+    for (; p && p->own; p++)
+        for (int i = 0; i < f->n; i++)
+            if (!strcmp(f->t[i].name, p->own)) {
+                free(f->t[i].name);
+                f->t[i].name = mem_strdup(p->hf);
+            }
+}
+
 static int open_model(struct model_file *f)
 {
     if (file_is_dir(f->path)) {
         TRY(config_read(&f->cfg, f->path, &f->notes));
         TRY(weights_open_folder(f));
+        rename_tensors(f);
         TRY(stop_ids_dir(&f->stop, f->path));
     } else if (!file_exists(f->path)) {
         return err_set(ERR_INPUT, "%s: no such model file or folder (`kvsweep fetch` downloads known models)",

@@ -30,34 +30,38 @@ static const struct name_pair common_keys[] = {
 
 static const struct name_pair *pair_of_hf(const struct name_pair *p, const char *hf)
 {
-    while (p->gguf && strcmp(p->hf, hf) != 0)
+    while (p->own && strcmp(p->hf, hf) != 0)
         p++;
-    return p->gguf ? p : NULL;
+    return p->own ? p : NULL;
+}
+
+/* The name of a layer's part, "attn_q.weight" or "ssm_a", of layer `n` (text). NULL: unknown. Owned. */
+static char *part_name(const struct gguf_names *names, const char *n, const char *rest, const char **part)
+{
+    const char *dot = strrchr(rest, '.');
+    for (const struct name_pair *p = names->layer; p->own; p++) {
+        const size_t len = strlen(p->own);
+        if (strncmp(rest, p->own, len) != 0 || (rest[len] && rest + len != dot))
+            continue;
+        *part = p->own;
+        return mem_printf("%s.%s.%s%s", names->layers, n, p->hf, rest + len);
+    }
+    return NULL;
 }
 
 /* "blk.7.attn_q.weight" -> "model.layers.7.self_attn.q_proj.weight"; unknown names stay. Owned. */
 static char *hf_name(const struct gguf_names *names, const char *name, const char **part)
 {
     *part = "";
-    for (const struct name_pair *p = names->top; p->gguf; p++)
-        if (!strcmp(name, p->gguf))
+    for (const struct name_pair *p = names->top; p->own; p++)
+        if (!strcmp(name, p->own))
             return mem_strdup(p->hf);
-    if (strncmp(name, "blk.", 4) != 0)
+    const size_t digits = strncmp(name, "blk.", 4) ? 0 : strspn(name + 4, "0123456789");
+    if (!digits || name[4 + digits] != '.')
         return mem_strdup(name);
-    size_t digits = 0;
-    while (name[4 + digits] >= '0' && name[4 + digits] <= '9')
-        digits++;
-    const char *rest = name + 4 + digits, *dot = strrchr(name, '.');
-    if (!digits || *rest != '.' || dot <= rest)
-        return mem_strdup(name);
-    for (const struct name_pair *p = names->layer; p->gguf; p++) {
-        size_t n = strlen(p->gguf);
-        if (n == (size_t)(dot - rest - 1) && !strncmp(rest + 1, p->gguf, n)) {
-            *part = p->gguf;
-            return mem_printf("model.layers.%.*s.%s%s", (int)digits, name + 4, p->hf, dot);
-        }
-    }
-    return mem_strdup(name);
+    char *n = mem_strndup(name + 4, digits), *hf = part_name(names, n, name + 4 + digits + 1, part);
+    free(n);
+    return hf ? hf : mem_strdup(name);
 }
 
 struct reader {
@@ -190,7 +194,7 @@ static const char *suffix_of(const struct config_reader *r, const char *key)
 {
     const struct name_pair *p = pair_of_hf(common_keys, key);
     p = p ? p : pair_of_hf(meta_of(r)->family->gguf->key, key);
-    return p ? p->gguf : NULL;
+    return p ? p->own : NULL;
 }
 
 static enum reader_has meta_has(const struct config_reader *r, const char *key)
@@ -256,6 +260,13 @@ static int meta_item(const struct config_reader *r, const char *key, int64_t i, 
     return meta_text(r, key, out);
 }
 
+static int meta_number(const struct config_reader *r, const char *key, int64_t i, double def, double *out)
+{
+    (void)r, (void)key, (void)i;
+    *out = def;
+    return 0;
+}
+
 static bool meta_tensor(const struct config_reader *r, const char *name)
 {
     return find_tensor(meta_of(r), name) != NULL;
@@ -277,9 +288,19 @@ static int meta_dtype(const struct config_reader *r, struct model_config *c)
 
 static int read_config(struct reader *r, struct model_config *c)
 {
-    const struct config_reader own = {
-        gguf_path(r->g), r,         false,     false,     meta_has,    meta_name, meta_integer,
-        meta_real,       meta_flag, meta_text, meta_item, meta_tensor, meta_rope, meta_dtype};
+    const struct config_reader own = {.path = gguf_path(r->g),
+                                      .at = r,
+                                      .has = meta_has,
+                                      .name = meta_name,
+                                      .integer = meta_integer,
+                                      .real = meta_real,
+                                      .flag = meta_flag,
+                                      .text = meta_text,
+                                      .item = meta_item,
+                                      .number = meta_number,
+                                      .tensor = meta_tensor,
+                                      .rope = meta_rope,
+                                      .dtype = meta_dtype};
     return r->family->read(c, &own);
 }
 

@@ -156,6 +156,7 @@ const struct family family_llama = {
     .summary =
         "Llama 1 to 3, Mistral, LongChat, SmolLM2, Qwen2: grouped-query attention, rotary positions, SwiGLU",
     .typical = "model.layers.0.self_attn.q_proj.weight",
+    .embed = "model.embed_tokens.weight",
     .spare = "rotary_emb.inv_freq|rope_freqs.weight|lm_head.weight",
     .gguf = &llama_gguf,
     .read = llama_read,

@@ -203,4 +203,4 @@ static int32_t interleaved(const struct model_config *c, const char *part)
     return !strcmp(part, "attn_q") ? c->n_head : !strcmp(part, "attn_k") ? c->n_kv_head : 0;
 }
 
-const struct gguf_names llama_gguf = {keys, top_names, layer_names, interleaved};
+const struct gguf_names llama_gguf = {keys, top_names, layer_names, "model.layers", interleaved};

@@ -190,14 +190,25 @@ void model_set_tap(struct model *m, void (*tap)(void *ctx, int layer, const stru
 struct config_reader;
 struct gguf_names;
 struct str;
+/* A name in a file, and what the family calls it; a list ends with a NULL `own`. */
+struct name_pair {
+    const char *own, *hf;
+};
 struct family {
-    const char *name, *hf_types,
-        *summary; /* hf_types: "llama|mistral|qwen2" as in config.json's model_type and GGUF's architecture */
-    const char
-        *typical; /* a weight whose type is the checkpoint's: "model.layers.0.self_attn.q_proj.weight" */
-    const char
-        *spare; /* ends of names of tensors that may lie in the file and are not computed with: "a|b" */
+    /* hf_types: "llama|mistral|qwen2" as in config.json's model_type and GGUF's architecture */
+    const char *name, *hf_types, *summary;
+    /* A weight whose type is the checkpoint's: "model.layers.0.self_attn.q_proj.weight". */
+    const char *typical;
+    /* The input embedding, to which the head may be tied: "model.embed_tokens.weight". */
+    const char *embed;
+    /* Ends of names of tensors that may lie in the file and are not computed with: "a|b". */
+    const char *spare;
+    /* Names of tensors in other layouts of folders, to the family's; NULL: none. */
+    const struct name_pair *aliases;
     const struct gguf_names *gguf; /* reader.h; NULL: the format has no such architecture */
+    /* The model_type of a config.json that has none, if this family's original layout is like that; else
+     * NULL. NULL: every layout says its type. */
+    const char *(*claims)(const struct config_reader *r);
     /* Header: c->family and c->architecture are set, the rest is read, defaults are filled in, what cannot be
      * computed is refused (ERR_INPUT). */
     int (*read)(struct model_config *c, const struct config_reader *r);

@@ -44,6 +44,11 @@ struct model {
 
 /* Next buffer [rows, width] of the workspace; room for it was reserved through row_bytes. */
 struct tensor model_scratch(struct model *m, int64_t rows, int64_t width, enum dtype dtype);
+/* Columns from `col` of the rows [t, …) of a matrix of activations. */
+static inline struct strip model_strip(struct tensor x, int64_t t, int64_t col)
+{
+    return (struct strip){(char *)x.data + (size_t)(t * x.n[1] + col) * dtype_bytes(x.dtype), x.n[1]};
+}
 /* How many rows of the batch become logits: n (LAST), rows (ALL) or 0. */
 int64_t model_wanted(const struct model *m, int n, int64_t rows);
 /* dst <- the rows of x that become logits, in order: all, or the last of each sequence. */

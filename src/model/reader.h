@@ -16,7 +16,8 @@ struct config_reader {
 
     enum reader_has (*has)(const struct config_reader *r, const char *key);
     const char *(*name)(const struct config_reader *r, const char *key); /* the key as the format spells it */
-    /* A whole number in [min, max]; `def` < 0: required. ERR_INPUT names file and key. */
+    /* Keys may lead into objects: "ssm_cfg.d_state".
+     * A whole number in [min, max]; `def` < 0: required. ERR_INPUT names file and key. */
     int (*integer)(const struct config_reader *r, const char *key, int64_t def, int64_t min, int64_t max,
                    int64_t *out);
     /* A finite number above 0; `def` NaN: required. */
@@ -26,6 +27,9 @@ struct config_reader {
     int (*text)(const struct config_reader *r, const char *key, const char **out);
     /* Item i of a list of texts; NULL behind its end and if the key is absent. */
     int (*item)(const struct config_reader *r, const char *key, int64_t i, const char **out);
+    /* Item i of a list of numbers, `def` where the list is absent. ERR_INPUT if it is no number, or too
+     * short. */
+    int (*number)(const struct config_reader *r, const char *key, int64_t i, double def, double *out);
     /* Whether the weights have a tensor of this (Hugging Face) name, where the format knows: config.json does
      * not. */
     bool (*tensor)(const struct config_reader *r, const char *name);
@@ -36,15 +40,13 @@ struct config_reader {
     int (*dtype)(const struct config_reader *r, struct model_config *c); /* c->dtype, the checkpoint's */
 };
 
-/* Names of a family in GGUF files beside Hugging Face's. */
-struct name_pair {
-    const char *gguf, *hf;
-};
+/* Names of a family in GGUF files (`own`) beside Hugging Face's. */
 struct gguf_names {
     const struct name_pair
         *key; /* behind "ARCH.", beside those that all architectures share (gguf_model.c) */
     const struct name_pair *top;   /* whole names of tensors */
-    const struct name_pair *layer; /* "attn_q" of "blk.7.attn_q.weight" */
+    const struct name_pair *layer; /* "attn_q" of "blk.7.attn_q.weight", "ssm_a" of "blk.7.ssm_a" */
+    const char *layers;            /* what stands before a layer's number: "model.layers" */
     /* Heads by which the rows of a layer's tensor (its `gguf` name) are interleaved; 0: they are not. */
     int32_t (*interleaved)(const struct model_config *c, const char *part);
 };

@@ -2,7 +2,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
-#include "task/json_line.h"
+#include "base/json_line.h"
 
 #include <limits.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-#include "task/json_line.h"
+#include "base/json_line.h"
 
 #include "base/err.h"
 #include "base/mem.h"
@@ -102,15 +102,18 @@ static bool too_large(const char *token)
     return errno == ERANGE;
 }
 
-/* A word or number from its first character on; returns what comes behind it. */
-static char *mend_token(char *s, const char *end)
+/* A word or number from its first character on; returns what comes behind it. `endless`: Infinity is a number
+ * near the largest double. */
+static char *mend_token(char *s, const char *end, bool endless)
 {
     char *stop = s;
     while (stop < end && (isalnum((unsigned char)*stop) || strchr("+-.", *stop)) && *stop)
         stop++;
     char *token = mem_strndup(s, (size_t)(stop - s));
-    if (!strcmp(token, "NaN") || !strcmp(token, "Infinity") || !strcmp(token, "-Infinity") ||
-        too_large(token)) {
+    if (endless && (!strcmp(token, "Infinity") || !strcmp(token, "-Infinity"))) {
+        memcpy(stop - 8, "1.7e+308", 8);
+    } else if (!strcmp(token, "NaN") || !strcmp(token, "Infinity") || !strcmp(token, "-Infinity") ||
+               too_large(token)) {
         memset(s, ' ', (size_t)(stop - s));
         s[0] = '{';
         stop[-1] = '}';
@@ -119,13 +122,13 @@ static char *mend_token(char *s, const char *end)
     return stop;
 }
 
-static void mend(char *s, char *end)
+static void mend(char *s, char *end, bool endless)
 {
     while (s < end) {
         if (*s == '"')
             s = mend_string(s, end, false);
         else if (isalnum((unsigned char)*s) || *s == '-')
-            s = mend_token(s, end);
+            s = mend_token(s, end, endless);
         else
             s++;
     }
@@ -151,10 +154,19 @@ int json_line(const char *text, size_t n, json_t **value)
 {
     json_error_t e;
     char *copy = mem_dup(text, n);
-    mend(copy, copy + n);
+    mend(copy, copy + n, false);
     *value = json_loadb(copy, n, JSON_DECODE_ANY | JSON_ALLOW_NUL, &e);
     free(copy);
     return *value ? 0 : err_set(ERR_INPUT, "not a JSON line: %s (column %d)", reason(&e), e.column);
+}
+
+json_t *json_config(const char *text, size_t n, json_error_t *e)
+{
+    char *copy = mem_dup(text, n);
+    mend(copy, copy + n, true);
+    json_t *root = json_loadb(copy, n, JSON_REJECT_DUPLICATES, e);
+    free(copy);
+    return root;
 }
 
 size_t json_bom(const void *text, size_t n)

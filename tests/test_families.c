@@ -1,0 +1,277 @@
+/* Families that are not llama, against their reference implementations (float32; tests/oracle/family_make.py)
+ * and against themselves: prefill chunks, batches of unequal lengths, forks, resumed decode. */
+#include "model_common.h"
+
+static const char *const backends[] = {"ref", "cpu"};
+static const char *const fixtures[] = {"fixtures/family/mamba", "fixtures/family/mamba_ms",
+                                       "fixtures/family/mamba2", "fixtures/family/mamba2_ms"};
+enum { FIXTURES = sizeof fixtures / sizeof *fixtures };
+
+static bool have_backend(const char *name)
+{
+    for (const char *const *p = ops_names(); *p; p++)
+        if (!strcmp(*p, name))
+            return true;
+    return false;
+}
+
+/* Between passes of other shapes: the plain loops compute every row alike, libraries need not. */
+static double tolerance(const char *backend)
+{
+    return strcmp(backend, "ref") == 0 ? 0 : 1e-4;
+}
+
+/* oracle.bin: logits after some of the prompt's tokens, then greedy tokens with the gap to the second best.
+ */
+struct oracle {
+    char *raw;
+    int n_prompt, n_greedy, n_vocab, n_rows;
+    const int32_t *row, *ids;  /* [n_rows]; prompt, then greedy */
+    const float *logits, *gap; /* [n_rows,n_vocab], [n_greedy] */
+};
+
+static void oracle_read(struct oracle *o, const char *dir)
+{
+    char *path = file_join(dir, "oracle.bin");
+    size_t n;
+    OK(file_read(path, &o->raw, &n));
+    free(path);
+    const int32_t *head = (const int32_t *)(const void *)o->raw;
+    o->n_prompt = head[0];
+    o->n_greedy = head[1];
+    o->n_vocab = head[2];
+    o->n_rows = head[3];
+    o->row = head + 4;
+    o->ids = o->row + o->n_rows;
+    o->logits = (const float *)(const void *)(o->ids + o->n_prompt + o->n_greedy);
+    o->gap = o->logits + o->n_rows * o->n_vocab;
+    assert_int_equal(n, (size_t)((const char *)(o->gap + o->n_greedy) - o->raw));
+}
+
+/* A prompt of each length by itself gives the reference's logits of its last token. */
+static double check_lengths(struct rig *r, const struct oracle *o)
+{
+    double worst = 0;
+    for (int i = 0; i < o->n_rows; i++) {
+        struct seq s;
+        const int64_t n = o->row[i] + 1;
+        OK(seq_open(&s, r->m, &r->shape, &r->full, n, n));
+        double d = max_diff(step(r, &s, o->ids, n, LOGITS_LAST), o->logits + i * o->n_vocab, o->n_vocab);
+        worst = d > worst ? d : worst;
+        seq_close(&s);
+    }
+    return worst;
+}
+
+static int32_t argmax(const float *x, int n)
+{
+    int32_t best = 0;
+    for (int32_t i = 1; i < n; i++)
+        best = x[i] > x[best] ? i : best;
+    return best;
+}
+
+static void check_greedy(struct rig *r, const struct oracle *o)
+{
+    struct seq s;
+    OK(seq_open(&s, r->m, &r->shape, &r->full, o->n_prompt, o->n_prompt + o->n_greedy));
+    const float *out = step(r, &s, o->ids, o->n_prompt, LOGITS_LAST);
+    for (int i = 0; i < o->n_greedy; i++) {
+        if (o->gap[i] > 1e-3f)
+            assert_int_equal(argmax(out, o->n_vocab), o->ids[o->n_prompt + i]);
+        out = step(r, &s, o->ids + o->n_prompt + i, 1, LOGITS_LAST);
+    }
+    seq_close(&s);
+}
+
+static void test_oracles(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2 * FIXTURES; i++) {
+        struct rig r;
+        struct oracle o;
+        if (!have_backend(backends[i % 2]))
+            continue;
+        oracle_read(&o, fixtures[i / 2]);
+        rig_open(&r, fixtures[i / 2], backends[i % 2], DT_F32, false);
+        assert_int_equal(model_config(r.m)->n_vocab, o.n_vocab);
+        double worst = check_lengths(&r, &o);
+        print_message("%s %s: max |delta logit| %.2g\n", fixtures[i / 2], backends[i % 2], worst);
+        assert_true(worst <= 1e-3);
+        check_greedy(&r, &o);
+        rig_close(&r);
+        free(o.raw);
+    }
+}
+
+/* The logits of every token of a pass that is cut at these places. */
+static float *pass(struct rig *r, const struct oracle *o, int64_t n, const int64_t *cuts)
+{
+    const int64_t V = o->n_vocab;
+    float *all = mem_alloc((size_t)(n * V), sizeof *all);
+    struct seq s;
+    OK(seq_open(&s, r->m, &r->shape, &r->full, n, n));
+    for (int64_t at = 0, k = 0, to; at < n; at = to) {
+        to = cuts && cuts[k] && cuts[k] < n ? cuts[k++] : n;
+        memcpy(all + at * V, step(r, &s, o->ids + at, to - at, LOGITS_ALL),
+               (size_t)((to - at) * V) * sizeof *all);
+    }
+    seq_close(&s);
+    return all;
+}
+
+static void check_chunks(struct rig *r, const struct oracle *o, double tol)
+{
+    static const int64_t cuts[][8] = {{1, 2, 3, 0}, {7, 64, 65, 130, 0}, {128, 0}};
+    const int64_t n = 150, V = o->n_vocab;
+    float *whole = pass(r, o, n, NULL);
+    for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++) {
+        float *part = pass(r, o, n, cuts[i]);
+        assert_true(max_diff(whole, part, n * V) <= tol);
+        free(part);
+    }
+    free(whole);
+}
+
+/* Three sequences together, prompts and decode steps mixed, give what each gives alone. */
+static void check_batch(struct rig *r, const struct oracle *o, double tol)
+{
+    static const int64_t part[3][3] = {{9, 1, 5}, {1, 8, 1}, {70, 1, 30}}; /* tokens per pass */
+    const int64_t V = o->n_vocab;
+    struct seq s[3], alone;
+    struct batch_item it[3];
+    struct tensor logits;
+    float *got = mem_alloc((size_t)(9 * V), sizeof *got);
+    int64_t at[3] = {0};
+    for (int i = 0; i < 3; i++)
+        OK(seq_open(&s[i], r->m, &r->shape, &r->full, part[i][0], 110));
+    for (int k = 0; k < 3; k++) {
+        for (int i = 0; i < 3; at[i] += part[i][k], i++)
+            it[i] = (struct batch_item){&s[i], o->ids + 10 * i + at[i], part[i][k]};
+        OK(model_forward(r->m, it, 3, LOGITS_LAST, &logits));
+        memcpy(got + 3 * k * V, logits.data, (size_t)(3 * V) * sizeof *got);
+    }
+    for (int i = 0; i < 3; i++) {
+        OK(seq_open(&alone, r->m, &r->shape, &r->full, part[i][0], 110));
+        for (int64_t k = 0, from = 10 * i; k < 3; from += part[i][k++])
+            assert_true(max_diff(step(r, &alone, o->ids + from, part[i][k], LOGITS_LAST),
+                                 got + (3 * k + i) * V, V) <= tol);
+        assert_int_equal(alone.pos, s[i].pos);
+        seq_close(&alone);
+        seq_close(&s[i]);
+    }
+    free(got);
+}
+
+/* A prompt is frozen; two forks and the sequence itself go on, each with tokens of its own in between. */
+static void check_forks(struct rig *r, const struct oracle *o, double tol)
+{
+    const int64_t V = o->n_vocab, n = 100;
+    struct seq plain, s, fork[2];
+    struct seq_prompt p;
+    float *want = mem_alloc((size_t)(6 * V), sizeof *want);
+    OK(seq_open(&plain, r->m, &r->shape, &r->full, n, n + 6));
+    step(r, &plain, o->ids, n, LOGITS_NONE);
+    for (int i = 0; i < 6; i++)
+        memcpy(want + i * V, step(r, &plain, o->ids + n + i, 1, LOGITS_LAST), (size_t)V * sizeof *want);
+    OK(seq_open(&s, r->m, &r->shape, &r->full, n, n + 6));
+    step(r, &s, o->ids, n, LOGITS_NONE);
+    OK(seq_freeze(&s, &p));
+    for (int i = 0; i < 2; i++)
+        OK(seq_fork(&fork[i], r->m, &r->shape, &r->full, &p, n + 6));
+    seq_prompt_close(&p);
+    for (int i = 0; i < 6; i++) {
+        assert_true(max_diff(step(r, &fork[0], o->ids + n + i, 1, LOGITS_LAST), want + i * V, V) <= tol);
+        const int32_t other = (o->ids[n + i] + 1) % (int32_t)V;
+        assert_true(max_diff(step(r, &fork[1], &other, 1, LOGITS_LAST), want + i * V, V) > 1e-3);
+        assert_true(max_diff(step(r, &s, o->ids + n + i, 1, LOGITS_LAST), want + i * V, V) <= tol);
+    }
+    seq_close(&s);
+    seq_close(&fork[0]);
+    seq_close(&fork[1]);
+    seq_close(&plain);
+    free(want);
+}
+
+/* What a sequence takes is what its shape says, at any length, and what was foretold. */
+static void check_bytes(struct rig *r)
+{
+    for (int64_t n = 1; n < 1000; n += 333) {
+        struct seq s;
+        struct kv_ledger l = {0}, told = {0};
+        OK(seq_open(&s, r->m, &r->shape, &r->full, n, n));
+        seq_bytes(&s, &l);
+        OK(kv_predict(&r->full, &r->shape, n, n, &told));
+        assert_int_equal(kv_ledger_total(&l), kv_ledger_total(&told));
+        seq_close(&s);
+    }
+}
+
+static void test_ways(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2 * FIXTURES; i++) {
+        struct rig r;
+        struct oracle o;
+        const char *backend = backends[i % 2];
+        if (!have_backend(backend))
+            continue;
+        oracle_read(&o, fixtures[i / 2]);
+        rig_open(&r, fixtures[i / 2], backend, DT_F32, false);
+        check_chunks(&r, &o, tolerance(backend));
+        check_batch(&r, &o, tolerance(backend));
+        check_forks(&r, &o, tolerance(backend));
+        check_bytes(&r);
+        rig_close(&r);
+        free(o.raw);
+    }
+}
+
+/* 16-bit weights: finite, and near the reference. */
+static void test_16_bit(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2 * FIXTURES; i++) {
+        struct rig r;
+        struct oracle o;
+        struct seq s;
+        const enum dtype dtype = i % 2 ? DT_F16 : DT_BF16;
+        oracle_read(&o, fixtures[i / 2]);
+        rig_open(&r, fixtures[i / 2], have_backend("cpu") ? "cpu" : "ref", dtype, false);
+        OK(seq_open(&s, r.m, &r.shape, &r.full, o.n_prompt, o.n_prompt));
+        const float *out = step(&r, &s, o.ids, o.n_prompt, LOGITS_LAST);
+        const float *want = o.logits + (o.n_rows - 1) * o.n_vocab;
+        double sum = 0;
+        for (int v = 0; v < o.n_vocab; v++)
+            sum += fabs((double)out[v] - (double)want[v]) / o.n_vocab;
+        print_message("%s %s: mean |delta logit| %.2g\n", fixtures[i / 2], dtype_name(dtype), sum);
+        assert_true(sum < (dtype == DT_F16 ? 0.1 : 0.7));
+        seq_close(&s);
+        rig_close(&r);
+        free(o.raw);
+    }
+}
+
+/* A compressor has no layer to act on, and says so before any weight is read. */
+static void test_no_cache(void **state)
+{
+    (void)state;
+    for (int i = 0; i < FIXTURES; i++) {
+        struct model_file *f;
+        struct seq_shape shape;
+        struct kv_spec spec;
+        OK(model_file_open(&f, fixtures[i]));
+        model_config_shape(model_file_config(f), DT_F16, &shape);
+        OK(kv_spec_parse(&spec, "kivi:bits=2"));
+        assert_int_equal(kv_spec_check(&spec, &shape), ERR_INPUT);
+        kv_spec_free(&spec);
+        model_file_close(f);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_oracles), cmocka_unit_test(test_ways),
+                                       cmocka_unit_test(test_16_bit), cmocka_unit_test(test_no_cache)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
