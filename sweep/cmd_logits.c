@@ -98,70 +98,63 @@ static error_t parser(int key, char *arg, struct argp_state *state)
     }
 }
 
-/* A file whose text is a JSON list of ids; *n is -1 if it is anything else. */
-static int read_ids(const char *path, int64_t n_vocab, int32_t **ids, int64_t *n)
-{
+/* A file that may be a pipe, so that it is read once: its text, and the JSON list in it, NULL if it is
+ * anything else. */
+struct input {
+    const char *path;
     char *text;
-    *ids = NULL;
-    *n = -1;
-    TRY(file_read(path, &text, NULL));
-    json_error_t e;
-    json_t *list = json_loads(text, 0, &e);
-    free(text);
-    if (!json_is_array(list)) {
-        json_decref(list);
-        return 0;
-    }
-    *n = (int64_t)json_array_size(list);
+    size_t bytes;
+    json_t *list;
+};
+
+static int input_open(struct input *in, const char *path)
+{
+    *in = (struct input){.path = path};
+    TRY(file_read(path, &in->text, &in->bytes));
+    json_t *root = json_loads(in->text, 0, NULL);
+    if (json_is_array(root))
+        in->list = root;
+    else
+        json_decref(root);
+    return 0;
+}
+
+static void input_close(struct input *in)
+{
+    free(in->text);
+    json_decref(in->list);
+}
+
+static int ids_of(const struct input *in, int64_t n_vocab, int32_t **ids, int64_t *n)
+{
+    *n = (int64_t)json_array_size(in->list);
     *ids = mem_alloc((size_t)*n, sizeof **ids);
-    int rc = 0;
-    for (int64_t i = 0; i < *n && rc == 0; i++) {
-        const json_t *v = json_array_get(list, (size_t)i);
+    for (int64_t i = 0; i < *n; i++) {
+        const json_t *v = json_array_get(in->list, (size_t)i);
         json_int_t id = json_integer_value(v);
         if (!json_is_integer(v) || id < 0 || id >= n_vocab)
-            rc = err_set(ERR_INPUT, "%s: item %lld is not a token id below %lld", path, (long long)i,
-                         (long long)n_vocab);
+            return err_set(ERR_INPUT, "%s: item %lld is not a token id below %lld", in->path, (long long)i,
+                           (long long)n_vocab);
         (*ids)[i] = (int32_t)id;
     }
-    json_decref(list);
-    if (rc < 0) {
-        free(*ids);
-        *ids = NULL;
-    }
+    return 0;
+}
+
+static int read_force(const char *path, int64_t n_vocab, int32_t **ids, int64_t *n)
+{
+    struct input in;
+    TRY(input_open(&in, path));
+    int rc = in.list ? ids_of(&in, n_vocab, ids, n)
+                     : err_set(ERR_INPUT, "%s is not a JSON list of token ids", path);
+    input_close(&in);
     return rc;
 }
 
-/* Whether a file holds a JSON list, so that no tokenizer is needed. */
-static int is_list(const char *path, bool *yes)
+/* Prompt: a JSON list of ids, or text that is tokenised with special tokens, without a template. */
+static int prompt_ids(const struct input *in, const struct tok *t, int64_t n_vocab, int32_t **ids, int64_t *n)
 {
-    char *text;
-    TRY(file_read(path, &text, NULL));
-    json_t *list = json_loads(text, 0, NULL);
-    *yes = json_is_array(list);
-    json_decref(list);
-    free(text);
-    return 0;
-}
-
-/* Prompt: a JSON list of ids (t NULL), or text that is tokenised with special tokens, without a template. */
-static int read_prompt(const char *path, const struct tok *t, int64_t n_vocab, int32_t **ids, int64_t *n)
-{
-    if (!t) {
-        TRY(read_ids(path, n_vocab, ids, n));
-    } else {
-        char *text;
-        size_t bytes;
-        TRY(file_read(path, &text, &bytes));
-        int rc = tok_encode(t, text, bytes, true, ids, n);
-        free(text);
-        TRY(rc);
-    }
-    if (*n == 0) {
-        free(*ids);
-        *ids = NULL;
-        return err_set(ERR_INPUT, "%s gives an empty prompt", path);
-    }
-    return 0;
+    TRY(in->list ? ids_of(in, n_vocab, ids, n) : tok_encode(t, in->text, in->bytes, true, ids, n));
+    return *n ? 0 : err_set(ERR_INPUT, "%s gives an empty prompt", in->path);
 }
 
 struct out {
@@ -264,8 +257,8 @@ static int describe(struct out *o, const struct logits_args *a, const struct pro
     return arrays_attr(o->file, "/qkv", "n_kv_head", cfg->n_kv_head);
 }
 
-static int compute(struct runner *r, const struct logits_args *a, const struct kv_spec *spec,
-                   enum dtype cache)
+static int compute(struct runner *r, const struct logits_args *a, const struct input *in,
+                   const struct kv_spec *spec, enum dtype cache)
 {
     const struct model_config *cfg = model_config(runner_model(r));
     struct probe_logits p = {.spec = spec,
@@ -281,13 +274,9 @@ static int compute(struct runner *r, const struct logits_args *a, const struct k
     int rc;
     TRY(model_seq_shape(runner_model(r), cache, &p.over, &shape));
     o.shape = &shape;
-    TRY_GOTO(read_prompt(a->prompt, runner_tok(r), cfg->n_vocab, &prompt, &p.n_ids), done);
+    TRY_GOTO(prompt_ids(in, runner_tok(r), cfg->n_vocab, &prompt, &p.n_ids), done);
     if (a->force)
-        TRY_GOTO(read_ids(a->force, cfg->n_vocab, &force, &n_force), done);
-    if (n_force < 0) {
-        rc = err_set(ERR_INPUT, "%s is not a JSON list of token ids", a->force);
-        goto done;
-    }
+        TRY_GOTO(read_force(a->force, cfg->n_vocab, &force, &n_force), done);
     all = mem_alloc((size_t)(p.n_ids + p.max_new), sizeof *all);
     memcpy(all, prompt, (size_t)p.n_ids * sizeof *all);
     p.ids = prompt, p.force = force, p.n_force = n_force, p.out_ids = all + p.n_ids, p.ctx = &o;
@@ -356,6 +345,7 @@ int cmd_logits(struct app *app, int argc, char **argv)
     app_parse(app, &argp, argc, argv, &a);
     struct config_model cm = {0};
     struct kv_spec spec = {0};
+    struct input in = {0};
     struct runner *r = NULL;
     enum dtype dtype, cache;
     TRY(check_output(&a));
@@ -372,14 +362,16 @@ int cmd_logits(struct app *app, int argc, char **argv)
                           .cache_dtype = cache};
     TRY_GOTO(kv_spec_parse(&spec, a.method), done);
     TRY_GOTO(app_no_prompt_method(&spec), done);
-    TRY_GOTO(is_list(a.prompt, &m.ids_only), done);
+    TRY_GOTO(input_open(&in, a.prompt), done);
+    m.ids_only = in.list != NULL;
     TRY_GOTO(tell(&cm), done);
     TRY_GOTO(runner_open(&r, &o), done);
     TRY_GOTO(runner_load(r, &m), done);
     TRY_GOTO(defaults_apply(&spec, &cm, model_config(runner_model(r))->architecture), done);
-    rc = compute(r, &a, &spec, cache);
+    rc = compute(r, &a, &in, &spec, cache);
 done:
     runner_close(r);
+    input_close(&in);
     kv_spec_free(&spec);
     config_model_close(&cm);
     return rc;

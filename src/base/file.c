@@ -270,3 +270,26 @@ void file_list_free(char **names, int n)
         free(names[i]);
     free(names);
 }
+
+bool file_ends_with(const char *path, const char *end)
+{
+    const size_t n = strlen(path), k = strlen(end);
+    return k <= n && !strcmp(path + n - k, end);
+}
+
+char *file_only(const char *dir, const char *end)
+{
+    char **names, *found = NULL;
+    int n, hits = 0;
+    if (file_list(dir, &names, &n) < 0)
+        return NULL;
+    for (int i = 0; i < n; i++)
+        if (file_ends_with(names[i], end) && hits++ == 0)
+            found = file_join(dir, names[i]);
+    file_list_free(names, n);
+    if (hits > 1) {
+        free(found);
+        found = NULL;
+    }
+    return found;
+}

@@ -38,8 +38,8 @@ int file_mkdirs(const char *path);
 bool file_exists(const char *path);
 bool file_is_dir(const char *path);
 bool file_is_real_dir(const char *path); /* and no symbolic link to one */
-/* Makes a new file PATH.tmp.HOST-BOOT.PID.RANDOM, whatever lies there (links included); its name is owned, *fd open for
- * writing. NULL with the error set. */
+/* Makes a new file PATH.tmp.HOST-BOOT.PID.RANDOM, whatever lies there (links included); its name is owned,
+ * *fd open for writing. NULL with the error set. */
 char *file_temp(const char *path, int *fd);
 /* Removes such files of processes that are gone. Process ids say something on this machine alone: files of
  * others go when nothing was written to them for a day. */
@@ -49,6 +49,10 @@ char *file_join(const char *dir, const char *name);
 /* Regular files of a folder, names sorted by bytes; owned array of owned strings. */
 int file_list(const char *dir, char ***names, int *n);
 void file_list_free(char **names, int n);
+/* The one regular file of a folder whose name ends with `end`, with the folder before it; NULL if there is
+ * none, or several. Owned. */
+char *file_only(const char *dir, const char *end);
+bool file_ends_with(const char *path, const char *end);
 /* Lower-case hex SHA-256 of bytes. */
 void file_sha256(const void *data, size_t bytes, char hex[65]);
 

@@ -136,20 +136,49 @@ static void rename_tensors(struct model_file *f)
             }
 }
 
+/* A file of tensors alone: the family whose they are knows its sizes from their shapes. */
+static int open_tensors(struct model_file *f)
+{
+    const struct family *fam;
+    TRY(weights_open_file(f));
+    TRY(file_tensor_sort(f));
+    for (int i = 0; (fam = family_at(i)); i++) {
+        if (!fam->read_tensors)
+            continue;
+        strncpy(f->cfg.family, fam->name, sizeof f->cfg.family - 1);
+        strncpy(f->cfg.architecture, fam->hf_types, sizeof f->cfg.architecture - 1);
+        int rc = fam->read_tensors(&f->cfg, f);
+        if (rc != 0)
+            return rc < 0 ? rc : 0;
+    }
+    return err_set(
+        ERR_INPUT,
+        "%s: its tensors are those of no model that is supported without a config.json (RWKV-5.2 is)",
+        f->path);
+}
+
+static int open_folder(struct model_file *f)
+{
+    TRY(config_read(&f->cfg, f->path, &f->notes));
+    TRY(weights_open_folder(f));
+    rename_tensors(f);
+    return stop_ids_dir(&f->stop, f->path);
+}
+
+static int open_gguf(struct model_file *f)
+{
+    TRY(gguf_model_open(f));
+    return stop_ids_gguf(&f->stop, f->gguf);
+}
+
 static int open_model(struct model_file *f)
 {
-    if (file_is_dir(f->path)) {
-        TRY(config_read(&f->cfg, f->path, &f->notes));
-        TRY(weights_open_folder(f));
-        rename_tensors(f);
-        TRY(stop_ids_dir(&f->stop, f->path));
-    } else if (!file_exists(f->path)) {
+    if (!file_exists(f->path))
         return err_set(ERR_INPUT, "%s: no such model file or folder (`kvsweep fetch` downloads known models)",
                        f->path);
-    } else {
-        TRY(gguf_model_open(f));
-        TRY(stop_ids_gguf(&f->stop, f->gguf));
-    }
+    TRY(file_is_dir(f->path)              ? open_folder(f)
+        : file_ends_with(f->path, ".pth") ? open_tensors(f)
+                                          : open_gguf(f));
     TRY(file_tensor_sort(f));
     correct_dtype(f);
     check_head(f);
@@ -167,10 +196,21 @@ static int open_encoder(struct model_file *f)
     return file_tensor_sort(f);
 }
 
+/* The file that a path stands for: a folder without config.json that holds one .pth stands for that. Owned.
+ */
+static char *model_path(const char *path)
+{
+    char *config = file_join(path, "config.json"), *one = NULL;
+    if (file_is_dir(path) && !file_exists(config))
+        one = file_only(path, ".pth");
+    free(config);
+    return one ? one : mem_strdup(path);
+}
+
 static int open_with(struct model_file **out, const char *path, int (*open)(struct model_file *))
 {
     struct model_file *f = mem_alloc(1, sizeof *f);
-    f->path = mem_strdup(path);
+    f->path = model_path(path);
     int rc = open(f);
     if (rc < 0) {
         model_file_close(f);

@@ -41,6 +41,8 @@ int weights_open_folder(struct model_file *f);
 /* One file of each format over bytes that are already mapped. */
 int torch_file_add(struct model_file *f, const struct file_map *m, int map, const char *path);
 int safetensors_add(struct model_file *f, const struct file_map *m, int map, const char *path);
+/* Maps the one file f->path of tensors alone (.pth) and fills f->t. */
+int weights_open_file(struct model_file *f);
 /* Opens f->gguf from f->path, reads the configuration and fills f->t. */
 int gguf_model_open(struct model_file *f);
 

@@ -102,8 +102,8 @@ static int read_rows(const struct model_file *f, const struct load_item *it, int
                 memcpy((char *)dst + (size_t)at * pitch, (const char *)t->data + (size_t)(row + at) * pitch,
                        (size_t)m * pitch);
             } else {
-                for (int64_t k = 0; it->of && k < m * width; k++)
-                    x[k] = it->of(x[k]);
+                if (it->of)
+                    it->of(it->ctx, x, m * width);
                 convert(dst, dtype, at * width, x, m * width);
             }
         }

@@ -14,6 +14,9 @@ enum load_kind {
     LOAD_TABLE,  /* plain rows in the model's dtype (embeddings) */
     LOAD_FLOATS, /* plain float32 (norms, biases) */
 };
+/* Changes n values of whole rows on their way to the device; called by several threads. */
+typedef void load_map(const void *ctx, float *x, int64_t n);
+
 struct load_item {
     enum load_kind kind;
     int n_part;
@@ -23,8 +26,9 @@ struct load_item {
     struct weight *weight; /* LOAD_PACKED: filled; borrowed */
     struct tensor *table;  /* LOAD_TABLE: filled */
     const float **floats;  /* LOAD_FLOATS: filled */
-    float (*of)(float);    /* each value of LOAD_FLOATS goes through it; NULL: as it is */
-    size_t at, bytes;      /* in the block */
+    load_map *of;          /* values go through it; NULL: as they are */
+    const void *ctx;
+    size_t at, bytes; /* in the block */
 };
 struct share;
 struct load {
@@ -47,9 +51,12 @@ int load_table(struct load *l, const struct model_file *f, struct tensor *out, c
                int64_t n_in);
 int load_floats(struct load *l, const struct model_file *f, const float **out, const char *const *names,
                 const int64_t *rows, int n_part);
-/* One tensor of any shape as plain float32, row-major, each value passed through `of` (NULL: as it is). */
+/* One tensor of any shape as plain float32, row-major, its values passed through `of` (NULL: as they are). */
 int load_values(struct load *l, const struct model_file *f, const float **out, const char *name,
-                const int64_t *shape, int n_dim, float (*of)(float));
+                const int64_t *shape, int n_dim, load_map *of);
+/* The item that was declared last goes through `of` with this context, which must live until load_run
+ * returns. */
+void load_through(struct load *l, load_map *of, const void *ctx);
 /* After all declarations: ERR_INPUT names every tensor that is missing or has another shape or type, and
  * those that were not declared, but for those whose names end in one of `spare` ("a|b"; NULL: they do not
  * matter). */

@@ -72,7 +72,7 @@ int load_floats(struct load *l, const struct model_file *f, const float **out, c
 }
 
 int load_values(struct load *l, const struct model_file *f, const float **out, const char *name,
-                const int64_t *shape, int n_dim, float (*of)(float))
+                const int64_t *shape, int n_dim, load_map *of)
 {
     struct load_item *it = add(l, LOAD_FLOATS, &name, 1);
     it->floats = out;
@@ -85,6 +85,12 @@ int load_values(struct load *l, const struct model_file *f, const float **out, c
     if (rc < 0 && !f->missing)
         note_problem(l, f);
     return rc < 0 && f->missing ? rc : 0;
+}
+
+void load_through(struct load *l, load_map *of, const void *ctx)
+{
+    l->item[l->n - 1].of = of;
+    l->item[l->n - 1].ctx = ctx;
 }
 
 /* Is `name` or its end one of "a|b|c"? */

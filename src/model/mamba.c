@@ -31,9 +31,11 @@ struct mamba {
 
 /* ---- what Mamba-2 shares ---- */
 
-static float minus_exp(float x)
+static void minus_exp(const void *ctx, float *x, int64_t n)
 {
-    return -expf(x);
+    (void)ctx;
+    for (int64_t i = 0; i < n; i++)
+        x[i] = -expf(x[i]);
 }
 
 int mamba_bind_a(struct model *m, struct model_file *f, const float **a, const char *name, int64_t n0,

@@ -1,5 +1,6 @@
-/* Models: a file (GGUF, or a Hugging Face folder with config.json and safetensors), a family (what to
- * compute), sequences. check-type calls read headers only; weights are read by model_open. */
+/* Models: a file (GGUF, a .pth with tensors alone, or a Hugging Face folder with config.json and
+ * safetensors), a family (what to compute), sequences. check-type calls read headers only; weights are read
+ * by model_open. */
 #ifndef KVS_MODEL_MODEL_H
 #define KVS_MODEL_MODEL_H
 
@@ -209,6 +210,9 @@ struct family {
     /* The model_type of a config.json that has none, if this family's original layout is like that; else
      * NULL. NULL: every layout says its type. */
     const char *(*claims)(const struct config_reader *r);
+    /* The configuration of a file that holds tensors alone (.pth), if they are this family's: 1; 0: they are
+     * not. NULL: there is no such layout. */
+    int (*read_tensors)(struct model_config *c, const struct model_file *f);
     /* Header: c->family and c->architecture are set, the rest is read, defaults are filled in, what cannot be
      * computed is refused (ERR_INPUT). */
     int (*read)(struct model_config *c, const struct config_reader *r);

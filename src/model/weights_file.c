@@ -101,6 +101,11 @@ static bool open_format(struct model_file *f, const char *name, file_adder *add,
     return found;
 }
 
+int weights_open_file(struct model_file *f)
+{
+    return add_file(f, f->path, torch_file_add);
+}
+
 int weights_open_folder(struct model_file *f)
 {
     int rc = 0;

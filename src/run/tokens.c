@@ -127,6 +127,14 @@ static int open_both(struct tok **t, struct stop_ids *stop, const char *model_pa
         TRY(tok_open_dir(t, model_path));
         return stop_ids_dir(stop, model_path);
     }
+    if (file_ends_with(model_path, ".pth")) {
+        char *slash, *dir = mem_strdup(model_path);
+        if ((slash = strrchr(dir, '/')))
+            *slash = 0;
+        int rc = tok_open_dir(t, slash ? dir : ".");
+        free(dir);
+        return rc;
+    }
     struct gguf *g;
     TRY(gguf_open(&g, model_path));
     int rc = open_gguf(t, g);
