@@ -5,7 +5,8 @@
 static const char *const backends[] = {"ref", "cpu"};
 static const char *const fixtures[] = {"fixtures/family/mamba",  "fixtures/family/mamba_ms",
                                        "fixtures/family/mamba2", "fixtures/family/mamba2_ms",
-                                       "fixtures/family/rwkv5",  "fixtures/family/rwkv5_bf16"};
+                                       "fixtures/family/rwkv5",  "fixtures/family/rwkv5_bf16",
+                                       "fixtures/family/griffin"};
 enum { FIXTURES = sizeof fixtures / sizeof *fixtures };
 
 static bool have_backend(const char *name)

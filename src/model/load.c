@@ -75,7 +75,26 @@ static enum dtype dtype_of(int32_t ggml)
 static bool same_bytes(const struct model_file *f, const struct load_item *it, int part, enum dtype dtype)
 {
     const struct file_tensor *ft = file_tensor_find(f, it->name[part]);
-    return dtype_of(it->part[part].type) == dtype && ft && !ft->heads && !it->of;
+    return dtype_of(it->part[part].type) == dtype && ft && !ft->heads && !it->of && !it->slices;
+}
+
+/* Rows [row, row + n) of a matrix that lies transposed in a slice of the tensor. */
+static int read_slice(const struct model_file *f, const struct load_item *it, int64_t row, int64_t n,
+                      void *dst, enum dtype dtype)
+{
+    struct model_tensor t = it->part[0];
+    t.n[0] = it->slices;
+    float *x = mem_alloc((size_t)(it->n_in * it->n_out), sizeof *x),
+          *y = mem_alloc((size_t)it->n_in, sizeof *y);
+    int rc = model_tensor_read(f, &t, it->name[0], it->slice, 1, x);
+    for (int64_t i = 0; i < n && rc == 0; i++) {
+        for (int64_t k = 0; k < it->n_in; k++)
+            y[k] = x[k * it->n_out + row + i];
+        convert(dst, dtype, i * it->n_in, y, it->n_in);
+    }
+    free(x);
+    free(y);
+    return rc;
 }
 
 /* Rows [row, row + n) of one part -> dst. Each value is converted by itself, so threads do not matter for the
@@ -88,6 +107,8 @@ static int read_rows(const struct model_file *f, const struct load_item *it, int
     const size_t pitch = (size_t)it->n_in * dtype_bytes(dtype);
     int64_t width = it->n_in, step = LOAD_CHUNK / width + 1, n_step = (n + step - 1) / step;
     int failed = 0;
+    if (it->slices)
+        return read_slice(f, it, row, n, dst, dtype);
 #pragma omp parallel num_threads(threads) if (n_step > 1)
     {
         float *x = same ? NULL : mem_alloc((size_t)(step * width), sizeof *x);

@@ -28,6 +28,8 @@ struct load_item {
     const float **floats;  /* LOAD_FLOATS: filled */
     load_map *of;          /* values go through it; NULL: as they are */
     const void *ctx;
+    int64_t slices,
+        slice; /* the matrix is the transpose of slice [n_in,n_out] of that many; 0: it is rows of the file */
     size_t at, bytes; /* in the block */
 };
 struct share;
@@ -54,6 +56,9 @@ int load_floats(struct load *l, const struct model_file *f, const float **out, c
 /* One tensor of any shape as plain float32, row-major, its values passed through `of` (NULL: as they are). */
 int load_values(struct load *l, const struct model_file *f, const float **out, const char *name,
                 const int64_t *shape, int n_dim, load_map *of);
+/* A matrix [n_out,n_in] that lies in the file as slice `slice` of a tensor [slices,n_in,n_out]. */
+int load_slice(struct load *l, const struct model_file *f, struct weight *out, const char *name,
+               int64_t slices, int64_t slice, int64_t n_out, int64_t n_in);
 /* The item that was declared last goes through `of` with this context, which must live until load_run
  * returns. */
 void load_through(struct load *l, load_map *of, const void *ctx);

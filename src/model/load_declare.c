@@ -87,6 +87,25 @@ int load_values(struct load *l, const struct model_file *f, const float **out, c
     return rc < 0 && f->missing ? rc : 0;
 }
 
+int load_slice(struct load *l, const struct model_file *f, struct weight *out, const char *name,
+               int64_t slices, int64_t slice, int64_t n_out, int64_t n_in)
+{
+    struct load_item *it = add(l, LOAD_PACKED, &name, 1);
+    const int64_t shape[3] = {slices, n_in, n_out};
+    it->weight = out;
+    it->n_out = n_out;
+    it->n_in = n_in;
+    it->slices = slices;
+    it->slice = slice;
+    int rc = model_file_find(f, name, shape, 3, &it->part[0]);
+    if (rc < 0 && f->missing)
+        return rc;
+    if (rc < 0)
+        note_problem(l, f);
+    it->part[0].n[0] = n_out; /* rows, as all parts have them */
+    return 0;
+}
+
 void load_through(struct load *l, load_map *of, const void *ctx)
 {
     l->item[l->n - 1].of = of;

@@ -1,0 +1,150 @@
+/* Keys, shape and cost of RecurrentGemma. Layouts of transformers 4 (block_types, rope keys at the top) and 5
+ * (layer_types, rope_parameters). Windows are Google's, with which the models were trained: a query sees the
+ * W keys before its own and its own (recurrentgemma/torch/modules.py); transformers 5.24 sees one less. */
+#include "base/err.h"
+#include "base/str.h"
+#include "model/file_int.h"
+#include "model/griffin.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+static int only(const struct config_reader *r, const char *key, const char *value)
+{
+    const char *s = NULL;
+    char shown[80];
+    TRY(r->text(r, key, &s));
+    return !s || !strcmp(s, value) ? 0
+                                   : err_set(ERR_INPUT, "%s: '%s' is '%s', which is not supported (%s is)",
+                                             r->path, key, file_shown(shown, s), value);
+}
+
+/* Which layers attend: a pattern that repeats, or one word per layer. */
+static int read_pattern(const struct config_reader *r, const struct model_config *c, struct griffin_config *w)
+{
+    static const char *const keys[] = {"layer_types", "block_types", "_block_types"};
+    static const uint8_t usual[] = {0, 0, 1};
+    const char *key = NULL, *s;
+    uint8_t pattern[SHAPE_LAYERS];
+    char shown[80];
+    int64_t n = 0;
+    for (int i = 0; i < 3 && !key; i++)
+        key = r->has(r, keys[i]) == READER_GIVEN ? keys[i] : NULL;
+    for (; key && n < SHAPE_LAYERS; n++) {
+        TRY(r->item(r, key, n, &s));
+        if (!s)
+            break;
+        pattern[n] = !strcmp(s, "attention") || !strcmp(s, "sliding_attention");
+        if (!pattern[n] && strcmp(s, "recurrent") != 0 && strcmp(s, "linear_attention") != 0)
+            return err_set(ERR_INPUT, "%s: %s[%" PRId64 "] is '%s'; recurrent and attention are supported",
+                           r->path, key, n, file_shown(shown, s));
+    }
+    if (n == 0)
+        memcpy(pattern, usual, (size_t)(n = 3));
+    for (int32_t i = 0; i < c->n_layer; i++)
+        w->attention[i] = pattern[i % n];
+    return 0;
+}
+
+static int read_sizes(const struct config_reader *r, struct model_config *c, struct griffin_config *w)
+{
+    int64_t n, heads, kv, dim, conv, wide;
+    TRY(r->integer(r, "hidden_size", r->hf ? 2560 : -1, 1, 1 << 20, &c->d_model));
+    TRY(r->integer(r, "num_hidden_layers", r->hf ? 26 : -1, 1, SHAPE_LAYERS, &n));
+    TRY(r->integer(r, "num_attention_heads", r->hf ? 10 : -1, 1, 4096, &heads));
+    TRY(r->integer(r, "num_key_value_heads", heads, 1, heads, &kv));
+    TRY(r->integer(r, "head_dim", c->d_model / heads, 1, 4096, &dim));
+    TRY(r->integer(r, "intermediate_size", r->hf ? 3 * c->d_model * 2 : -1, 2, 1 << 23,
+                   &wide)); /* of both halves */
+    TRY(r->integer(r, "lru_width", c->d_model, 1, 1 << 20, &w->Lw));
+    TRY(r->integer(r, "attention_window_size", 2048, 1, 1 << 30, &w->W));
+    TRY(r->integer(r, "conv1d_width", 4, 2, 8, &conv));
+    TRY(r->integer(r, "vocab_size", r->hf ? 256000 : -1, 1, 1 << 24, &c->n_vocab));
+    if (heads % kv || w->Lw % heads || dim % 4 || wide % 2)
+        return err_set(ERR_INPUT,
+                       "%s: %" PRId64 " heads of %" PRId64 ", %" PRId64 " key/value heads, lru_width %" PRId64
+                       " and intermediate_size %" PRId64 " do not go together",
+                       r->path, heads, dim, kv, w->Lw, wide);
+    c->n_layer = (int32_t)n;
+    c->n_head = (int32_t)heads;
+    c->n_kv_head = (int32_t)kv;
+    c->head_dim = (int32_t)dim;
+    c->d_ff = wide / 2;
+    w->conv = (int32_t)conv;
+    return 0;
+}
+
+int griffin_read(struct model_config *c, const struct config_reader *r)
+{
+    struct griffin_config *w = griffin_own(c);
+    double eps, cap, partial = 0.5;
+    bool bias;
+    TRY(only(r, "hidden_activation", "gelu_pytorch_tanh"));
+    TRY(r->flag(r, "attention_bias", false, &bias));
+    if (bias)
+        return err_set(ERR_INPUT, "%s: 'attention_bias' is true, which is not supported", r->path);
+    TRY(read_sizes(r, c, w));
+    TRY(read_pattern(r, c, w));
+    TRY(r->real(r, "rms_norm_eps", 1e-6, &eps));
+    TRY(r->real(r, "logits_soft_cap", 30, &cap));
+    c->max_len = INT32_MAX;
+    TRY(r->rope(r, c, NULL, &c->rope[0]));
+    if (c->rope[0].partial != 1) /* absent: the class's 0.5 */
+        partial = c->rope[0].partial;
+    if (partial != 0.5 || c->rope[0].scaling != ROPE_PLAIN)
+        return err_set(ERR_INPUT, "%s: this family rotates half of each head, without scaling", r->path);
+    c->norm_eps = (float)eps;
+    w->cap = (float)cap;
+    c->tied = true;
+    return r->dtype(r, c);
+}
+
+void griffin_describe(const struct model_config *c, struct str *out)
+{
+    const struct griffin_config *w = griffin_of(c);
+    str_printf(out, "window %" PRId64 " width %" PRId64 " conv %d cap %.9g layers ", w->W, w->Lw, w->conv,
+               (double)w->cap);
+    for (int32_t i = 0; i < c->n_layer; i++)
+        str_addc(out, w->attention[i] ? 'a' : 'r');
+    str_addc(out, '\n');
+}
+
+struct layer_kind griffin_kind(const struct model_config *c)
+{
+    struct layer_kind k = kind_attention(c->n_head, c->n_kv_head, c->head_dim, griffin_of(c)->W + 1);
+    k.n_rot = c->head_dim / 2;
+    return k;
+}
+
+void griffin_shape(const struct model_config *c, struct seq_shape *s)
+{
+    const struct griffin_config *w = griffin_of(c);
+    const struct layer_kind recurrent = {
+        .mixer = MIX_RECURRENT,
+        .n_state = 2,
+        .state = {{"conv_tail", DT_F32, {w->conv - 1, w->Lw, 1}}, {"lru", DT_F32, {w->Lw, 1, 1}}}};
+    *s = (struct seq_shape){
+        .n_layer = c->n_layer, .n_kind = 2, .kind = {recurrent, griffin_kind(c)}, .max_len = INT32_MAX};
+    memcpy(s->kind_of, w->attention, (size_t)c->n_layer);
+}
+
+void griffin_cost(const struct model_config *c, struct model_cost *cost)
+{
+    const struct griffin_config *w = griffin_of(c);
+    const int64_t D = c->d_model, F = c->d_ff, Lw = w->Lw, L = c->n_layer, block = Lw / c->n_head,
+                  q = (int64_t)c->n_head * c->head_dim, kv = (int64_t)c->n_kv_head * c->head_dim;
+    int64_t n = 0;
+    for (int64_t i = 0; i < L; i++)
+        n += w->attention[i];
+    *cost = (struct model_cost){.product = {{"x,y", 2 * Lw, D, L - n},
+                                            {"gates", block, block, 2 * c->n_head * (L - n)},
+                                            {"out", D, Lw, L - n},
+                                            {"q,k,v", q + 2 * kv, D, n},
+                                            {"o", D, q, n},
+                                            {"gate,up", 2 * F, D, L},
+                                            {"down", D, F, L},
+                                            {"head", c->n_vocab, D, 1}},
+                                .n_product = 8,
+                                .head = 7};
+}
