@@ -61,11 +61,6 @@ static int read_sizes(const struct config_reader *r, struct model_config *c, str
     TRY(r->integer(r, "attention_window_size", 2048, 1, 1 << 30, &w->W));
     TRY(r->integer(r, "conv1d_width", 4, 2, 8, &conv));
     TRY(r->integer(r, "vocab_size", r->hf ? 256000 : -1, 1, 1 << 24, &c->n_vocab));
-    if (heads % kv || w->Lw % heads || dim % 4 || wide % 2)
-        return err_set(ERR_INPUT,
-                       "%s: %" PRId64 " heads of %" PRId64 ", %" PRId64 " key/value heads, lru_width %" PRId64
-                       " and intermediate_size %" PRId64 " do not go together",
-                       r->path, heads, dim, kv, w->Lw, wide);
     c->n_layer = (int32_t)n;
     c->n_head = (int32_t)heads;
     c->n_kv_head = (int32_t)kv;
@@ -75,10 +70,36 @@ static int read_sizes(const struct config_reader *r, struct model_config *c, str
     return 0;
 }
 
+static int check_sizes(const struct model_config *c, const struct griffin_config *w, const char *path)
+{
+    if (c->n_head % c->n_kv_head == 0 && w->Lw % c->n_head == 0 && c->head_dim % 4 == 0)
+        return 0;
+    return err_set(ERR_INPUT,
+                   "%s: %d heads of %d, %d key/value heads and lru_width %" PRId64 " do not go together",
+                   path, c->n_head, c->head_dim, c->n_kv_head, w->Lw);
+}
+
+/* Half of each head is rotated; what else a file says is refused (absent keys have the class's 0.5). */
+static int read_rope(const struct config_reader *r, struct model_config *c)
+{
+    static const char *const keys[] = {"partial_rotary_factor", "rope_parameters.partial_rotary_factor"};
+    double partial;
+    TRY(r->rope(r, c, NULL, &c->rope[0]));
+    for (int i = 0; i < 2; i++) {
+        TRY(r->real(r, keys[i], 0.5, &partial));
+        if (partial != 0.5)
+            return err_set(ERR_INPUT, "%s: '%s' is %g, which is not supported (0.5 is)", r->path, keys[i],
+                           partial);
+    }
+    return c->rope[0].scaling == ROPE_PLAIN
+               ? 0
+               : err_set(ERR_INPUT, "%s: rope scaling is not supported for this model_type", r->path);
+}
+
 int griffin_read(struct model_config *c, const struct config_reader *r)
 {
     struct griffin_config *w = griffin_own(c);
-    double eps, cap, partial = 0.5;
+    double eps, cap;
     bool bias;
     TRY(only(r, "hidden_activation", "gelu_pytorch_tanh"));
     TRY(r->flag(r, "attention_bias", false, &bias));
@@ -89,15 +110,12 @@ int griffin_read(struct model_config *c, const struct config_reader *r)
     TRY(r->real(r, "rms_norm_eps", 1e-6, &eps));
     TRY(r->real(r, "logits_soft_cap", 30, &cap));
     c->max_len = INT32_MAX;
-    TRY(r->rope(r, c, NULL, &c->rope[0]));
-    if (c->rope[0].partial != 1) /* absent: the class's 0.5 */
-        partial = c->rope[0].partial;
-    if (partial != 0.5 || c->rope[0].scaling != ROPE_PLAIN)
-        return err_set(ERR_INPUT, "%s: this family rotates half of each head, without scaling", r->path);
+    TRY(read_rope(r, c));
     c->norm_eps = (float)eps;
     w->cap = (float)cap;
     c->tied = true;
-    return r->dtype(r, c);
+    TRY(r->dtype(r, c));
+    return check_sizes(c, w, r->path);
 }
 
 void griffin_describe(const struct model_config *c, struct str *out)

@@ -26,13 +26,14 @@ int rwkv5_read(struct model_config *c, const struct config_reader *r)
     TRY(r->integer(r, "intermediate_size", -1, 1, 1 << 22, &c->d_ff));
     TRY(r->integer(r, "vocab_size", -1, 1, 1 << 24, &c->n_vocab));
     TRY(r->integer(r, "head_size", 64, 1, 128, &w->S));
+    TRY(r->dtype(r, c));
     if (c->d_model % w->S)
         return err_set(ERR_INPUT, "%s: hidden_size %" PRId64 " is no multiple of head_size %" PRId64, r->path,
                        c->d_model, w->S);
     w->H = c->d_model / w->S;
     c->n_layer = (int32_t)n;
     c->max_len = INT32_MAX;
-    return r->dtype(r, c);
+    return 0;
 }
 
 static bool has(const struct model_file *f, const char *name)

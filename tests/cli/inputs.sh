@@ -47,3 +47,6 @@ echo '$ a pointer in place of data'
 printf 'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n' >q.jsonl
 printf 'models: [{id: m, path: both, template: none}]\nmethods: [full]\ntasks: [{name: longbench/qasper, data: q.jsonl}]\n' >q.yaml
 kvsweep run q.yaml 2>&1 | tail -1
+# a prompt that comes through a pipe is read once
+kvsweep logits "$TESTS/fixtures/tiny" --prompt <(echo '[1, 2, 3]') --max-new 2 -o pipe.h5 && echo "read from a pipe"
+kvsweep logits "$TESTS/fixtures/tiny" --prompt <(echo '[1, 2, 3]') --force "$TESTS/fixtures/tiny/config.json" -o pipe.h5
