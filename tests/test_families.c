@@ -3,10 +3,10 @@
 #include "model_common.h"
 
 static const char *const backends[] = {"ref", "cpu"};
-static const char *const fixtures[] = {"fixtures/family/mamba",  "fixtures/family/mamba_ms",
-                                       "fixtures/family/mamba2", "fixtures/family/mamba2_ms",
-                                       "fixtures/family/rwkv5",  "fixtures/family/rwkv5_bf16",
-                                       "fixtures/family/griffin"};
+static const char *const fixtures[] = {
+    "fixtures/family/mamba",  "fixtures/family/mamba_ms",   "fixtures/family/mamba_gguf",
+    "fixtures/family/mamba2", "fixtures/family/mamba2_ms",  "fixtures/family/mamba2_gguf",
+    "fixtures/family/rwkv5",  "fixtures/family/rwkv5_bf16", "fixtures/family/griffin"};
 enum { FIXTURES = sizeof fixtures / sizeof *fixtures };
 
 static bool have_backend(const char *name)
@@ -48,6 +48,14 @@ static void oracle_read(struct oracle *o, const char *dir)
     o->logits = (const float *)(const void *)(o->ids + o->n_prompt + o->n_greedy);
     o->gap = o->logits + o->n_rows * o->n_vocab;
     assert_int_equal(n, (size_t)((const char *)(o->gap + o->n_greedy) - o->raw));
+}
+
+/* The model of a fixture: its GGUF file where it has one, else the folder. */
+static void open_fixture(struct rig *r, const char *dir, const char *backend, enum dtype dtype)
+{
+    char *gguf = file_join(dir, "model.gguf");
+    rig_open(r, file_exists(gguf) ? gguf : dir, backend, dtype, false);
+    free(gguf);
 }
 
 /* A prompt of each length by itself gives the reference's logits of its last token. */
@@ -95,7 +103,7 @@ static void test_oracles(void **state)
         if (!have_backend(backends[i % 2]))
             continue;
         oracle_read(&o, fixtures[i / 2]);
-        rig_open(&r, fixtures[i / 2], backends[i % 2], DT_F32, false);
+        open_fixture(&r, fixtures[i / 2], backends[i % 2], DT_F32);
         assert_int_equal(model_config(r.m)->n_vocab, o.n_vocab);
         double worst = check_lengths(&r, &o);
         print_message("%s %s: max |delta logit| %.2g\n", fixtures[i / 2], backends[i % 2], worst);
@@ -219,7 +227,7 @@ static void test_ways(void **state)
         if (!have_backend(backend))
             continue;
         oracle_read(&o, fixtures[i / 2]);
-        rig_open(&r, fixtures[i / 2], backend, DT_F32, false);
+        open_fixture(&r, fixtures[i / 2], backend, DT_F32);
         check_chunks(&r, &o, tolerance(backend));
         check_batch(&r, &o, tolerance(backend));
         check_forks(&r, &o, tolerance(backend));
@@ -239,7 +247,7 @@ static void test_16_bit(void **state)
         struct seq s;
         const enum dtype dtype = i % 2 ? DT_F16 : DT_BF16;
         oracle_read(&o, fixtures[i / 2]);
-        rig_open(&r, fixtures[i / 2], have_backend("cpu") ? "cpu" : "ref", dtype, false);
+        open_fixture(&r, fixtures[i / 2], have_backend("cpu") ? "cpu" : "ref", dtype);
         OK(seq_open(&s, r.m, &r.shape, &r.full, o.n_prompt, o.n_prompt));
         const float *out = step(&r, &s, o.ids, o.n_prompt, LOGITS_LAST);
         const float *want = o.logits + (o.n_rows - 1) * o.n_vocab;
@@ -262,6 +270,8 @@ static void test_no_cache(void **state)
         struct model_file *f;
         struct seq_shape shape;
         struct kv_spec spec;
+        if (strstr(fixtures[i], "gguf"))
+            continue;
         OK(model_file_open(&f, fixtures[i]));
         model_config_shape(model_file_config(f), DT_F16, &shape);
         OK(kv_spec_parse(&spec, "kivi:bits=2"));

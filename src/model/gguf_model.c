@@ -192,8 +192,8 @@ static struct reader *meta_of(const struct config_reader *r)
 /* What stands behind "ARCH." for a key, NULL if GGUF has no such key. */
 static const char *suffix_of(const struct config_reader *r, const char *key)
 {
-    const struct name_pair *p = pair_of_hf(common_keys, key);
-    p = p ? p : pair_of_hf(meta_of(r)->family->gguf->key, key);
+    const struct name_pair *p = pair_of_hf(meta_of(r)->family->gguf->key, key);
+    p = p ? p : pair_of_hf(common_keys, key);
     return p ? p->own : NULL;
 }
 

@@ -43,7 +43,7 @@ struct config_reader {
 /* Names of a family in GGUF files (`own`) beside Hugging Face's. */
 struct gguf_names {
     const struct name_pair
-        *key; /* behind "ARCH.", beside those that all architectures share (gguf_model.c) */
+        *key; /* behind "ARCH.", before those that all architectures share (gguf_model.c) */
     const struct name_pair *top;   /* whole names of tensors */
     const struct name_pair *layer; /* "attn_q" of "blk.7.attn_q.weight", "ssm_a" of "blk.7.ssm_a" */
     const char *layers;            /* what stands before a layer's number: "model.layers" */

@@ -208,7 +208,7 @@ static void shift(struct model *m, int layer, enum rwkv5_state prev, struct tens
                                  .C = h.n[1],
                                  .x = model_strip(h, at, 0),
                                  .n_out = n_out,
-                                 .prev = kv_state(&item[j].seq->layer[layer], prev)};
+                                 .prev = kv_state(&item[j].seq->layer[layer], (int32_t)prev)};
         for (int k = 0; k < n_out; k++) {
             a->out[k] = model_strip(out[k], at, 0);
             a->mix[k] = mixes[k];

@@ -136,4 +136,67 @@ def mamba2_ms(folder):
     write_oracle(os.path.join(folder, "oracle.bin"), lambda ids: run_original(state, ids, mixer), V, 4)
 
 
-MAKERS = {"mamba": mamba, "mamba2": mamba2, "mamba_ms": mamba_ms, "mamba2_ms": mamba2_ms}
+PARTS = {"norm": "attn_norm", "mixer.in_proj": "ssm_in", "mixer.conv1d": "ssm_conv1d", "mixer.x_proj": "ssm_x",
+         "mixer.dt_proj": "ssm_dt", "mixer.norm": "ssm_norm", "mixer.out_proj": "ssm_out"}
+TOPS = {"backbone.embeddings.weight": "token_embd.weight", "backbone.norm_f.weight": "output_norm.weight",
+        "lm_head.weight": "output.weight"}
+
+
+def gguf_tensor(name, v, cfg):
+    """Name and values as llama.cpp's converter writes them (convert_hf_to_gguf.py, MambaModel, Mamba2Model)."""
+    if name in TOPS:
+        return TOPS[name], v
+    _, _, i, rest = name.split(".", 3)
+    part, _, end = rest.rpartition(".")
+    if end in ("A_log", "D"):
+        v = -torch.exp(v) if end == "A_log" else v
+        return f"blk.{i}.ssm_{end[0].lower()}", v.reshape(-1, 1) if cfg.model_type == "mamba2" else v
+    if end == "dt_bias":
+        return f"blk.{i}.ssm_dt.bias", v
+    if part == "mixer.conv1d" and end == "weight":
+        v = v.squeeze()
+    if part == "mixer.norm":
+        v = v.reshape(cfg.n_groups, -1)
+    return f"blk.{i}.{PARTS[part]}.{end}", v
+
+
+def as_gguf(folder, cls, cfg, seed):
+    import gguf
+    m = randomise(cls(cfg), seed)
+    w = gguf.GGUFWriter(os.path.join(folder, "model.gguf"), cfg.model_type)
+    w.add_context_length(1 << 20)
+    w.add_embedding_length(cfg.hidden_size)
+    w.add_feed_forward_length(0)
+    w.add_head_count(0)
+    w.add_block_count(cfg.num_hidden_layers)
+    w.add_ssm_conv_kernel(cfg.conv_kernel)
+    w.add_ssm_inner_size(cfg.expand * cfg.hidden_size)
+    w.add_ssm_state_size(cfg.state_size)
+    w.add_ssm_time_step_rank(cfg.time_step_rank if cfg.model_type == "mamba" else cfg.num_heads)
+    if cfg.model_type == "mamba2":
+        w.add_ssm_group_count(cfg.n_groups)
+    w.add_layer_norm_rms_eps(cfg.layer_norm_epsilon)
+    for name, v in m.state_dict().items():
+        if not (name == "lm_head.weight" and cfg.tie_word_embeddings):
+            new, v = gguf_tensor(name, v, cfg)
+            w.add_tensor(new, v.contiguous().numpy())
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+    write_oracle(os.path.join(folder, "oracle.bin"),
+                 lambda ids: m(torch.tensor([ids]), use_cache=False).logits[0].detach().numpy(), cfg.vocab_size, seed)
+
+
+def mamba_gguf(folder):
+    as_gguf(folder, MambaForCausalLM, MambaConfig(vocab_size=V, hidden_size=D, num_hidden_layers=2, state_size=8,
+                                                  time_step_rank=5), 8)
+
+
+def mamba2_gguf(folder):
+    as_gguf(folder, Mamba2ForCausalLM, Mamba2Config(vocab_size=V, hidden_size=D, num_hidden_layers=2, state_size=16, num_heads=8,
+                                                    head_dim=8, n_groups=2, chunk_size=64, tie_word_embeddings=True), 9)
+
+
+MAKERS = {"mamba": mamba, "mamba2": mamba2, "mamba_ms": mamba_ms, "mamba2_ms": mamba2_ms, "mamba_gguf": mamba_gguf,
+          "mamba2_gguf": mamba2_gguf}
