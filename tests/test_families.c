@@ -281,9 +281,48 @@ static void test_no_cache(void **state)
     }
 }
 
+/* What a header may not say, and in which words that is refused. */
+static void test_headers(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *config, *says;
+    } cases[] = {
+        {"{\"d_model\": 32, \"n_layer\": 3, \"vocab_size\": 61, \"ssm_cfg\": {\"layer\": \"Mamba3\"}}",
+         "'Mamba3' is not"},
+        {"{\"d_model\": 32, \"n_layer\": 3, \"vocab_size\": 61, \"ssm_cfg\": {}, \"attn_layer_idx\": [1]}",
+         "attn_layer_idx"},
+        {"{\"d_model\": 32, \"n_layer\": 3, \"vocab_size\": 61, \"rms_norm\": false}", "rms_norm"},
+        {"{\"model_type\": \"mamba\", \"hidden_act\": \"gelu\"}", "hidden_act 'gelu'"},
+        {"{\"model_type\": \"mamba2\", \"num_heads\": 7}", "do not share"},
+        {"{\"model_type\": \"mamba2\", \"time_step_limit\": [-1, Infinity]}", "time_step_limit"},
+        {"{\"model_type\": \"rwkv5\"}", "take the .pth file"},
+        {"{\"model_type\": \"recurrent_gemma\", \"block_types\": [\"recurrent\", \"global\"]}",
+         "block_types[1] is 'global'"},
+        {"{\"model_type\": \"recurrent_gemma\", \"partial_rotary_factor\": 1}", "partial_rotary_factor"},
+        {"{\"model_type\": \"recurrent_gemma\", \"attention_bias\": true}", "attention_bias"},
+        {"{\"model_type\": \"recurrent_gemma\", \"num_attention_heads\": 10, \"lru_width\": 2561}",
+         "go together"},
+    };
+    char dir[] = "/tmp/kvs-families.XXXXXX";
+    assert_non_null(mkdtemp(dir));
+    char *path = file_join(dir, "config.json");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct model_file *f;
+        OK(file_write_atomic(path, cases[i].config, strlen(cases[i].config)));
+        assert_int_equal(model_file_open(&f, dir), ERR_INPUT);
+        if (!strstr(err_text(), cases[i].says))
+            fail_msg("%s: %s", cases[i].config, err_text());
+    }
+    remove(path);
+    remove(dir);
+    free(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_oracles), cmocka_unit_test(test_ways),
-                                       cmocka_unit_test(test_16_bit), cmocka_unit_test(test_no_cache)};
+                                       cmocka_unit_test(test_16_bit), cmocka_unit_test(test_no_cache),
+                                       cmocka_unit_test(test_headers)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

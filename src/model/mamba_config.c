@@ -85,7 +85,7 @@ static int read_original(struct model_config *c, const struct config_reader *r, 
                          int64_t states)
 {
     int64_t n, pad, conv, inner;
-    const char *layer = NULL;
+    const char *layer = NULL, *attention;
     char shown[80];
     TRY(r->text(r, "ssm_cfg.layer", &layer));
     if (layer && strcmp(layer, "Mamba1") != 0 && strcmp(layer, "Mamba2") != 0)
@@ -93,7 +93,8 @@ static int read_original(struct model_config *c, const struct config_reader *r, 
                        file_shown(shown, layer));
     TRY(must_be(r, "rms_norm", true, true));
     TRY(r->integer(r, "d_intermediate", 0, 0, 0, &inner));
-    if (r->has(r, "attn_layer_idx.0") == READER_GIVEN)
+    TRY(r->item(r, "attn_layer_idx", 0, &attention));
+    if (attention)
         return err_set(ERR_INPUT,
                        "%s: 'attn_layer_idx': layers of attention are not supported in this family", r->path);
     TRY(count(r, "d_model", -1, 1 << 20, &c->d_model));
