@@ -65,8 +65,9 @@ static struct tok *open_folder(const char *name)
 static void test_folders(void **state)
 {
     (void)state;
-    static const char *const names[] = {"smollm",     "llama3",        "qwen2",      "neox",   "llama2",
-                                        "llama2-old", "llama2-modern", "llama2-spm", "odd004", "odd017"};
+    static const char *const names[] = {"smollm", "llama3",     "qwen2",         "neox",
+                                        "llama2", "llama2-old", "llama2-modern", "llama2-spm",
+                                        "gemma",  "gemma-spm",  "odd004",        "odd017"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         struct tok *t = open_folder(names[i]);
         check_cases(t, names[i]);

@@ -114,15 +114,51 @@ static void test_hostile(void **state)
     fuzz_bytes("smollm", "tokenizer.json", 300);
     fuzz_bytes("llama2", "tokenizer.json", 300);
     fuzz_bytes("llama2-spm", "tokenizer.model", 400);
+    fuzz_bytes("gemma-spm", "tokenizer.model", 200);
     fuzz_values("llama3", 300);
     fuzz_values("odd017", 300);
     fuzz_values("llama2-modern", 300);
+}
+
+/* A sound model file with one more field; messages of one number are put together by who reads them. */
+static void refused(const char *field, size_t n, const char *why)
+{
+    char *data, *dir = scratch_make();
+    size_t n_data;
+    struct tok *t;
+    assert_int_equal(file_read("fixtures/tok/gemma-spm/tokenizer.model", &data, &n_data), 0);
+    data = realloc(data, n_data + n);
+    assert_non_null(data);
+    memcpy(data + n_data, field, n);
+    scratch_put(dir, "tokenizer.model", data, n_data + n);
+    assert_true(tok_open_dir(&t, dir) < 0);
+    assert_null(t);
+    if (!strstr(err_text(), why) || !strstr(err_text(), "tokenizer.model"))
+        fail_msg("\"%s\" instead of \"%s\"", err_text(), why);
+    free(data);
+    scratch_remove(dir);
+}
+
+/* Settings of SentencePiece that change ids and cannot be followed. */
+static void test_spm_settings(void **state)
+{
+    (void)state;
+    refused("\x12\x02\x18\x01", 4, "trainer_spec.model_type: only 2 (BPE) is supported, not 1 (unigram)");
+    refused("\x12\x02\x18\x09", 4, "not 9 (unknown)");
+    refused("\x12\x03\xc0\x01\x01", 5, "treat_whitespace_as_suffix");
+    refused("\x1a\x02\x20\x01", 4, "remove_extra_whitespaces");
+    refused("\x1a\x02\x28\x00", 4, "escape_whitespaces");
+    refused("\x1a\x03\x12\x01x", 5, "character maps");
+    refused("\x2a\x03\x12\x01x", 5, "character maps");
+    refused("\x1a\x7f\x12\x01x", 5, "not a SentencePiece model");
+    refused("\x0f", 1, "not a SentencePiece model");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hostile),
+        cmocka_unit_test(test_spm_settings),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

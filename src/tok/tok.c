@@ -79,11 +79,16 @@ int tok_add(struct tok *t, const struct added_token *a, int32_t want, int32_t *i
     return 0;
 }
 
-/* Tokens flagged "normalized" are looked for in normalized text, by their normalized text. */
+/* Tokens flagged "normalized" are looked for in normalized text, by their normalized text (by their own, if
+ * they say so). */
 static int put_normalized(struct tok *t, struct steps_run *run, size_t k)
 {
     const struct added_token *a = &t->added[k];
     struct pieces p = {0};
+    if (a->as_is) {
+        added_trie_put(&t->trie_normalized, a->text, a->n, (int32_t)k);
+        return 0;
+    }
     pieces_add(&p, a->text, a->n);
     int rc = steps_split(run, &p);
     if (rc >= 0 && p.n == 1)

@@ -168,6 +168,8 @@ struct added_token {
     size_t n;
     int32_t id;
     bool special, normalized, single_word, lstrip, rstrip;
+    bool as_is; /* with `normalized`: looked for in normalized text by its own text, as SentencePiece's
+                   user-defined pieces are */
 };
 
 /* Trie over token texts: leftmost match, then the longest. */

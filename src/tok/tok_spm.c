@@ -200,7 +200,7 @@ struct spm {
     int32_t *type;
     size_t n, cap_token, cap_score, cap_type;
     int64_t model_type, unk, bos, eos;
-    bool dummy_prefix, charsmap;
+    bool dummy_prefix, extra_blanks, escape, suffix, charsmap;
 };
 
 /* message SentencePiece { piece = 1; score = 2; type = 3; } */
@@ -229,46 +229,93 @@ static bool read_piece(struct spm *m, struct reader r)
     return ok;
 }
 
-/* TrainerSpec: model_type = 3, unk_id = 40, bos_id = 41, eos_id = 42. NormalizerSpec: precompiled_charsmap =
- * 2, add_dummy_prefix = 3. */
-static bool read_spec(struct spm *m, struct reader r, bool trainer)
+/* message TrainerSpec { model_type = 3; treat_whitespace_as_suffix = 24; unk_id = 40; bos_id; eos_id; } */
+static void put_trainer(struct spm *m, const struct field *f)
+{
+    int64_t v = (int32_t)(uint32_t)f->value;
+    if (f->number == 3)
+        m->model_type = v;
+    else if (f->number == 24)
+        m->suffix = v != 0;
+    else if (f->number >= 40 && f->number <= 42)
+        *(f->number == 40 ? &m->unk : f->number == 41 ? &m->bos : &m->eos) = v;
+}
+
+/* message NormalizerSpec { precompiled_charsmap = 2; add_dummy_prefix = 3; remove_extra_whitespaces = 4;
+ * escape_whitespaces = 5; } */
+static void put_normalizer(struct spm *m, const struct field *f)
+{
+    if (f->number == 2)
+        m->charsmap = m->charsmap || f->n > 0;
+    else if (f->number >= 3 && f->number <= 5)
+        *(f->number == 3 ? &m->dummy_prefix : f->number == 4 ? &m->extra_blanks : &m->escape) = f->value != 0;
+}
+
+/* The normalizer of decoded text has a message of its own kind, of which a map alone would matter. */
+static void put_denormalizer(struct spm *m, const struct field *f)
+{
+    if (f->number == 2)
+        put_normalizer(m, f);
+}
+
+typedef void put_field(struct spm *m, const struct field *f);
+
+static bool read_spec(struct spm *m, struct reader r, put_field *put)
 {
     bool ok = true;
-    for (struct field f; r.n && (ok = read_field(&r, &f));) {
-        int64_t v = (int32_t)(uint32_t)f.value;
-        if (trainer && f.number == 3)
-            m->model_type = v;
-        else if (trainer && f.number >= 40 && f.number <= 42)
-            *(f.number == 40 ? &m->unk : f.number == 41 ? &m->bos : &m->eos) = v;
-        else if (!trainer && f.number == 2)
-            m->charsmap = f.n > 0;
-        else if (!trainer && f.number == 3)
-            m->dummy_prefix = v != 0;
-    }
+    for (struct field f; r.n && (ok = read_field(&r, &f));)
+        put(m, &f);
     return ok;
 }
 
+/* message ModelProto { pieces = 1; trainer_spec = 2; normalizer_spec = 3; denormalizer_spec = 5; } */
 static bool read_model(struct spm *m, struct reader r)
 {
+    static put_field *const spec[] = {[2] = put_trainer, [3] = put_normalizer, [5] = put_denormalizer};
     bool ok = true;
     for (struct field f; ok && r.n && (ok = read_field(&r, &f));) {
         struct reader inner = {f.data, f.n};
         if (f.number == 1 && f.wire == 2 && m->n < TOK_MAX_ID)
             ok = read_piece(m, inner);
-        else if ((f.number == 2 || f.number == 3) && f.wire == 2)
-            ok = read_spec(m, inner, f.number == 2);
+        else if (f.number < sizeof spec / sizeof *spec && spec[f.number] && f.wire == 2)
+            ok = read_spec(m, inner, spec[f.number]);
     }
     return ok && m->n > 0;
 }
 
-static int use_model(struct tok *t, const struct spm *m, bool legacy)
+static int check_model(const struct spm *m)
 {
+    static const char *const type[] = {"", "unigram", "BPE", "word", "char"};
     enum { BPE = 2 };
     if (m->model_type != BPE)
-        return err_set(ERR_INPUT, "trainer_spec.model_type: only 2 (BPE) is supported, not %lld",
-                       (long long)m->model_type);
+        return err_set(ERR_INPUT, "trainer_spec.model_type: only 2 (BPE) is supported, not %lld (%s)",
+                       (long long)m->model_type,
+                       m->model_type > 0 && m->model_type < 5 ? type[m->model_type] : "unknown");
+    if (m->suffix)
+        return err_set(ERR_INPUT, "trainer_spec.treat_whitespace_as_suffix: only false is supported");
     if (m->charsmap)
         return err_set(ERR_INPUT, "normalizer_spec: character maps are not supported (only \"identity\")");
+    if (m->extra_blanks)
+        return err_set(ERR_INPUT, "normalizer_spec.remove_extra_whitespaces: only false is supported");
+    if (!m->escape)
+        return err_set(ERR_INPUT, "normalizer_spec.escape_whitespaces: only true is supported");
+    return 0;
+}
+
+/* SentencePiece looks for its user-defined pieces after blanks have become U+2581. One that holds a blank
+ * itself keeps it from that, which the raw text shows. */
+static void find_in_normal(struct tok *t)
+{
+    for (size_t i = 0; i < t->n_added; i++) {
+        struct added_token *a = &t->added[i];
+        if (!a->special && !memchr(a->text, ' ', a->n))
+            a->normalized = a->as_is = true;
+    }
+}
+
+static int use_model(struct tok *t, const struct spm *m, bool legacy)
+{
+    TRY(check_model(m));
     const struct tok_gguf g = {.token = (const char *const *)m->token,
                                .score = m->score,
                                .type = m->type,
@@ -279,12 +326,16 @@ static int use_model(struct tok *t, const struct spm *m, bool legacy)
                                .add_bos = -1,
                                .add_eos = -1,
                                .add_space_prefix = m->dummy_prefix};
-    return tok_read_scores(t, &g, legacy);
+    TRY(tok_read_scores(t, &g, legacy));
+    find_in_normal(t);
+    return 0;
 }
 
 int tok_read_spm(struct tok *t, const char *path, bool legacy)
 {
-    struct spm m = {.model_type = 1, .bos = 1, .eos = 2, .dummy_prefix = true};
+    struct spm m = {/* the values of an absent field */
+                    .model_type = 1,      .bos = 1,      .eos = 2, .dummy_prefix = true,
+                    .extra_blanks = true, .escape = true};
     char *data;
     size_t n;
     TRY(file_read(path, &data, &n));

@@ -3,6 +3,7 @@
     tok_models.py small OUT                  small vocabularies trained here, with the settings of the real families
     tok_models.py odd OUT COUNT              the same vocabularies with random settings
     tok_models.py fixtures OUT               the fixtures of test_tok.c: small, two odd ones, and cases.json for each
+    tok_models.py gemma OUT                  two more of them: Gemma's settings as tokenizer.json and as a SentencePiece file
     tok_models.py gguf FILE.gguf OUT         tokenizer keys of a GGUF file, and the library's tokenizer made from them
     tok_models.py spm tokenizer.model OUT    SentencePiece file (Llama-2, Mistral) as the field converts it
     tok_models.py tiktoken FILE OUT          Qwen's vocabulary file
@@ -22,6 +23,8 @@ from tok_texts import CODE, WORDS, texts  # noqa: E402
 
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 QWEN2 = LLAMA3.replace("{1,3}", "")
+GEMMA = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"]
+GEMMA_RUNS = [c * n for c, most in (("\n", 31), ("▁", 31), ("\t", 31)) for n in range(1 + (c == "▁"), most)] + ["<table>", "</table>"]
 CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
@@ -78,6 +81,15 @@ def llama2(t, normalized=False):
 
 def llama2_old(t):
     llama2(t, normalized=True)
+
+
+def gemma(t):
+    t.normalizer = N.Replace(" ", "▁")
+    t.pre_tokenizer = P.Split(" ", "merged_with_previous")
+    t.decoder = D.Sequence([D.Replace("▁", " "), D.ByteFallback(), D.Fuse()])
+    t.add_special_tokens(added(GEMMA))
+    t.add_tokens(added(GEMMA_RUNS, special=False, normalized=False))
+    t.post_processor = processors.TemplateProcessing(single="<bos> $A", pair="<bos> $A <bos>:1 $B:1", special_tokens=[("<bos>", 2)])
 
 
 def llama2_modern(t):
@@ -142,7 +154,7 @@ def train_byte_level(size):
     return lambda: Tokenizer(models.BPE(vocab=m["vocab"], merges=[tuple(x) for x in m["merges"]]))
 
 
-def train_spm(size, out):
+def train_spm(size, out, **more):
     import sentencepiece
     plain = os.path.join(out, "corpus.txt")
     with open(plain, "w") as f:
@@ -150,7 +162,7 @@ def train_spm(size, out):
     sentencepiece.SentencePieceTrainer.train(
         input=plain, model_prefix=os.path.join(out, "m"), vocab_size=size, model_type="bpe", byte_fallback=True, character_coverage=0.995,
         normalization_rule_name="identity", remove_extra_whitespaces=False, allow_whitespace_only_pieces=True, split_digits=True,
-        max_sentence_length=20000, minloglevel=2)
+        max_sentence_length=20000, minloglevel=2, **more)
     os.remove(plain)
     os.remove(os.path.join(out, "m.vocab"))
     return os.path.join(out, "m.model")
@@ -309,6 +321,37 @@ def fixtures(out):
         os.remove(os.path.join(out, name, "gguf.json"))
 
 
+def write_spm_cases(path, folder, count=170):
+    """The same from sentencepiece itself, which spells control pieces out: texts that hold none."""
+    import sentencepiece
+    sp = sentencepiece.SentencePieceProcessor(model_file=path)
+    encode, rnd = [], random.Random(6)
+    for text in texts(5, 6 * count, GEMMA_RUNS[:40:5] + ["<table>"]):
+        if "\x00" in text or any(c in text for c in GEMMA) or (len(text) > 90 and len(encode) % 40):
+            continue
+        text = text[:700]
+        encode.append([text, [2] * (len(encode) % 2 == 0) + sp.encode(text)])
+        if len(encode) == count:
+            break
+    plain = [i for i in range(sp.get_piece_size()) if not sp.is_control(i) and not sp.is_unknown(i) and not sp.is_byte(i)]
+    lists = [[rnd.choice(plain) for _ in range(rnd.choice((0, 1, 2, 3, 7, 20)))] for _ in range(count // 2)]
+    with open(os.path.join(folder, "cases.json"), "w") as f:
+        json.dump({"encode": encode, "decode": [[ids, sp.decode(ids)] for ids in lists]}, f, ensure_ascii=False, separators=(",", ":"))
+
+
+def write_gemma(out):
+    path = train_spm(1600, out, add_dummy_prefix=False, pad_id=0, eos_id=1, bos_id=2, unk_id=3, control_symbols=GEMMA[4:],
+                     pad_piece="<pad>", eos_piece="<eos>", bos_piece="<bos>", user_defined_symbols=GEMMA_RUNS)
+    names = {"bos_token": "<bos>", "eos_token": "<eos>"}
+    write_cases(save(make(spm_base(*read_spm(path)), gemma), out, "gemma", names))
+    alone = os.path.join(out, "gemma-spm")
+    os.makedirs(alone, exist_ok=True)
+    write_spm_cases(path, alone)
+    shutil.move(path, os.path.join(alone, "tokenizer.model"))
+    with open(os.path.join(alone, "tokenizer_config.json"), "w") as f:
+        json.dump({"clean_up_tokenization_spaces": False, **names}, f)
+
+
 def write_gguf(path, out):
     from gguf import GGUFReader
     keys = {k.split(".")[-1]: f.contents() for k, f in GGUFReader(path).fields.items() if k.startswith("tokenizer.ggml.")}
@@ -327,11 +370,13 @@ def write_tiktoken(path, out):
 
 def main():
     what, args = sys.argv[1], sys.argv[2:]
-    os.makedirs(args[0] if what in ("small", "odd", "fixtures") else args[1], exist_ok=True)
+    os.makedirs(args[0] if what in ("small", "odd", "fixtures", "gemma") else args[1], exist_ok=True)
     if what == "small":
         small(*args)
     elif what == "fixtures":
         fixtures(*args)
+    elif what == "gemma":
+        write_gemma(*args)
     elif what == "odd":
         write_odd(args[0], int(args[1]))
     elif what == "gguf":
