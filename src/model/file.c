@@ -111,7 +111,8 @@ static void check_head(struct model_file *f)
     const struct family *fam = family_find(f->cfg.architecture);
     const struct file_tensor *e = file_tensor_find(f, fam->embed);
     const struct file_tensor *h = file_tensor_find(f, "lm_head.weight");
-    if (f->gguf || !f->cfg.tied || !e || !h)
+    if (f->gguf || !f->cfg.tied || !e || !h ||
+        e->t.data == h->t.data) /* one storage of torch.save: tied there too */
         return;
     f->cfg.tied =
         e->t.type == h->t.type && e->t.bytes == h->t.bytes && memcmp(e->t.data, h->t.data, e->t.bytes) == 0;
