@@ -135,6 +135,9 @@ int mamba_read(struct model_config *c, const struct config_reader *r)
     w->E = expand * c->d_model;
     if (!original)
         TRY(count(r, "intermediate_size", w->E, 1 << 22, &w->E));
+    if (!r->hf &&
+        !r->sketch) /* Falcon-Mamba's norms over the step, b and c have no weights that would be left over */
+        TRY(must_be(r, "dt_b_c_rms", false, false));
     TRY(read_rank(r, original ? "ssm_cfg.dt_rank" : "time_step_rank", (c->d_model + 15) / 16, &w->R));
     c->max_len = INT32_MAX;
     return 0;
@@ -256,6 +259,7 @@ static const struct name_pair keys[] = {{"attention.layer_norm_rms_epsilon", "la
                                         {"ssm.inner_size", "intermediate_size"},
                                         {"ssm.state_size", "state_size"},
                                         {"ssm.time_step_rank", "time_step_rank"},
+                                        {"ssm.dt_b_c_rms", "dt_b_c_rms"},
                                         {NULL, NULL}};
 static const struct name_pair keys2[] = {{"attention.layer_norm_rms_epsilon", "layer_norm_epsilon"},
                                          {"ssm.conv_kernel", "conv_kernel"},
