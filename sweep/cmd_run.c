@@ -66,17 +66,32 @@ static const struct argp_option options[] = {
     {0},
 };
 
+/* One argument as a shell takes it. */
+static void add_argument(struct str *s, const char *arg)
+{
+    static const char plain[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./=:,+@%";
+    if (*arg && strspn(arg, plain) == strlen(arg)) {
+        str_printf(s, " %s", arg);
+        return;
+    }
+    str_add(s, " '");
+    for (const char *c = arg; *c; c++) {
+        if (*c == '\'')
+            str_add(s, "'\\''");
+        else
+            str_addn(s, c, 1);
+    }
+    str_add(s, "'");
+}
+
 /* The command as typed, for the line that says how to go on. */
 static char *command_text(int argc, char **argv)
 {
     struct str s = {0};
     str_add(&s, "kvsweep run");
-    for (int i = 1; i < argc; i++) {
-        bool plain =
-            strspn(argv[i], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./=:,+@%") ==
-            strlen(argv[i]);
-        str_printf(&s, plain ? " %s" : " '%s'", argv[i]);
-    }
+    for (int i = 1; i < argc; i++)
+        add_argument(&s, argv[i]);
     char *text = mem_strdup(str_c(&s));
     str_free(&s);
     return text;
@@ -169,9 +184,9 @@ int cmd_run(struct app *app, int argc, char **argv)
     char *build = mem_printf("%s %s", app->version, app->git_commit);
     stop_install();
     int rc = watch_open(&watch, a.s_wait, app->rank);
-    watch_task(watch, "makes its plan", 0, 0);
     if (rc == 0)
         rc = link_open(&l, app->mpi, build, watch);
+    watch_task(watch, "makes its plan", 0, 0);
     if (rc == 0) {
         if (l.local == 0)
             share_clean(); /* weights of a job that was killed */

@@ -29,12 +29,15 @@ static void say(const char *text)
 
 static void on_stop(int sig)
 {
-    if (atomic_load(&first_signal)) {
+    const int wished = atomic_load(&wish), wishes = sig == SIGUSR1 ? STOP_SOON : STOP_NOW;
+    if (wished == STOP_NOW && wishes == STOP_NOW) {
         say("kvsweep: stopped at once by a second signal; finished work is kept, the same command resumes\n");
         _exit(EX_TEMPFAIL);
     }
-    atomic_store(&first_signal, sig);
-    atomic_store(&wish, sig == SIGUSR1 ? STOP_SOON : STOP_NOW);
+    if (!atomic_load(&first_signal))
+        atomic_store(&first_signal, sig);
+    if (wishes > wished)
+        atomic_store(&wish, wishes);
 }
 
 void stop_install(void)

@@ -24,6 +24,30 @@ stop_alone() {
 }
 for s in INT TERM USR1; do stop_alone $s; done
 
+# TERM beside USR1, as batch systems and a dying mpirun send it, gives up the bundle in flight in the same one line; so does USR1
+# twice. The command that goes on can be pasted whatever is in it.
+out="$DIR/it's.h5"
+for s in "USR1 TERM" "USR1 USR1"; do
+    rm -rf "$out" "$out".*
+    "$KVSWEEP" run -q "$HERE/farm.yaml" --set tasks.0.iterations=600 -o "$out" 2>"$DIR/err" &
+    pid=$!
+    for _ in $(seq 100); do
+        sleep 0.05
+        [ -d "$out.journal" ] && break
+    done
+    sleep 0.3
+    kill -STOP $pid # the first one is there when it goes on, the second comes right behind
+    kill -"${s% *}" $pid
+    kill -CONT $pid
+    kill -"${s#* }" $pid
+    wait $pid
+    rc=$?
+    [ $rc = 75 ] || die "$s: status $rc, $(cat "$DIR/err")"
+    [ "$(wc -l <"$DIR/err")" = 1 ] || die "$s: not one line: $(cat "$DIR/err")"
+    grep -q "^kvsweep: stopped by SIG" "$DIR/err" || die "$s: $(cat "$DIR/err")"
+    grep -qF "it'\\''s.h5'" "$DIR/err" || die "$s: not quoted: $(cat "$DIR/err")"
+done
+
 if [ -n "$MPIRUN" ]; then # mpirun forwards USR1 to all ranks
     out=$DIR/mpi.h5
     timeout -k 5 120 "$MPIRUN" -n 2 "$KVSWEEP" run -q "$HERE/farm.yaml" -o "$out" 2>"$DIR/err" &
