@@ -196,6 +196,7 @@ int link_open(struct link *l, bool mpi, const char *build, struct watch *watch)
     if (!mpi)
         return name_alone(l);
     int given = 0, before = watch_wait(watch, WATCH_OTHERS);
+    watch_task(watch, "starts MPI", 0, 0);
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &given) != MPI_SUCCESS)
         return err_set(ERR_IO, "MPI does not start");
     watch_wait(watch, before);
@@ -215,6 +216,7 @@ void link_close(struct link *l)
     if (l->lost)
         link_abort(l, err_status(ERR_AGAIN));
     if (l->mpi) {
+        watch_task(l->watch, "ends MPI", 0, 0);
         link_barrier(l);
         int before = watch_wait(l->watch, WATCH_OTHERS);
         MPI_Finalize();
