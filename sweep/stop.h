@@ -8,9 +8,9 @@
 enum stop_wish { STOP_NO, STOP_SOON, STOP_NOW };
 
 /* INT, TERM and (unless it is ignored, as by nohup) HUP: give up the bundle in flight; a second one of these
- * ends the process at once, with status 75. USR1 (what batch systems send ahead of time): finish it; TERM after
- * it, from a batch system or an mpirun that has lost a rank, is no second one. The journal is whole at any
- * moment. Before MPI starts. */
+ * ends the process at once, with status 75. USR1 (what batch systems send ahead of time): finish it; TERM
+ * after it, from a batch system or an mpirun that has lost a rank, is no second one. The journal is whole at
+ * any moment. Before MPI starts. */
 void stop_install(void);
 enum stop_wish stop_wished(void);
 const char *stop_signal_name(void); /* of the first signal, "" if there was none */
