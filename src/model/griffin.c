@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "kernels/half.h"
 #include "model/attention.h"
+#include "model/recurrent.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -32,9 +33,6 @@ struct griffin {
     const float *norm;   /* [D] */
     struct weight head;  /* [V,D] */
     struct layer *layer; /* [n_layer] */
-    struct conv_args *conv;
-    struct lru_args *lru; /* [n_args], [n_args H] */
-    int n_args;
 };
 
 /* ---- weights ---- */
@@ -154,41 +152,12 @@ static void griffin_close(struct model *m)
         free(g->layer[i].gate_i);
         free(g->layer[i].gate_r);
     }
-    if (g) {
+    if (g)
         free(g->layer);
-        free(g->conv);
-        free(g->lru);
-    }
     free(g);
 }
 
 /* ---- the forward pass ---- */
-
-static void fit_args(struct griffin *g, int n, int32_t H)
-{
-    if (n <= g->n_args)
-        return;
-    g->conv = mem_grow(g->conv, (size_t)n, sizeof *g->conv);
-    g->lru = mem_grow(g->lru, (size_t)(n * H), sizeof *g->lru);
-    g->n_args = n;
-}
-
-static void convolve(struct model *m, int i, struct tensor xy, struct tensor v, const struct batch_item *item,
-                     int n)
-{
-    struct griffin *g = m->impl;
-    int64_t at = 0;
-    for (int j = 0; j < n; at += item[j++].n)
-        g->conv[j] = (struct conv_args){.T = item[j].n,
-                                        .C = v.n[1],
-                                        .x = model_strip(xy, at, 0),
-                                        .out = model_strip(v, at, 0),
-                                        .w = g->layer[i].conv_w,
-                                        .bias = g->layer[i].conv_bias,
-                                        .width = griffin_of(&m->cfg)->conv,
-                                        .tail = kv_state(&item[j].seq->layer[i], GRIFFIN_TAIL)};
-    m->ops->conv(m->ops, g->conv, n);
-}
 
 /* Both gates before their sigmoid, block by block: block h of v [T,Lw] to rows [h T, (h + 1) T) of gates [H
  * T,B]. */
@@ -209,28 +178,28 @@ static void gates(struct model *m, const struct layer *l, struct tensor v, struc
 static void recur(struct model *m, int i, struct tensor xy, struct tensor v, const struct tensor in[2],
                   const struct batch_item *item, int n)
 {
-    struct griffin *g = m->impl;
-    const struct layer *l = &g->layer[i];
+    const struct layer *l = &((const struct griffin *)m->impl)->layer[i];
     const int64_t T = v.n[0], H = m->cfg.n_head, Lw = v.n[1], B = Lw / H;
+    struct lru_args *a = model_args(m, (size_t)(n * H), sizeof *a);
     int64_t at = 0;
     int k = 0;
     for (int j = 0; j < n; at += item[j++].n) {
         const struct tensor state = kv_state(&item[j].seq->layer[i], GRIFFIN_LRU);
         for (int64_t h = 0; h < H; h++)
-            g->lru[k++] = (struct lru_args){.T = item[j].n,
-                                            .D = B,
-                                            .pos = item[j].seq->pos,
-                                            .x = model_strip(v, at, h * B),
-                                            .gate_i = model_strip(in[0], h * T + at, 0),
-                                            .gate_r = model_strip(in[1], h * T + at, 0),
-                                            .y = model_strip(xy, at, Lw + h * B),
-                                            .out = model_strip(v, at, h * B),
-                                            .bias_i = l->bias_i + h * B,
-                                            .bias_r = l->bias_r + h * B,
-                                            .a = l->a + h * B,
-                                            .state = {(float *)state.data + h * B, DT_F32, {B, 1, 1, 1}}};
+            a[k++] = (struct lru_args){.T = item[j].n,
+                                       .D = B,
+                                       .pos = item[j].seq->pos,
+                                       .x = model_strip(v, at, h * B),
+                                       .gate_i = model_strip(in[0], h * T + at, 0),
+                                       .gate_r = model_strip(in[1], h * T + at, 0),
+                                       .y = model_strip(xy, at, Lw + h * B),
+                                       .out = model_strip(v, at, h * B),
+                                       .bias_i = l->bias_i + h * B,
+                                       .bias_r = l->bias_r + h * B,
+                                       .a = l->a + h * B,
+                                       .state = {(float *)state.data + h * B, DT_F32, {B, 1, 1, 1}}};
     }
-    m->ops->lru(m->ops, g->lru, k);
+    m->ops->lru(m->ops, a, k);
 }
 
 /* *mixed [T,Lw] <- the recurrent half of a block, before its last product. */
@@ -239,14 +208,20 @@ static int mix_recurrent(struct model *m, int i, struct tensor x, struct tensor 
 {
     const int64_t T = x.n[0], Lw = griffin_of(&m->cfg)->Lw, H = m->cfg.n_head;
     const enum dtype act = m->ops->act;
-    struct griffin *g = m->impl;
-    const struct layer *l = &g->layer[i];
+    const struct layer *l = &((const struct griffin *)m->impl)->layer[i];
     struct tensor v = model_scratch(m, T, Lw, act), xy = model_scratch(m, T, 2 * Lw, act);
     struct tensor in[2] = {model_scratch(m, H * T, Lw / H, act), model_scratch(m, H * T, Lw / H, act)};
-    fit_args(g, n, m->cfg.n_head);
     m->ops->rmsnorm(m->ops, h, x, l->norm_mix, m->cfg.norm_eps, 1.0f);
     m->ops->matmul(m->ops, xy, h, &l->in, l->in_bias);
-    convolve(m, i, xy, v, item, n);
+    recurrent_conv(m,
+                   &(struct recurrent_conv){.layer = i,
+                                            .state = GRIFFIN_TAIL,
+                                            .x = xy,
+                                            .out = v,
+                                            .w = l->conv_w,
+                                            .bias = l->conv_bias,
+                                            .width = griffin_of(&m->cfg)->conv},
+                   item, n);
     m->ops->gate(m->ops, &(struct gate_args){.fn = GATE_GELU_TANH,
                                              .T = T,
                                              .F = Lw,
@@ -254,10 +229,8 @@ static int mix_recurrent(struct model *m, int i, struct tensor x, struct tensor 
                                              .out = model_strip(xy, 0, Lw)});
     gates(m, l, v, in);
     recur(m, i, xy, v, in, item, n);
-    for (int j = 0; j < n; j++)
-        TRY(kv_advance(&item[j].seq->layer[i], item[j].n));
     *mixed = v;
-    return 0;
+    return recurrent_advance(i, item, n);
 }
 
 /* *mixed [T,H d] <- attention over the windows of this layer. */

@@ -31,17 +31,24 @@ static void note_problem(struct load *l, const struct model_file *f)
         str_printf(&l->problems, "%s%s", l->n_problem > 1 ? "; " : "", text);
 }
 
+/* Part i of an item; what does not fit is noted. ERR_INPUT only where the whole file is missing. */
+static int find_part(struct load *l, struct load_item *it, const struct model_file *f, int i,
+                     const int64_t *shape, int n_dim)
+{
+    int rc = model_file_find(f, it->name[i], shape, n_dim, &it->part[i]);
+    if (rc < 0 && f->missing)
+        return rc;
+    if (rc < 0)
+        note_problem(l, f);
+    return 0;
+}
+
 static int find_parts(struct load *l, struct load_item *it, const struct model_file *f, const int64_t *rows,
                       int64_t n_in, int n_dim)
 {
     it->n_in = n_in;
     for (int i = 0; i < it->n_part; i++) {
-        int64_t shape[2] = {rows[i], n_in};
-        int rc = model_file_find(f, it->name[i], shape, n_dim, &it->part[i]);
-        if (rc < 0 && f->missing)
-            return rc;
-        if (rc < 0)
-            note_problem(l, f);
+        TRY(find_part(l, it, f, i, (int64_t[]){rows[i], n_in}, n_dim));
         it->n_out += rows[i];
     }
     return 0;
@@ -81,10 +88,7 @@ int load_values(struct load *l, const struct model_file *f, const float **out, c
     it->n_in = 1;
     for (int d = 1; d < n_dim; d++)
         it->n_in *= shape[d];
-    int rc = model_file_find(f, name, shape, n_dim, &it->part[0]);
-    if (rc < 0 && !f->missing)
-        note_problem(l, f);
-    return rc < 0 && f->missing ? rc : 0;
+    return find_part(l, it, f, 0, shape, n_dim);
 }
 
 int load_slice(struct load *l, const struct model_file *f, struct weight *out, const char *name,
@@ -97,11 +101,7 @@ int load_slice(struct load *l, const struct model_file *f, struct weight *out, c
     it->n_in = n_in;
     it->slices = slices;
     it->slice = slice;
-    int rc = model_file_find(f, name, shape, 3, &it->part[0]);
-    if (rc < 0 && f->missing)
-        return rc;
-    if (rc < 0)
-        note_problem(l, f);
+    TRY(find_part(l, it, f, 0, shape, 3));
     it->part[0].n[0] = n_out; /* rows, as all parts have them */
     return 0;
 }

@@ -5,6 +5,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "model/attention.h"
+#include "model/recurrent.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -24,9 +25,6 @@ struct layer {
 struct mamba {
     struct mamba_ends ends;
     struct layer *layer; /* [n_layer] */
-    struct conv_args *conv;
-    struct scan_args *scan; /* [n_args]: one per sequence of the batch */
-    int n_args;
 };
 
 /* ---- what Mamba-2 shares ---- */
@@ -86,8 +84,7 @@ int mamba_run(struct model *m, const struct mamba_ends *ends,
         m->ws_used = used;
         ops->rmsnorm(ops, u, x, b->norm, c->norm_eps, 0.0f);
         mix(m, i, u, y, item, n);
-        for (int j = 0; j < n; j++)
-            TRY(kv_advance(&item[j].seq->layer[i], item[j].n));
+        TRY(recurrent_advance(i, item, n));
         if (i == c->n_layer - 1 && wanted < rows) {
             /* the states are complete; only rows that become logits go on */
             if (wanted == 0)
@@ -151,21 +148,9 @@ static int mamba_bind(struct model *m, struct model_file *f)
 static void mamba_close(struct model *m)
 {
     struct mamba *b = m->impl;
-    if (b) {
+    if (b)
         free(b->layer);
-        free(b->conv);
-        free(b->scan);
-    }
     free(b);
-}
-
-static void fit_args(struct mamba *b, int n)
-{
-    if (n <= b->n_args)
-        return;
-    b->conv = mem_grow(b->conv, (size_t)n, sizeof *b->conv);
-    b->scan = mem_grow(b->scan, (size_t)n, sizeof *b->scan);
-    b->n_args = n;
 }
 
 static void mix(struct model *m, int i, struct tensor u, struct tensor y, const struct batch_item *item,
@@ -174,46 +159,43 @@ static void mix(struct model *m, int i, struct tensor u, struct tensor y, const 
     const struct mamba_config *w = mamba_of(&m->cfg);
     const int64_t T = u.n[0], E = w->E, R = w->R, N = w->N;
     const enum dtype act = m->ops->act;
-    struct mamba *b = m->impl;
-    const struct layer *l = &b->layer[i];
+    const struct layer *l = &((const struct mamba *)m->impl)->layer[i];
     struct ops *ops = m->ops;
     struct tensor xz = model_scratch(m, T, 2 * E, act), sbc = model_scratch(m, T, R + 2 * N, act);
     struct tensor rank = model_scratch(m, T, R, act), dt = model_scratch(m, T, E, act);
     int64_t at = 0;
 
-    fit_args(b, n);
     ops->matmul(ops, xz, u, &l->in, l->in_bias);
-    for (int j = 0; j < n; at += item[j++].n)
-        b->conv[j] = (struct conv_args){.T = item[j].n,
-                                        .C = E,
-                                        .x = model_strip(xz, at, 0),
-                                        .out = model_strip(y, at, 0),
-                                        .w = l->conv_w,
-                                        .bias = l->conv_bias,
-                                        .width = w->conv,
-                                        .silu = true,
-                                        .tail = kv_state(&item[j].seq->layer[i], MAMBA_TAIL)};
-    ops->conv(ops, b->conv, n);
+    recurrent_conv(m,
+                   &(struct recurrent_conv){.layer = i,
+                                            .state = MAMBA_TAIL,
+                                            .x = xz,
+                                            .out = y,
+                                            .w = l->conv_w,
+                                            .bias = l->conv_bias,
+                                            .width = w->conv,
+                                            .silu = true},
+                   item, n);
     ops->matmul(ops, sbc, y, &l->step_bc, NULL);
     ops->copy_rows(ops, rank.data, (size_t)R * dtype_bytes(act), sbc.data,
                    (size_t)sbc.n[1] * dtype_bytes(act), (size_t)R * dtype_bytes(act), T);
     ops->matmul(ops, dt, rank, &l->step, NULL);
-    at = 0;
+    struct scan_args *a = model_args(m, (size_t)n, sizeof *a);
     for (int j = 0; j < n; at += item[j++].n)
-        b->scan[j] = (struct scan_args){.T = item[j].n,
-                                        .E = E,
-                                        .N = (int32_t)N,
-                                        .x = model_strip(y, at, 0),
-                                        .dt = model_strip(dt, at, 0),
-                                        .z = model_strip(xz, at, E),
-                                        .out = model_strip(y, at, 0),
-                                        .b = model_strip(sbc, at, R),
-                                        .c = model_strip(sbc, at, R + N),
-                                        .dt_bias = l->step_bias,
-                                        .a = l->a,
-                                        .d = l->d,
-                                        .state = kv_state(&item[j].seq->layer[i], MAMBA_SSM)};
-    ops->scan(ops, b->scan, n);
+        a[j] = (struct scan_args){.T = item[j].n,
+                                  .E = E,
+                                  .N = (int32_t)N,
+                                  .x = model_strip(y, at, 0),
+                                  .dt = model_strip(dt, at, 0),
+                                  .z = model_strip(xz, at, E),
+                                  .out = model_strip(y, at, 0),
+                                  .b = model_strip(sbc, at, R),
+                                  .c = model_strip(sbc, at, R + N),
+                                  .dt_bias = l->step_bias,
+                                  .a = l->a,
+                                  .d = l->d,
+                                  .state = kv_state(&item[j].seq->layer[i], MAMBA_SSM)};
+    ops->scan(ops, a, n);
 }
 
 static const struct mamba_block *block_of(const struct model *m, int layer)

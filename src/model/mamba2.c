@@ -5,6 +5,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "model/attention.h"
+#include "model/recurrent.h"
 
 #include <stdlib.h>
 
@@ -23,9 +24,6 @@ struct layer {
 struct mamba2 {
     struct mamba_ends ends;
     struct layer *layer; /* [n_layer] */
-    struct conv_args *conv;
-    struct ssd_args *ssd; /* [n_args]: one per sequence of the batch */
-    int n_args;
 };
 
 /* A GGUF file holds D as a matrix of one column, and the norm as one row per group. */
@@ -82,40 +80,9 @@ static int mamba2_bind(struct model *m, struct model_file *f)
 static void mamba2_close(struct model *m)
 {
     struct mamba2 *b = m->impl;
-    if (b) {
+    if (b)
         free(b->layer);
-        free(b->conv);
-        free(b->ssd);
-    }
     free(b);
-}
-
-static void fit_args(struct mamba2 *b, int n)
-{
-    if (n <= b->n_args)
-        return;
-    b->conv = mem_grow(b->conv, (size_t)n, sizeof *b->conv);
-    b->ssd = mem_grow(b->ssd, (size_t)n, sizeof *b->ssd);
-    b->n_args = n;
-}
-
-static void convolve(struct model *m, int i, struct tensor in, struct tensor xbc,
-                     const struct batch_item *item, int n)
-{
-    const struct mamba_config *w = mamba_of(&m->cfg);
-    struct mamba2 *b = m->impl;
-    int64_t at = 0;
-    for (int j = 0; j < n; at += item[j++].n)
-        b->conv[j] = (struct conv_args){.T = item[j].n,
-                                        .C = mamba2_columns(w),
-                                        .x = model_strip(in, at, w->E),
-                                        .out = model_strip(xbc, at, 0),
-                                        .w = b->layer[i].conv_w,
-                                        .bias = b->layer[i].conv_bias,
-                                        .width = w->conv,
-                                        .silu = true,
-                                        .tail = kv_state(&item[j].seq->layer[i], MAMBA_TAIL)};
-    m->ops->conv(m->ops, b->conv, n);
 }
 
 static void mix(struct model *m, int i, struct tensor u, struct tensor y, const struct batch_item *item,
@@ -123,33 +90,42 @@ static void mix(struct model *m, int i, struct tensor u, struct tensor y, const 
 {
     const struct mamba_config *w = mamba_of(&m->cfg);
     const int64_t T = u.n[0], E = w->E, C = mamba2_columns(w), GN = w->G * w->N;
-    struct mamba2 *b = m->impl;
-    const struct layer *l = &b->layer[i];
+    const struct layer *l = &((const struct mamba2 *)m->impl)->layer[i];
     struct ops *ops = m->ops;
     struct tensor in = model_scratch(m, T, E + C + w->H, ops->act), xbc = model_scratch(m, T, C, ops->act);
     int64_t at = 0;
 
-    fit_args(b, n);
     ops->matmul(ops, in, u, &l->in, l->in_bias);
-    convolve(m, i, in, xbc, item, n);
+    recurrent_conv(m,
+                   &(struct recurrent_conv){.layer = i,
+                                            .state = MAMBA_TAIL,
+                                            .x = in,
+                                            .col = E,
+                                            .out = xbc,
+                                            .w = l->conv_w,
+                                            .bias = l->conv_bias,
+                                            .width = w->conv,
+                                            .silu = true},
+                   item, n);
+    struct ssd_args *a = model_args(m, (size_t)n, sizeof *a);
     for (int j = 0; j < n; at += item[j++].n)
-        b->ssd[j] = (struct ssd_args){.T = item[j].n,
-                                      .H = (int32_t)w->H,
-                                      .P = (int32_t)w->P,
-                                      .N = (int32_t)w->N,
-                                      .G = (int32_t)w->G,
-                                      .x = model_strip(xbc, at, 0),
-                                      .out = model_strip(y, at, 0),
-                                      .b = model_strip(xbc, at, E),
-                                      .c = model_strip(xbc, at, E + GN),
-                                      .dt = model_strip(in, at, E + C),
-                                      .dt_bias = l->step_bias,
-                                      .a = l->a,
-                                      .d = l->d,
-                                      .dt_min = w->dt_min,
-                                      .dt_max = w->dt_max,
-                                      .state = kv_state(&item[j].seq->layer[i], MAMBA_SSM)};
-    ops->ssd(ops, b->ssd, n);
+        a[j] = (struct ssd_args){.T = item[j].n,
+                                 .H = (int32_t)w->H,
+                                 .P = (int32_t)w->P,
+                                 .N = (int32_t)w->N,
+                                 .G = (int32_t)w->G,
+                                 .x = model_strip(xbc, at, 0),
+                                 .out = model_strip(y, at, 0),
+                                 .b = model_strip(xbc, at, E),
+                                 .c = model_strip(xbc, at, E + GN),
+                                 .dt = model_strip(in, at, E + C),
+                                 .dt_bias = l->step_bias,
+                                 .a = l->a,
+                                 .d = l->d,
+                                 .dt_min = w->dt_min,
+                                 .dt_max = w->dt_max,
+                                 .state = kv_state(&item[j].seq->layer[i], MAMBA_SSM)};
+    ops->ssd(ops, a, n);
     ops->group_norm(ops, &(struct group_norm_args){.T = T,
                                                    .D = E,
                                                    .G = (int32_t)w->G,

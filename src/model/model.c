@@ -77,6 +77,7 @@ void model_close(struct model *m)
     free(m->ids);
     free(m->rows);
     free(m->caches);
+    free(m->args);
     free(m);
 }
 
@@ -257,6 +258,15 @@ struct tensor model_scratch(struct model *m, int64_t rows, int64_t width, enum d
     m->ws_used += (tensor_bytes(&t) + WS_ALIGN - 1) / WS_ALIGN * WS_ALIGN;
     assert(m->ws_used <= m->ws_bytes - tensor_bytes(&m->logits));
     return t;
+}
+
+void *model_args(struct model *m, size_t n, size_t size)
+{
+    if (n * size > m->args_bytes) {
+        m->args_bytes = n * size;
+        m->args = mem_grow(m->args, n, size);
+    }
+    return m->args;
 }
 
 int64_t model_wanted(const struct model *m, int n, int64_t rows)

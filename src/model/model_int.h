@@ -34,6 +34,8 @@ struct model {
     struct kv_rows *rows; /* host, one per sequence of the batch */
     struct kv_cache **caches;
     int n_batch; /* capacity of these two */
+    void *args;  /* host, of model_args */
+    size_t args_bytes;
 
     enum logits_want want; /* of the forward in progress */
     struct tensor out;     /* its logits */
@@ -44,6 +46,9 @@ struct model {
 
 /* Next buffer [rows, width] of the workspace; room for it was reserved through row_bytes. */
 struct tensor model_scratch(struct model *m, int64_t rows, int64_t width, enum dtype dtype);
+/* Room for the arguments of one launch, n entries of `size` bytes; good until the next call, as entries of
+ * ops copy what they are given. */
+void *model_args(struct model *m, size_t n, size_t size);
 /* Columns from `col` of the rows [t, …) of a matrix of activations. */
 static inline struct strip model_strip(struct tensor x, int64_t t, int64_t col)
 {

@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "kernels/half.h"
 #include "model/attention.h"
+#include "model/recurrent.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -41,9 +42,6 @@ struct rwkv5 {
     struct weight head;  /* [V,C] */
     struct layer *layer; /* [n_layer] */
     struct embed_norm ln0;
-    struct shift_args *shift;
-    struct wkv_args *wkv; /* [n_args]: one per sequence of the batch */
-    int n_args;
 };
 
 /* ---- weights ---- */
@@ -178,32 +176,21 @@ static void rwkv5_close(struct model *m)
         free(b->layer);
         free(b->ln0.w);
         free(b->ln0.b);
-        free(b->shift);
-        free(b->wkv);
     }
     free(b);
 }
 
 /* ---- the forward pass ---- */
 
-static void fit_args(struct rwkv5 *b, int n)
-{
-    if (n <= b->n_args)
-        return;
-    b->shift = mem_grow(b->shift, (size_t)n, sizeof *b->shift);
-    b->wkv = mem_grow(b->wkv, (size_t)n, sizeof *b->wkv);
-    b->n_args = n;
-}
-
 /* out[k] <- the rows of h mixed with those of the token before, for n_out mixes. */
 static void shift(struct model *m, int layer, enum rwkv5_state prev, struct tensor h,
                   const float *const *mixes, struct tensor *out, int n_out, const struct batch_item *item,
                   int n)
 {
-    struct rwkv5 *b = m->impl;
+    struct shift_args *args = model_args(m, (size_t)n, sizeof *args);
     int64_t at = 0;
     for (int j = 0; j < n; at += item[j++].n) {
-        struct shift_args *a = &b->shift[j];
+        struct shift_args *a = &args[j];
         *a = (struct shift_args){.T = item[j].n,
                                  .C = h.n[1],
                                  .x = model_strip(h, at, 0),
@@ -214,7 +201,7 @@ static void shift(struct model *m, int layer, enum rwkv5_state prev, struct tens
             a->mix[k] = mixes[k];
         }
     }
-    m->ops->shift(m->ops, b->shift, n);
+    m->ops->shift(m->ops, args, n);
 }
 
 /* x += output(norm(wkv(r, k, v)) * silu(g)), from the normed rows h [T,C]. */
@@ -223,8 +210,7 @@ static void mix_time(struct model *m, int i, struct tensor x, struct tensor h, c
 {
     const struct rwkv5_config *w = rwkv5_of(&m->cfg);
     const int64_t T = h.n[0], C = h.n[1];
-    struct rwkv5 *b = m->impl;
-    const struct layer *l = &b->layer[i];
+    const struct layer *l = &((const struct rwkv5 *)m->impl)->layer[i];
     struct tensor in[MIXES], p[MIXES]; /* [T,C] each: mixed inputs, and r, k, v, g */
     int64_t at = 0;
     for (int k = 0; k < MIXES; k++) {
@@ -234,18 +220,19 @@ static void mix_time(struct model *m, int i, struct tensor x, struct tensor h, c
     shift(m, i, RWKV5_ATT_PREV, h, l->mix, in, MIXES, item, n);
     for (int k = 0; k < MIXES; k++)
         m->ops->matmul(m->ops, p[k], in[k], &l->proj[k], NULL);
+    struct wkv_args *a = model_args(m, (size_t)n, sizeof *a);
     for (int j = 0; j < n; at += item[j++].n)
-        b->wkv[j] = (struct wkv_args){.T = item[j].n,
-                                      .H = (int32_t)w->H,
-                                      .S = (int32_t)w->S,
-                                      .r = model_strip(p[MIX_R], at, 0),
-                                      .k = model_strip(p[MIX_K], at, 0),
-                                      .v = model_strip(p[MIX_V], at, 0),
-                                      .out = model_strip(p[MIX_R], at, 0),
-                                      .decay = l->decay,
-                                      .bonus = l->bonus,
-                                      .state = kv_state(&item[j].seq->layer[i], RWKV5_WKV)};
-    m->ops->wkv(m->ops, b->wkv, n);
+        a[j] = (struct wkv_args){.T = item[j].n,
+                                 .H = (int32_t)w->H,
+                                 .S = (int32_t)w->S,
+                                 .r = model_strip(p[MIX_R], at, 0),
+                                 .k = model_strip(p[MIX_K], at, 0),
+                                 .v = model_strip(p[MIX_V], at, 0),
+                                 .out = model_strip(p[MIX_R], at, 0),
+                                 .decay = l->decay,
+                                 .bonus = l->bonus,
+                                 .state = kv_state(&item[j].seq->layer[i], RWKV5_WKV)};
+    m->ops->wkv(m->ops, a, n);
     m->ops->group_norm(m->ops, &(struct group_norm_args){.T = T,
                                                          .D = C,
                                                          .G = (int32_t)w->H,
@@ -308,7 +295,6 @@ static int rwkv5_forward(struct model *m, const struct batch_item *item, int n, 
     struct tensor h = model_scratch(m, rows, c->d_model, ops->act);
     const size_t used = m->ws_used; /* what follows belongs to a half block */
 
-    fit_args(b, n);
     ops->embed(ops, x, &b->embed, m->ids, 1.0f);
     for (int i = 0; i < c->n_layer; i++) {
         const struct layer *l = &b->layer[i];
@@ -318,8 +304,7 @@ static int rwkv5_forward(struct model *m, const struct batch_item *item, int n, 
         m->ws_used = used;
         ops->layernorm(ops, h, x, l->ln2.w, l->ln2.b, c->norm_eps);
         mix_channels(m, i, &x, h, item, n, wanted);
-        for (int j = 0; j < n; j++)
-            TRY(kv_advance(&item[j].seq->layer[i], item[j].n));
+        TRY(recurrent_advance(i, item, n));
     }
     if (wanted == 0)
         return 0;

@@ -70,11 +70,6 @@ static int32_t count_layers(const struct model_file *f)
     return n;
 }
 
-static enum dtype dtype_of(int32_t type)
-{
-    return type == GGML_F16 ? DT_F16 : type == GGML_BF16 ? DT_BF16 : DT_F32;
-}
-
 int rwkv5_read_tensors(struct model_config *c, const struct model_file *f)
 {
     struct rwkv5_config *w = rwkv5_own(c);
@@ -97,7 +92,6 @@ int rwkv5_read_tensors(struct model_config *c, const struct model_file *f)
     c->d_model = w->H * w->S;
     c->max_len = INT32_MAX;
     c->norm_eps = 1e-5f;
-    c->dtype = dtype_of(embed->t.type);
     return 1;
 }
 
