@@ -1,8 +1,8 @@
 #include "base/err.h"
+#include "base/json_line.h"
 #include "base/mem.h"
 #include "run/run.h"
 #include "sweep/app.h"
-#include "base/json_line.h"
 
 #include <jansson.h>
 #include <stdlib.h>

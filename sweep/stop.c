@@ -29,15 +29,15 @@ static void say(const char *text)
 
 static void on_stop(int sig)
 {
-    const int wished = atomic_load(&wish), wishes = sig == SIGUSR1 ? STOP_SOON : STOP_NOW;
-    if (wished == STOP_NOW && wishes == STOP_NOW) {
+    const int before = atomic_load(&wish), now = sig == SIGUSR1 ? STOP_SOON : STOP_NOW;
+    if (before == STOP_NOW && now == STOP_NOW) {
         say("kvsweep: stopped at once by a second signal; finished work is kept, the same command resumes\n");
         _exit(EX_TEMPFAIL);
     }
     if (!atomic_load(&first_signal))
         atomic_store(&first_signal, sig);
-    if (wishes > wished)
-        atomic_store(&wish, wishes);
+    if (now > before)
+        atomic_store(&wish, now);
 }
 
 void stop_install(void)

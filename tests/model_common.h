@@ -48,6 +48,23 @@ static inline void rig_close(struct rig *r)
     ops_close(r->ops);
 }
 
+static inline bool have_backend(const char *name)
+{
+    for (const char *const *p = ops_names(); *p; p++)
+        if (!strcmp(*p, name))
+            return true;
+    return false;
+}
+
+/* Index of the largest, the lowest of equals. */
+static inline int32_t argmax(const float *x, int n)
+{
+    int32_t best = 0;
+    for (int32_t i = 1; i < n; i++)
+        best = x[i] > x[best] ? i : best;
+    return best;
+}
+
 /* expected.bin of tests/oracle/model_make.py. */
 struct expected {
     char *raw;

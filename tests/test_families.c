@@ -1,6 +1,7 @@
 /* Families that are not llama, against their reference implementations (float32; tests/oracle/family_make.py)
  * and against themselves: prefill chunks, batches of unequal lengths, forks, resumed decode. */
 #include "model_common.h"
+#include "scratch.h"
 
 static const char *const backends[] = {"ref", "cpu"};
 static const char *const fixtures[] = {
@@ -8,14 +9,6 @@ static const char *const fixtures[] = {
     "fixtures/family/mamba2", "fixtures/family/mamba2_ms",  "fixtures/family/mamba2_gguf",
     "fixtures/family/rwkv5",  "fixtures/family/rwkv5_bf16", "fixtures/family/griffin"};
 enum { FIXTURES = sizeof fixtures / sizeof *fixtures };
-
-static bool have_backend(const char *name)
-{
-    for (const char *const *p = ops_names(); *p; p++)
-        if (!strcmp(*p, name))
-            return true;
-    return false;
-}
 
 /* Between passes of other shapes: the plain loops compute every row alike, libraries need not. */
 static double tolerance(const char *backend)
@@ -71,14 +64,6 @@ static double check_lengths(struct rig *r, const struct oracle *o)
         seq_close(&s);
     }
     return worst;
-}
-
-static int32_t argmax(const float *x, int n)
-{
-    int32_t best = 0;
-    for (int32_t i = 1; i < n; i++)
-        best = x[i] > x[best] ? i : best;
-    return best;
 }
 
 static void check_greedy(struct rig *r, const struct oracle *o)
@@ -203,16 +188,16 @@ static void check_forks(struct rig *r, const struct oracle *o, double tol)
     free(want);
 }
 
-/* What a sequence takes is what its shape says, at any length, and what was foretold. */
+/* What a sequence takes is what its shape says, at any length, and what was predicted. */
 static void check_bytes(struct rig *r)
 {
     for (int64_t n = 1; n < 1000; n += 333) {
         struct seq s;
-        struct kv_ledger l = {0}, told = {0};
+        struct kv_ledger l = {0}, predicted = {0};
         OK(seq_open(&s, r->m, &r->shape, &r->full, n, n));
         seq_bytes(&s, &l);
-        OK(kv_predict(&r->full, &r->shape, n, n, &told));
-        assert_int_equal(kv_ledger_total(&l), kv_ledger_total(&told));
+        OK(kv_predict(&r->full, &r->shape, n, n, &predicted));
+        assert_int_equal(kv_ledger_total(&l), kv_ledger_total(&predicted));
         seq_close(&s);
     }
 }
@@ -304,19 +289,15 @@ static void test_headers(void **state)
         {"{\"model_type\": \"recurrent_gemma\", \"num_attention_heads\": 10, \"lru_width\": 2561}",
          "go together"},
     };
-    char dir[] = "/tmp/kvs-families.XXXXXX";
-    assert_non_null(mkdtemp(dir));
-    char *path = file_join(dir, "config.json");
+    char *dir = scratch_make();
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct model_file *f;
-        OK(file_write_atomic(path, cases[i].config, strlen(cases[i].config)));
+        scratch_text(dir, "config.json", cases[i].config);
         assert_int_equal(model_file_open(&f, dir), ERR_INPUT);
         if (!strstr(err_text(), cases[i].says))
             fail_msg("%s: %s", cases[i].config, err_text());
     }
-    remove(path);
-    remove(dir);
-    free(path);
+    scratch_remove(dir);
 }
 
 int main(void)

@@ -4,14 +4,6 @@
 
 static const char *const backends[] = {"ref", "cpu"};
 
-static bool have_backend(const char *name)
-{
-    for (const char *const *p = ops_names(); *p; p++)
-        if (!strcmp(*p, name))
-            return true;
-    return false;
-}
-
 struct e2e {
     char *raw;
     int n_prompt, n_new, n_vocab, n_row;
@@ -58,14 +50,6 @@ static const float *prompt_pass(struct rig *r, struct seq *s, const struct kv_sp
     return out;
 }
 
-static int32_t best_of(const float *x, int n)
-{
-    int32_t best = 0;
-    for (int32_t i = 1; i < n; i++)
-        best = x[i] > x[best] ? i : best;
-    return best;
-}
-
 static void check(const char *model, const char *path, const char *backend)
 {
     struct rig r;
@@ -80,9 +64,9 @@ static void check(const char *model, const char *path, const char *backend)
     OK(kv_spec_parse(&spec, e.method));
     const float *out = prompt_pass(&r, &s, &spec, &e);
     for (int i = 0; i < e.n_new; i++) {
-        if (e.gap[i] > 1e-3f && best_of(out, e.n_vocab) != e.best[i])
+        if (e.gap[i] > 1e-3f && argmax(out, e.n_vocab) != e.best[i])
             fail_msg("%s, %s: %s chooses %d at step %d, the oracle %d", backend, path, e.method,
-                     best_of(out, e.n_vocab), i, e.best[i]);
+                     argmax(out, e.n_vocab), i, e.best[i]);
         n_clear += e.gap[i] > 1e-3f;
         if (row < e.n_row && e.row[row] == i)
             worst = fmax(worst, max_diff(out, e.logits + (size_t)row++ * (size_t)e.n_vocab, e.n_vocab));

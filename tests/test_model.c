@@ -6,14 +6,6 @@ static const char *const fixtures[] = {"fixtures/model/gqa",     "fixtures/model
                                        "fixtures/model/llama3",  "fixtures/model/qwen2",
                                        "fixtures/model/mistral", "fixtures/model/sharded"};
 
-static bool have_backend(const char *name)
-{
-    for (const char *const *p = ops_names(); *p; p++)
-        if (!strcmp(*p, name))
-            return true;
-    return false;
-}
-
 /* Between passes of other shapes: the plain loops compute every row alike, libraries need not. */
 static double tolerance(const char *backend)
 {
@@ -36,9 +28,7 @@ static void check_oracle(const char *path, const char *dir, const char *backend)
     assert_true(d <= 1e-4);
     out += (int64_t)(e.n_prompt - 1) * e.n_vocab;
     for (int i = 0; i < e.n_greedy; i++) {
-        int32_t best = 0;
-        for (int32_t v = 1; v < e.n_vocab; v++)
-            best = out[v] > out[best] ? v : best;
+        const int32_t best = argmax(out, e.n_vocab);
         assert_int_equal(best, e.ids[e.n_prompt + i]);
         out = step(&r, &s, &best, 1, LOGITS_LAST);
     }

@@ -4,15 +4,20 @@
 source "$(dirname "$0")/common.sh"
 farm alone "$DIR/want.h5" || die "undisturbed run"
 
+# waits until the run into file $1 has begun to compute
+begun() {
+    for _ in $(seq 100); do
+        sleep 0.05
+        [ -d "$1.journal" ] && break
+    done
+    sleep 0.3
+}
+
 stop_alone() {
     local out=$DIR/$1.h5 pid rc
     "$KVSWEEP" run -q "$HERE/farm.yaml" -o "$out" 2>"$DIR/err" &
     pid=$!
-    for _ in $(seq 100); do # until it has begun to compute
-        sleep 0.05
-        [ -d "$out.journal" ] && break
-    done
-    sleep 0.3
+    begun "$out"
     kill -"$1" $pid
     wait $pid
     rc=$?
@@ -31,11 +36,7 @@ for s in "USR1 TERM" "USR1 USR1"; do
     rm -rf "$out" "$out".*
     "$KVSWEEP" run -q "$HERE/farm.yaml" --set tasks.0.iterations=600 -o "$out" 2>"$DIR/err" &
     pid=$!
-    for _ in $(seq 100); do
-        sleep 0.05
-        [ -d "$out.journal" ] && break
-    done
-    sleep 0.3
+    begun "$out"
     kill -STOP $pid # the first one is there when it goes on, the second comes right behind
     kill -"${s% *}" $pid
     kill -CONT $pid
@@ -52,11 +53,7 @@ if [ -n "$MPIRUN" ]; then # mpirun forwards USR1 to all ranks
     out=$DIR/mpi.h5
     timeout -k 5 120 "$MPIRUN" -n 2 "$KVSWEEP" run -q "$HERE/farm.yaml" -o "$out" 2>"$DIR/err" &
     pid=$!
-    for _ in $(seq 100); do
-        sleep 0.05
-        [ -d "$out.journal" ] && break
-    done
-    sleep 0.3
+    begun "$out"
     kill -USR1 "$(ps -o pid= --ppid $pid | tr -d ' ')"
     wait $pid && die "USR1 under mpirun: status 0"
     grep -q "stopped by SIGUSR1" "$DIR/err" || die "USR1 under mpirun: $(cat "$DIR/err")"
@@ -68,11 +65,7 @@ fi
 out=$DIR/crash.h5
 "$KVSWEEP" run -q "$HERE/farm.yaml" -o "$out" 2>"$DIR/err" &
 pid=$!
-for _ in $(seq 100); do
-    sleep 0.05
-    [ -d "$out.journal" ] && break
-done
-sleep 0.3
+begun "$out"
 kill -SEGV $pid
 wait $pid
 [ $? = 139 ] || die "SEGV: not status 139"

@@ -71,6 +71,12 @@ def repeated(seed, count):
         yield unit * rnd.randrange(2, 60)
 
 
+def show(questions, want, got, bad):
+    """The first few questions that were answered otherwise."""
+    for k in bad[:5]:
+        print("  differs:", json.dumps(questions[k])[:150], "\n    library:", str(want[k])[:150], "\n    kvsweep:", str(got[k])[:150])
+
+
 def compare(driver, name, model, tok, count, clean, lines):
     specials = [t.content for t in tok.get_added_tokens_decoder().values()]
     questions, want = [], []
@@ -93,8 +99,7 @@ def compare(driver, name, model, tok, count, clean, lines):
         want.append(clean_up(text) if clean else text)
     got = ask(driver, model, questions)
     bad = [k for k in range(len(want)) if got[k] != want[k] and not (isinstance(want[k], str) and "\x00" in want[k])]
-    for k in bad[:5]:
-        print("  differs:", json.dumps(questions[k])[:150], "\n    library:", str(want[k])[:150], "\n    kvsweep:", str(got[k])[:150])
+    show(questions, want, got, bad)
     print(f"{name}: {len(all_texts)} texts, {count} id lists ({len(want)} questions), {len(bad)} differ", flush=True)
     return len(bad)
 

@@ -14,7 +14,7 @@ import sys
 import sentencepiece
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from tok_compare import ask, repeated  # noqa: E402
+from tok_compare import ask, repeated, show  # noqa: E402
 from tok_texts import texts  # noqa: E402
 
 
@@ -32,8 +32,7 @@ def compare(driver, folder, count):
     want = [sp.encode(t) for t in all_texts] + [sp.decode(ids) for ids in lists]
     got = ask(driver, folder, questions)
     bad = [k for k in range(len(want)) if got[k] != want[k]]
-    for k in bad[:5]:
-        print("  differs:", str(questions[k])[:150], "\n    library:", str(want[k])[:150], "\n    kvsweep:", str(got[k])[:150])
+    show(questions, want, got, bad)
     print(f"{folder}: {len(all_texts)} texts, {len(lists)} id lists, {len(bad)} differ", flush=True)
     return len(bad)
 
