@@ -170,6 +170,7 @@ static int with_model(struct bench *b, const struct config_model *cm)
         .device = a->device, .isa = a->isa, .threads = (int)a->threads, .topk = 64, .logits_first = 1};
     const struct run_model m = {.id = cm->id,
                                 .path = cm->path,
+                                .tokenizer = cm->tokenizer,
                                 .template = cm->template,
                                 .max_len = cm->max_len,
                                 .dtype = b->dtype,

@@ -356,6 +356,7 @@ int cmd_logits(struct app *app, int argc, char **argv)
     const struct run_options o = {.device = a.device, .isa = "auto", .threads = (int)a.threads};
     struct run_model m = {.id = cm.id,
                           .path = cm.path,
+                          .tokenizer = cm.tokenizer,
                           .template = cm.template,
                           .max_len = cm.max_len,
                           .dtype = dtype,

@@ -155,7 +155,7 @@ int cmd_tokenize(struct app *app, int argc, char **argv)
     struct tok *t = NULL;
     app_parse(app, &argp, argc, argv, &a);
     TRY(app_model(app, a.model, &m));
-    int rc = run_tok_open(&t, m.path);
+    int rc = run_tok_open(&t, m.path, m.tokenizer);
     if (rc == 0)
         rc = all(t, &a);
     tok_close(t);

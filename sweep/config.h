@@ -15,6 +15,8 @@ struct config_default {
 };
 struct config_model {
     char *id, *path, *template, *where; /* where: "FILE:LINE:COL" */
+    char *tokenizer;                    /* folder; NULL: the model's own files have it */
+    bool never_stops;                   /* run_model */
     bool template_named;                /* not left out: "none" may be what is meant */
     struct config_default *defaults;    /* [n_default] */
     int n_default, cap_default;

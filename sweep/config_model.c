@@ -35,6 +35,7 @@ void config_model_close(struct config_model *m)
     free(m->id);
     free(m->path);
     free(m->template);
+    free(m->tokenizer);
     free(m->where);
     fetch_free(&m->fetch);
     free_defaults(m);
@@ -97,11 +98,23 @@ static int set_text(const struct node *map, const char *key, char **out)
     return 0;
 }
 
+/* What ends an answer in mode paper. */
+static int read_stop(struct config_model *m, const struct node *n)
+{
+    const char *text = NULL;
+    TRY(node_text(n, "stop", &text));
+    if (text && strcmp(text, "never") != 0 && strcmp(text, "auto") != 0)
+        return node_error(node_get(n, "stop"), "stop: '%s' is neither auto nor never", text);
+    if (text)
+        m->never_stops = !strcmp(text, "never");
+    return 0;
+}
+
 /* Reads a map over what *m holds. */
 static int read_model(struct config_model *m, const struct node *n)
 {
-    static const char *const keys[] = {"id",     "path",  "template", "max_len", "fetch",
-                                       "source", "shape", "defaults", NULL};
+    static const char *const keys[] = {"id",    "path",   "tokenizer", "template", "stop", "max_len",
+                                       "fetch", "source", "shape",     "defaults", NULL};
     free(m->where);
     m->where = config_where(n);
     TRY(node_keys(n, keys, "model"));
@@ -109,7 +122,9 @@ static int read_model(struct config_model *m, const struct node *n)
     TRY(node_text(n, "source", &source));
     TRY(set_text(n, "id", &m->id));
     TRY(set_text(n, "path", &m->path));
+    TRY(set_text(n, "tokenizer", &m->tokenizer));
     TRY(set_text(n, "template", &m->template));
+    TRY(read_stop(m, n));
     TRY(node_int(n, "max_len", 0, INT64_C(1) << 31, &m->max_len));
     TRY(read_fetch(&m->fetch, node_get(n, "fetch")));
     TRY(config_shape(&m->shape, node_get(n, "shape")));

@@ -68,7 +68,7 @@ static int open_tok(struct plan_model *m, const struct config_model *cfg, bool s
 {
     if (m->assumed)
         return 0;
-    int rc = run_tok_open(&m->tok, cfg->path);
+    int rc = run_tok_open(&m->tok, cfg->path, cfg->tokenizer);
     if (rc == 0)
         rc = plan_tell_tok(cfg, m->tok);
     if (rc < 0 && sketch) {
@@ -90,8 +90,12 @@ int plan_model_open(struct plan_model *m, const struct config *c, const struct c
     } else {
         return missing(cfg);
     }
-    m->run = (struct run_model){
-        .id = cfg->id, .path = cfg->path, .template = cfg->template, .max_len = cfg->max_len};
+    m->run = (struct run_model){.id = cfg->id,
+                                .path = cfg->path,
+                                .template = cfg->template,
+                                .max_len = cfg->max_len,
+                                .tokenizer = cfg->tokenizer,
+                                .never_stops = cfg->never_stops && c->mode == MODE_PAPER};
     plan_dtypes(c, &m->config, &m->run.dtype, &m->run.cache_dtype);
     model_config_shape(&m->config, m->run.cache_dtype, &m->shape);
     TRY(open_tok(m, cfg, sketch));
@@ -163,7 +167,8 @@ static int need_tok(struct plan *p, int model, const char *why)
         return 0;
     if (m->assumed)
         return err_prefix(missing(&p->config->model[model]), "%s", why);
-    int rc = run_tok_open(&m->tok, m->run.path); /* a plan for looking at only goes without where it can */
+    int rc = run_tok_open(&m->tok, m->run.path,
+                          m->run.tokenizer); /* a plan for looking at only goes without where it can */
     return rc < 0 ? err_prefix(rc, "model '%s'", m->run.id) : 0;
 }
 

@@ -17,12 +17,12 @@ struct plan_model {
     struct run_model run; /* text borrowed from the configuration */
     struct model_config config;
     struct seq_shape shape;
-    char hash[33]; /* model_file_hash, hex */
+    char hash[33]; /* model_file_hash, hex; with that of a tokenizer that lies elsewhere */
     uint64_t file_bytes;
     bool assumed;    /* its files are absent: config is the shape that the model file gives (plan_sketch) */
     const char *weight_type; /* model_file_weight_type; "" where the files are absent */
     char *template_text;     /* "NAME {its texts as JSON}", owned */
-    char *stop_ids;          /* "2,32000", owned; "" where the tokenizer is absent */
+    char *stop_ids;          /* "2,32000", or "never"; owned; "" where the tokenizer is absent */
     struct tok *tok; /* NULL where the files are absent, and in a plan for looking at only, where there is none */
     struct task **task; /* [n_task]: a task that counts tokens has its own examples per model, others share */
 };

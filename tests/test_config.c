@@ -243,6 +243,7 @@ static const char *const refusals[][2] = {
      "t.yaml:1:25: overrides: cap: '1,2' must not hold a comma or a line break"},
     {"models: [{id: m, path: /m, shape: {num_hidden_layers: 2}}]\n",
      "t.yaml:1:35: shape: needs hidden_size, as in …"},
+    {"models: [{id: m, path: /m, stop: newer}]\n", "t.yaml:1:34: stop: 'newer' is neither auto nor never"},
     {"models: [{id: m, path: /m, shape: {layers: 2}}]\n", "t.yaml:1:36: shape: unknown key 'layers'…"},
     {"methods: [{name: full, budget: 1MiB}]\n", "t.yaml:1:11: methods: method full: it has no 'budget'…"},
     {"methods: [{name: streaming, budget: 1MiB, keep: 0.5}]\n",

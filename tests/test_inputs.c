@@ -246,19 +246,47 @@ static void test_stops(void **state)
     struct tok *t;
     int32_t stop[POLICY_STOPS];
     put_tiny(dir, "tokenizer.json");
-    OK(run_tok_open(&t, dir));
+    OK(run_tok_open(&t, dir, NULL));
     assert_int_equal(policy_stop_ids(tok_template("none"), t, stop), 0);
     tok_close(t);
     scratch_text(dir, "config.json", "{\"eos_token_id\": [26, 0]}");
-    OK(run_tok_open(&t, dir));
+    OK(run_tok_open(&t, dir, NULL));
     assert_int_equal(policy_stop_ids(tok_template("none"), t, stop), 2);
     assert_true(stop[0] == 0 && stop[1] == 26);
     assert_int_equal(tok_eos(t), 0);
     tok_close(t);
     scratch_text(dir, "tokenizer_config.json", "{\"eos_token\": \"<|im_end|>\"}");
-    OK(run_tok_open(&t, dir));
+    OK(run_tok_open(&t, dir, NULL));
     assert_int_equal(policy_stop_ids(tok_template("chatml"), t, stop), 3);
     assert_int_equal(stop[2], 400);
+    tok_close(t);
+    scratch_remove(dir);
+}
+
+/* In mode paper a model may be run as mamba-ssm's loop runs it: to the last of max_new, newlines and all. */
+static void test_never_stops(void **state)
+{
+    (void)state;
+    char *dir = scratch_make();
+    struct tok *t;
+    put_tiny(dir, "tokenizer.json");
+    scratch_text(dir, "tokenizer_config.json", "{\"eos_token\": \"<|im_end|>\"}");
+    OK(run_tok_open(&t, dir, NULL));
+    const struct task_traits traits = {.kind = TASK_LONGBENCH, .max_new = 8, .newline_stops = true};
+    const struct example ex = {.id = "x", .before = "", .context = "hello", .after = ""};
+    for (int never = 0; never < 2; never++) {
+        const struct run_model m = {.id = "m", .template = "none", .never_stops = never};
+        const struct model_config cfg = {.max_len = 512};
+        struct prompt p;
+        OK(policy_prompt(MODE_PAPER, "full", NULL, &m, &cfg, t, &traits, &ex, &p));
+        assert_int_equal(p.n_stop, never ? 0 : 1);
+        assert_true((p.newline < 0) == never);
+        assert_int_equal(p.min_one, !never);
+        prompt_free(&p);
+        OK(policy_prompt(MODE_FAIR, "full", NULL, &m, &cfg, t, &traits, &ex, &p));
+        assert_int_equal(p.n_stop, 1); /* fair: whatever says so ends an answer, in every model */
+        prompt_free(&p);
+    }
     tok_close(t);
     scratch_remove(dir);
 }
@@ -366,10 +394,15 @@ static void test_defaults_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_extra),     cmocka_unit_test(test_extra_refused),
-        cmocka_unit_test(test_stand_ins), cmocka_unit_test(test_outside),
-        cmocka_unit_test(test_stops),     cmocka_unit_test(test_templates),
-        cmocka_unit_test(test_lag),       cmocka_unit_test(test_defaults_refused),
+        cmocka_unit_test(test_extra),
+        cmocka_unit_test(test_extra_refused),
+        cmocka_unit_test(test_stand_ins),
+        cmocka_unit_test(test_outside),
+        cmocka_unit_test(test_stops),
+        cmocka_unit_test(test_never_stops),
+        cmocka_unit_test(test_templates),
+        cmocka_unit_test(test_lag),
+        cmocka_unit_test(test_defaults_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

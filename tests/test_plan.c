@@ -105,6 +105,32 @@ static void ids_follow_content(void **state)
         shared(TEXT, TEXT "overrides: [{when: {task: 'longbench/*'}, set: {rope_theta_factor: 2}}]\n"), 48);
 }
 
+#define MODEL_WITH(more)                                                                                     \
+    "models: [{id: tiny, path: fixtures/tiny, template: none, max_len: 4096" more "}]\n"                     \
+    "methods: [full]\n"                                                                                      \
+    "tasks: [{name: passkey, lengths: [8], depths: 2, iterations: 3, digits: 5, max_new: 8}]\n"
+#define NEOX ", tokenizer: fixtures/tok/neox"
+
+/* A tokenizer beside the model's own files counts with its content, and the rule that nothing ends an answer
+ * in mode paper alone. */
+static void ids_follow_tokenizer_and_stop(void **state)
+{
+    (void)state;
+    struct planned p;
+    assert_int_equal(shared(MODEL_WITH(""), MODEL_WITH(NEOX)), 0);
+    assert_int_equal(shared(MODEL_WITH(NEOX), MODEL_WITH(NEOX)), 6);
+    assert_int_equal(shared(MODEL_WITH(NEOX), MODEL_WITH(", tokenizer: fixtures/tok/llama3")), 0);
+    assert_int_equal(shared(MODEL_WITH(NEOX), MODEL_WITH(", tokenizer: fixtures/../fixtures/tok/neox")), 6);
+    assert_int_equal(shared(MODEL_WITH(""), MODEL_WITH(", stop: auto")), 6);
+    assert_int_equal(shared(MODEL_WITH(""), MODEL_WITH(", stop: never")), 6);
+    assert_int_equal(shared(MODEL_WITH("") "mode: paper\n", MODEL_WITH(", stop: never") "mode: paper\n"), 0);
+    assert_int_equal(open_plan(&p, MODEL_WITH(", stop: never") "mode: paper\n"), 0);
+    assert_string_equal(p.plan.model[0].stop_ids, "never");
+    close_plan(&p);
+    assert_int_equal(open_plan(&p, MODEL_WITH(", tokenizer: fixtures/tiny/config.json")), ERR_INPUT);
+    assert_non_null(strstr(err_text(), "tokenizer: fixtures/tiny/config.json is no folder"));
+}
+
 #define RULES "overrides: [{when: {method: streaming, task: passkey}, set: {cap: 10}}]\n"
 
 /* Rules that set a method's parameters change its units only, and mean the same as the parameters themselves.
@@ -427,6 +453,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ids_are_stable),
         cmocka_unit_test(ids_follow_content),
+        cmocka_unit_test(ids_follow_tokenizer_and_stop),
         cmocka_unit_test(rules_set_parameters),
         cmocka_unit_test(rules_that_disagree),
         cmocka_unit_test(sketches),

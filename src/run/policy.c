@@ -292,7 +292,7 @@ static int paper_prompt(const char *method, const struct run_model *m, const str
     TRY(encode(tok, p, special));
     if (!p->truncated)
         p->n_uncut = p->n_ids;
-    return paper_stops(tok, traits, tpl, st, p);
+    return m->never_stops ? 0 : paper_stops(tok, traits, tpl, st, p);
 }
 
 /* Tokens of the same prompt without its prompt method. */

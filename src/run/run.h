@@ -19,6 +19,8 @@ struct run_model {
     int64_t max_len; /* prompts are cut to this many tokens in the middle (paper: model_max_len); 0: the
                         model's own length less the answer */
     enum dtype dtype, cache_dtype;
+    const char *tokenizer; /* a folder that the tokenizer is in; NULL: the model's own files have it */
+    bool never_stops; /* paper: no token ends an answer, all of max_new are made, as mamba-ssm's loop does */
     bool ids_only; /* no text goes in or comes out: the tokenizer is not opened */
 };
 
@@ -126,8 +128,9 @@ bool policy_surely_fits(const struct run_model *m, const struct model_config *cf
  * count: 0 means that every answer runs to its full length. */
 int policy_stop_ids(const struct chat_template *tpl, const struct tok *tok, int32_t stop[POLICY_STOPS]);
 
-/* Tokenizer of a model path: a folder with tokenizer.json, or the tables inside a GGUF file. */
-int run_tok_open(struct tok **t, const char *model_path);
+/* Tokenizer of a model path: a folder with tokenizer.json, or the tables inside a GGUF file; where `folder`
+ * is given, what that holds. The ids that end an answer are the model's own either way. */
+int run_tok_open(struct tok **t, const char *model_path, const char *folder);
 struct token_counter run_token_counter(const struct tok *t); /* for task_open; without special tokens */
 
 #endif

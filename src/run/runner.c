@@ -144,7 +144,7 @@ static int load(struct runner *r, const struct run_model *m, struct comm *c)
                                     .threads = ops_threads(r->opt.threads),
                                     .comm = c,
                                     .poll = r->opt.poll};
-    int rc = m->ids_only ? 0 : run_tok_open(&r->tok, m->path);
+    int rc = m->ids_only ? 0 : run_tok_open(&r->tok, m->path, m->tokenizer);
     if (rc == 0)
         rc = model_open(&r->model, r->ops, f, &o);
     model_file_close(f);
@@ -160,7 +160,8 @@ int runner_load(struct runner *r, const struct run_model *m)
 
 int runner_load_together(struct runner *r, const struct run_model *m, struct comm *c)
 {
-    char *want = mem_printf("%s %s%s", m->path, dtype_name(m->dtype), m->ids_only ? " ids" : "");
+    char *want = mem_printf("%s %s%s %s", m->path, dtype_name(m->dtype), m->ids_only ? " ids" : "",
+                            m->tokenizer ? m->tokenizer : "");
     if (!r->loaded || strcmp(want, r->loaded) != 0) {
         unload(r);
         int rc = load(r, m, c);

@@ -144,11 +144,28 @@ static int open_both(struct tok **t, struct stop_ids *stop, const char *model_pa
     return rc;
 }
 
-int run_tok_open(struct tok **t, const char *model_path)
+/* The tokenizer of a folder of its own. */
+static int open_apart(struct tok **t, struct stop_ids *stop, const char *model_path, const char *folder)
+{
+    struct gguf *g;
+    if (!file_is_dir(folder))
+        return err_set(ERR_INPUT, "tokenizer: %s is no folder (one with tokenizer.json is expected)", folder);
+    TRY(tok_open_dir(t, folder));
+    if (file_is_dir(model_path))
+        return stop_ids_dir(stop, model_path);
+    if (file_ends_with(model_path, ".pth"))
+        return 0;
+    TRY(gguf_open(&g, model_path));
+    int rc = stop_ids_gguf(stop, g);
+    gguf_close(g);
+    return rc;
+}
+
+int run_tok_open(struct tok **t, const char *model_path, const char *folder)
 {
     struct stop_ids stop = {0};
     *t = NULL;
-    int rc = open_both(t, &stop, model_path);
+    int rc = folder ? open_apart(t, &stop, model_path, folder) : open_both(t, &stop, model_path);
     if (rc == 0) {
         tok_set_stop_ids(*t, stop.v, stop.n);
     } else {

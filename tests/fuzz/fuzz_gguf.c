@@ -47,7 +47,7 @@ static void model(const uint8_t *data, size_t n)
     fuzz_file("fuzz.gguf", data, n, &path);
     if (model_file_open(&f, path) == 0)
         model_file_close(f);
-    if (run_tok_open(&t, path) == 0)
+    if (run_tok_open(&t, path, NULL) == 0)
         tok_encode(t, "Hello world 1", 13, true, &ids, &n_ids);
     if (chat_template_read(path, &chat) == 0 && chat)
         chat_template_nearest(chat);
