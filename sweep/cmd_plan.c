@@ -203,6 +203,16 @@ static void json_sizes(json_t *o, const struct plan_variant *v)
     json_size(o, "kv_bytes_32k", "device_bytes_32k", "true_ratio_32k", &v->at_32k);
 }
 
+/* Parameters of the family, where they are not the defaults. */
+static void add_options(json_t *o, const char *architecture, const struct plan_variant *v)
+{
+    struct str text = {0};
+    family_params_text(family_find(architecture), &v->over.options, &text);
+    if (text.n)
+        json_object_set_new(o, "family_params", json_string(str_c(&text)));
+    str_free(&text);
+}
+
 /* What each group of tasks runs: the method and the model's overrides after all rules. */
 static json_t *json_variants(const struct plan *p, const struct plan_setting *s)
 {
@@ -215,6 +225,7 @@ static json_t *json_variants(const struct plan *p, const struct plan_setting *s)
                 json_array_append_new(tasks, json_string(p->task[t].cfg->id));
         o = json_pack("{s:o, s:s, s:f}", "tasks", tasks, "method", v->spec.text, "rope_theta_factor",
                       v->over.rope_theta_factor);
+        add_options(o, p->model[s->model].config.architecture, v);
         json_sizes(o, v);
         json_array_append_new(list, o);
     }

@@ -315,6 +315,7 @@ void config_close(struct config *c)
         free(c->override[i].task);
         free(c->override[i].method);
         free(c->override[i].params);
+        free(c->override[i].family);
         free(c->override[i].where);
     }
     free(c->model);

@@ -17,6 +17,7 @@ struct config_model {
     char *id, *path, *template, *where; /* where: "FILE:LINE:COL" */
     char *tokenizer;                    /* folder; NULL: the model's own files have it */
     bool never_stops;                   /* run_model */
+    char *params;                       /* of its family: "penalties=rwkv"; NULL: none given */
     bool template_named;                /* not left out: "none" may be what is meant */
     struct config_default *defaults;    /* [n_default] */
     int n_default, cap_default;
@@ -42,6 +43,7 @@ struct config_override {
     char *model, *task, *method;
     double rope_theta_factor; /* 0: left as it is */
     char *params;             /* of the method: "cap=7500,lag=1"; NULL: left as they are */
+    char *family;             /* of the model's family: "penalties=rwkv"; NULL likewise */
     char *where;
 };
 

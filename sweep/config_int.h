@@ -8,6 +8,11 @@
 char *config_where(const struct node *n);
 /* The `shape` of a model file (config_shape.c); NULL: *c stays as it is. */
 int config_shape(struct model_config *c, const struct node *n);
+/* Appends "key=value" of a family's parameter, checked against the first family that has it; and all of a
+ * map.
+ */
+int config_family_param(const char *key, const struct node *value, struct str *out);
+int config_family_params(const struct node *map, struct str *out);
 /* Reads a model map; with an id and no path, over what configs/models says of that id. On error the caller
  * closes *m. */
 int config_model_map(struct config_model *m, const struct node *n, const char *near,

@@ -36,6 +36,7 @@ void config_model_close(struct config_model *m)
     free(m->path);
     free(m->template);
     free(m->tokenizer);
+    free(m->params);
     free(m->where);
     fetch_free(&m->fetch);
     free_defaults(m);
@@ -110,11 +111,25 @@ static int read_stop(struct config_model *m, const struct node *n)
     return 0;
 }
 
+static int read_params(struct config_model *m, const struct node *n)
+{
+    struct str text = {0};
+    if (!n)
+        return 0;
+    int rc = config_family_params(n, &text);
+    if (rc == 0) {
+        free(m->params);
+        m->params = text.n ? mem_strdup(str_c(&text)) : NULL;
+    }
+    str_free(&text);
+    return rc;
+}
+
 /* Reads a map over what *m holds. */
 static int read_model(struct config_model *m, const struct node *n)
 {
-    static const char *const keys[] = {"id",    "path",   "tokenizer", "template", "stop", "max_len",
-                                       "fetch", "source", "shape",     "defaults", NULL};
+    static const char *const keys[] = {"id",    "path",   "tokenizer", "template", "stop",   "max_len",
+                                       "fetch", "source", "shape",     "defaults", "params", NULL};
     free(m->where);
     m->where = config_where(n);
     TRY(node_keys(n, keys, "model"));
@@ -128,6 +143,7 @@ static int read_model(struct config_model *m, const struct node *n)
     TRY(node_int(n, "max_len", 0, INT64_C(1) << 31, &m->max_len));
     TRY(read_fetch(&m->fetch, node_get(n, "fetch")));
     TRY(config_shape(&m->shape, node_get(n, "shape")));
+    TRY(read_params(m, node_get(n, "params")));
     if (node_get(n, "defaults"))
         free_defaults(m);
     TRY(defaults_read(m, node_get(n, "defaults")));

@@ -7,30 +7,36 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Everything under `set` but the RoPE factor is a parameter of the methods that the rule is about. */
+static int method_param(const struct node *set, int i, struct str *out)
+{
+    const char *text = NULL;
+    TRY(node_text(set, set->key[i], &text));
+    if (strpbrk(text, ",\n"))
+        return node_error(set->item[i], "overrides: %s: '%s' must not hold a comma or a line break",
+                          set->key[i], text);
+    str_printf(out, "%s%s=%s", out->n ? "," : "", set->key[i], text);
+    return 0;
+}
+
+/* Everything under `set` but the RoPE factor and the parameters of families is a parameter of the methods
+ * that the rule is about. */
 static int read_set(struct config_override *o, const struct node *set)
 {
-    struct str params = {0};
+    struct str params = {0}, family = {0};
+    int rc = 0;
     if (set->kind != NODE_MAP || !set->n)
-        return node_error(set, "overrides: set must be a map of rope_theta_factor or parameters of methods");
+        return node_error(
+            set, "overrides: set must be a map of rope_theta_factor or parameters of methods or families");
     TRY(node_real(set, "rope_theta_factor", 1e-3, 1e6, &o->rope_theta_factor));
-    for (int i = 0; i < set->n; i++) {
-        const char *text = NULL;
-        if (!strcmp(set->key[i], "rope_theta_factor"))
-            continue;
-        int rc = node_text(set, set->key[i], &text);
-        if (rc == 0 && strpbrk(text, ",\n"))
-            rc = node_error(set->item[i], "overrides: %s: '%s' must not hold a comma or a line break",
-                            set->key[i], text);
-        if (rc < 0) {
-            str_free(&params);
-            return rc;
-        }
-        str_printf(&params, "%s%s=%s", params.n ? "," : "", set->key[i], text);
-    }
+    for (int i = 0; i < set->n && rc == 0; i++)
+        if (strcmp(set->key[i], "rope_theta_factor") != 0)
+            rc = family_of_param(set->key[i]) ? config_family_param(set->key[i], set->item[i], &family)
+                                              : method_param(set, i, &params);
     o->params = params.n ? mem_strdup(str_c(&params)) : NULL;
+    o->family = family.n ? mem_strdup(str_c(&family)) : NULL;
     str_free(&params);
-    return 0;
+    str_free(&family);
+    return rc;
 }
 
 /* Whether the pattern, with or without its '!', names this. */

@@ -78,6 +78,14 @@ static int open_tok(struct plan_model *m, const struct config_model *cfg, bool s
     return rc < 0 ? err_prefix(rc, "model '%s'", cfg->id) : 0;
 }
 
+static int read_params(struct plan_model *m, const struct config_model *cfg)
+{
+    char *where = mem_printf("%s: model '%s': params", cfg->where, cfg->id);
+    int rc = family_params_set(family_find(m->config.architecture), &m->options, cfg->params, where);
+    free(where);
+    return rc;
+}
+
 int plan_model_open(struct plan_model *m, const struct config *c, const struct config_model *cfg, bool sketch)
 {
     *m = (struct plan_model){.weight_type = ""};
@@ -97,7 +105,8 @@ int plan_model_open(struct plan_model *m, const struct config *c, const struct c
                                 .tokenizer = cfg->tokenizer,
                                 .never_stops = cfg->never_stops && c->mode == MODE_PAPER};
     plan_dtypes(c, &m->config, &m->run.dtype, &m->run.cache_dtype);
-    model_config_shape(&m->config, m->run.cache_dtype, &m->shape);
+    TRY(read_params(m, cfg));
+    model_config_shape(&m->config, m->run.cache_dtype, &m->options, &m->shape);
     TRY(open_tok(m, cfg, sketch));
     return plan_model_identity(m);
 }

@@ -17,6 +17,7 @@ struct plan_model {
     struct run_model run; /* text borrowed from the configuration */
     struct model_config config;
     struct seq_shape shape;
+    struct shape_options options; /* of its family, as `params` of the model has them */
     char hash[33]; /* model_file_hash, hex; with that of a tokenizer that lies elsewhere */
     uint64_t file_bytes;
     bool assumed;    /* its files are absent: config is the shape that the model file gives (plan_sketch) */
@@ -31,6 +32,7 @@ struct plan_variant {
     struct kv_spec spec; /* owned */
     struct plan_prompt *prompt; /* what the method does to prompts; NULL: nothing. Owned */
     struct model_overrides over;
+    struct seq_shape shape; /* the model's, with these */
     struct plan_size {
         uint64_t bytes,
             device;   /* what a prompt of n tokens will take, all layers; 0: a budget that cannot hold it */

@@ -35,8 +35,9 @@ static int32_t guess_tokens(const struct plan *p, const struct plan_model *m, in
 /* What a sequence will take. */
 static double cache_bytes(const struct plan *p, int setting, int task, int64_t n_prompt, int max_new)
 {
-    const struct seq_shape *shape = &p->model[p->setting[setting].model].shape;
-    const struct kv_spec *spec = &plan_variant(p, setting, task)->spec;
+    const struct plan_variant *v = plan_variant(p, setting, task);
+    const struct seq_shape *shape = &v->shape;
+    const struct kv_spec *spec = &v->spec;
     struct kv_ledger l = {0};
     if (spec->budget)
         return fmin((double)spec->budget, (double)shape_full_bytes(shape, n_prompt + max_new));

@@ -36,48 +36,99 @@ static bool applies(const struct rules *r, const struct config_override *o)
     return !o->task || o == r->rule || (r->task && match(o->task, r->task));
 }
 
-/* The method with the rules applied. */
-static int resolve(const struct plan *p, int i_model, const struct config_method *method,
-                   const struct rules *rules, struct plan_variant *v)
+/* What the rules that apply say together. */
+struct said {
+    struct str method, family; /* "NAME:key=value,…" as asked for and by rules; "key=value,…" of the family */
+    double theta;              /* 0: nothing */
+    const struct config_override *params, *options; /* the last rule for the method's, the family's */
+};
+
+static void said_free(struct said *s)
+{
+    str_free(&s->method);
+    str_free(&s->family);
+}
+
+static int add_theta(struct said *s, const struct config_override *o, const char *setting)
+{
+    if (o->rope_theta_factor > 0 && s->theta > 0)
+        return err_set(ERR_INPUT,
+                       "%s: overrides: setting %s: rope_theta_factor is given twice, %g and %g; leave one of "
+                       "them out",
+                       o->where, setting, s->theta, o->rope_theta_factor);
+    if (o->rope_theta_factor > 0)
+        s->theta = o->rope_theta_factor;
+    return 0;
+}
+
+static int gather(const struct plan *p, int model, const struct config_method *method,
+                  const struct rules *rules, const char *setting, struct said *s)
 {
     const struct config *c = p->config;
-    const char *model = p->model[i_model].run.id;
-    struct str text = {0};
-    const struct config_override *last = NULL;
-    double theta = 0;
-    str_add(&text, method->asked); /* not the full text: a rule may give what the entry leaves open */
+    *s = (struct said){.theta = 0};
+    str_add(&s->method, method->asked); /* not the full text: a rule may give what the entry leaves open */
     bool any = strchr(method->asked, ':') != NULL;
     for (int i = 0; i < c->n_override; i++) {
         const struct config_override *o = &c->override[i];
-        if (!match(o->model, model) || !match_method(o->method, &method->spec) || !applies(rules, o))
+        if (!match(o->model, p->model[model].run.id) || !match_method(o->method, &method->spec) ||
+            !applies(rules, o))
             continue;
-        if (o->rope_theta_factor > 0 && theta > 0) {
-            str_free(&text);
-            return err_set(ERR_INPUT,
-                           "%s: overrides: setting %s/%s: rope_theta_factor is given twice, %g and %g; leave "
-                           "one of them out",
-                           o->where, model, method->spec.label, theta, o->rope_theta_factor);
-        }
-        if (o->rope_theta_factor > 0)
-            theta = o->rope_theta_factor;
+        TRY(add_theta(s, o, setting));
         if (o->params) {
-            str_printf(&text, "%c%s", any ? ',' : ':', o->params);
+            str_printf(&s->method, "%c%s", any ? ',' : ':', o->params);
             any = true;
-            last = o;
+            s->params = o;
+        }
+        if (o->family) {
+            str_printf(&s->family, "%s%s", s->family.n ? "," : "", o->family);
+            s->options = o;
         }
     }
-    v->over = (struct model_overrides){.rope_theta_factor = theta > 0 ? theta : 1};
+    return 0;
+}
+
+static int take_method(const struct plan *p, int model, const struct config_method *method,
+                       const struct said *s, const char *setting, struct plan_variant *v)
+{
     int rc = 0;
-    if (last)
-        rc = kv_spec_parse(&v->spec, str_c(&text));
+    if (s->params)
+        rc = kv_spec_parse(&v->spec, str_c(&s->method));
     else
         kv_spec_copy(&v->spec, &method->spec);
-    str_free(&text);
     if (rc == 0)
-        rc = defaults_apply(&v->spec, &c->model[i_model], p->model[i_model].config.architecture);
-    return rc < 0 && last
-               ? err_prefix(rc, "%s: overrides: setting %s/%s", last->where, model, method->spec.label)
-               : rc;
+        rc = defaults_apply(&v->spec, &p->config->model[model], p->model[model].config.architecture);
+    return rc < 0 && s->params ? err_prefix(rc, "%s: overrides: setting %s", s->params->where, setting) : rc;
+}
+
+/* Rules come over what the model's file says. */
+static int take_model(const struct plan_model *m, const struct said *s, const char *setting,
+                      struct plan_variant *v)
+{
+    v->over =
+        (struct model_overrides){.rope_theta_factor = s->theta > 0 ? s->theta : 1, .options = m->options};
+    if (!s->options)
+        return 0;
+    char *where = mem_printf("%s: overrides: setting %s", s->options->where, setting);
+    int rc =
+        family_params_set(family_find(m->config.architecture), &v->over.options, str_c(&s->family), where);
+    free(where);
+    return rc;
+}
+
+/* The method and the model with the rules applied. */
+static int resolve(const struct plan *p, int model, const struct config_method *method,
+                   const struct rules *rules, struct plan_variant *v)
+{
+    struct said s;
+    char *setting = mem_printf("%s/%s", p->model[model].run.id, method->spec.label);
+    int rc = gather(p, model, method, rules, setting, &s);
+    if (rc == 0)
+        rc = take_method(p, model, method, &s, setting, v);
+    if (rc == 0)
+        rc = take_model(&p->model[model], &s, setting, v);
+    said_free(&s);
+    free(setting);
+    return rc;
 }
 
 /* What a prompt of n tokens takes, without room for an answer. Where a prompt is shortened before a plain
@@ -105,7 +156,9 @@ static int size_at(const struct kv_spec *spec, const struct seq_shape *shape, in
 static int measure(const struct plan *p, const struct plan_setting *s, const struct config_method *method,
                    struct plan_variant *v)
 {
-    const struct seq_shape *shape = &p->model[s->model].shape;
+    const struct plan_model *m = &p->model[s->model];
+    const struct seq_shape *shape = &v->shape;
+    model_config_shape(&m->config, m->run.cache_dtype, &v->over.options, &v->shape);
     int rc = kv_spec_check(&v->spec, shape);
     if (rc == 0)
         rc = plan_prompt_open(&v->prompt, p->config, &v->spec, p->sketch);
@@ -118,7 +171,7 @@ static int measure(const struct plan *p, const struct plan_setting *s, const str
 
 static bool alike(const struct plan_variant *a, const struct plan_variant *b)
 {
-    return !strcmp(a->spec.text, b->spec.text) && a->over.rope_theta_factor == b->over.rope_theta_factor;
+    return !strcmp(a->spec.text, b->spec.text) && model_overrides_equal(&a->over, &b->over);
 }
 
 static void free_variant(struct plan_variant *v)
@@ -144,23 +197,57 @@ static void add_changes(struct str *out, const char *text, const char *all)
     }
 }
 
+static void add_theta_text(struct str *out, double theta)
+{
+    char text[32];
+    str_double(text, theta);
+    str_printf(out, "%srope_theta_factor=%s", out->n ? "," : "", text);
+}
+
+/* Parameters of the family that differ from those of the whole setting. */
+static void add_options(const struct plan_model *m, const struct plan_variant *v,
+                        const struct plan_variant *all, struct str *out)
+{
+    for (const struct param *p = family_find(m->config.architecture)->params; p && p->name; p++) {
+        const struct param one[2] = {*p, {0}};
+        struct str a = {0}, b = {0};
+        param_text(one, &v->over.options, &a);
+        param_text(one, &all->over.options, &b);
+        if (strcmp(str_c(&a), str_c(&b)) != 0)
+            str_printf(out, "%s%s", out->n ? "," : "", str_c(&a));
+        str_free(&a);
+        str_free(&b);
+    }
+}
+
 /* What a rule changes, in canonical values. */
 static void add_rule(const struct plan *p, const struct plan_setting *s, const struct config_method *method,
                      const struct config_override *o, struct str *out)
 {
     const struct rules rules = {.rule = o};
     struct plan_variant v = {0};
-    char theta[32];
     int rc = resolve(p, s->model, method, &rules, &v);
-    if (o->rope_theta_factor > 0 && (rc < 0 || v.over.rope_theta_factor != s->all.over.rope_theta_factor)) {
-        str_double(theta, o->rope_theta_factor);
-        str_printf(out, "rope_theta_factor=%s", theta);
-    }
-    if (rc == 0)
+    if (o->rope_theta_factor > 0 && (rc < 0 || v.over.rope_theta_factor != s->all.over.rope_theta_factor))
+        add_theta_text(out, o->rope_theta_factor);
+    if (rc == 0) {
+        add_options(&p->model[s->model], &v, &s->all, out);
         add_changes(out, v.spec.text, s->all.spec.text);
-    else if (o->params) /* it makes sense with others of its task only */
+    } else if (o->params) { /* it makes sense with others of its task only */
         str_printf(out, "%s%s", out->n ? "," : "", o->params);
+    }
     free_variant(&v);
+}
+
+/* What holds on all tasks. */
+static void add_all(const struct plan *p, const struct plan_setting *s, struct str *out)
+{
+    struct str values = {0};
+    if (s->all.over.rope_theta_factor != 1)
+        add_theta_text(&values, s->all.over.rope_theta_factor);
+    add_options(&p->model[s->model], &s->all, &(struct plan_variant){0}, &values);
+    if (values.n)
+        str_printf(out, "*:%s", str_c(&values));
+    str_free(&values);
 }
 
 static int by_text(const void *a, const void *b)
@@ -174,7 +261,7 @@ static char *overrides_text(const struct plan *p, const struct plan_setting *s,
                             const struct config_method *method)
 {
     const struct config *c = p->config;
-    char **line = mem_alloc((size_t)c->n_override + 1, sizeof *line), theta[32];
+    char **line = mem_alloc((size_t)c->n_override + 1, sizeof *line);
     struct str text = {0};
     int n = 0;
     for (int i = 0; i < c->n_override; i++) {
@@ -188,10 +275,7 @@ static char *overrides_text(const struct plan *p, const struct plan_setting *s,
     }
     if (n)
         qsort(line, (size_t)n, sizeof *line, by_text);
-    if (s->all.over.rope_theta_factor != 1) {
-        str_double(theta, s->all.over.rope_theta_factor);
-        str_printf(&text, "*:rope_theta_factor=%s", theta);
-    }
+    add_all(p, s, &text);
     for (int i = 0; i < n; i++) {
         str_printf(&text, "%s%s", text.n ? ";" : "", line[i]);
         free(line[i]);
@@ -286,8 +370,8 @@ static int check_budget(const struct plan *p, int setting, int task, bool *tried
     *tried = true;
     n = n < 1 ? 1 : n;
     struct kv_spec solved;
-    TRY(kv_spec_solve(&solved, &plan_variant(p, setting, task)->spec, &m->shape, n,
-                      n + task_traits(m->task[task])->max_new));
+    const struct plan_variant *v = plan_variant(p, setting, task);
+    TRY(kv_spec_solve(&solved, &v->spec, &v->shape, n, n + task_traits(m->task[task])->max_new));
     kv_spec_free(&solved);
     return 0;
 }

@@ -77,12 +77,16 @@ void plan_unit_id(const struct plan *p, struct plan_unit *u)
     const struct plan_variant *v = plan_variant(p, u->setting, u->task);
     char *method = v->prompt ? mem_printf("%s:%s", kv_method_name(v->spec.method), v->prompt->params)
                              : mem_strdup(v->spec.text);
-    struct str s = {0};
+    struct str s = {0}, options = {0};
     str_printf(&s, "kvsweep unit 2\nmodel %s %s\ntemplate %s\nstop_ids %s\nmax_len %lld\n", m->run.id,
                m->hash, plan_template_texts(m), m->stop_ids, (long long)m->run.max_len);
     str_printf(&s, "dtype %s\ncache_dtype %s\nprompt_method %s\nmethod %s\n", dtype_name(m->run.dtype),
                dtype_name(m->run.cache_dtype), prompt_name(set), method);
     free(method);
+    family_params_text(family_find(m->config.architecture), &u->over.options, &options);
+    if (options.n)
+        str_printf(&s, "family_params %s\n", str_c(&options));
+    str_free(&options);
     str_printf(&s, "rope_theta_factor %s\nmode %s\ntask %s %s:%s\nsource %s\n", theta,
                p->config->mode == MODE_PAPER ? "paper" : "fair", task->cfg->id, task->cfg->type->name,
                task->params, task_source_sha256(t));

@@ -34,7 +34,7 @@ static inline void rig_open(struct rig *r, const char *path, const char *backend
     const struct model_options mo = {.dtype = dtype, .threads = 2, .share = share};
     OK(model_open(&r->m, r->ops, f, &mo));
     model_file_close(f);
-    OK(model_seq_shape(r->m, DT_F32, &(struct model_overrides){1}, &r->shape));
+    OK(model_seq_shape(r->m, DT_F32, &(struct model_overrides){.rope_theta_factor = 1}, &r->shape));
     OK(kv_spec_parse(&r->full, "full"));
 }
 

@@ -238,7 +238,7 @@ static const char *const refusals[][2] = {
     {BASE "overrides: [{when: {model: 'mistral*'}, set: {capp: 2}}]\n",
      "t.yaml:4:46: overrides: no method of the rule takes capp=2; see kvsweep list methods"},
     {"overrides: [{set: {}}]\n",
-     "t.yaml:1:19: overrides: set must be a map of rope_theta_factor or parameters of methods"},
+     "t.yaml:1:19: overrides: set must be a map of rope_theta_factor or parameters of methods or families"},
     {"overrides: [{set: {cap: '1,2'}}]\n",
      "t.yaml:1:25: overrides: cap: '1,2' must not hold a comma or a line break"},
     {"models: [{id: m, path: /m, shape: {num_hidden_layers: 2}}]\n",

@@ -258,7 +258,7 @@ static void test_no_cache(void **state)
         if (strstr(fixtures[i], "gguf"))
             continue;
         OK(model_file_open(&f, fixtures[i]));
-        model_config_shape(model_file_config(f), DT_F16, &shape);
+        model_config_shape(model_file_config(f), DT_F16, NULL, &shape);
         OK(kv_spec_parse(&spec, "kivi:bits=2"));
         assert_int_equal(kv_spec_check(&spec, &shape), ERR_INPUT);
         kv_spec_free(&spec);

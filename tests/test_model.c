@@ -252,7 +252,8 @@ static void test_refusals(void **state)
     assert_int_equal(model_forward(r.m, &it, 1, LOGITS_LAST, &logits), ERR_TOO_LONG);
     assert_int_equal(s.pos, 0);
     struct seq_shape shape;
-    assert_int_equal(model_seq_shape(r.m, DT_F32, &(struct model_overrides){-1}, &shape), ERR_INPUT);
+    assert_int_equal(model_seq_shape(r.m, DT_F32, &(struct model_overrides){.rope_theta_factor = -1}, &shape),
+                     ERR_INPUT);
     seq_close(&s);
     rig_close(&r);
 }
@@ -264,8 +265,8 @@ static void test_theta_factor(void **state)
     struct rig r;
     struct seq_shape a, b;
     rig_open(&r, fixtures[0], "ref", DT_F32, false);
-    OK(model_seq_shape(r.m, DT_F16, &(struct model_overrides){4}, &a));
-    OK(model_seq_shape(r.m, DT_F32, &(struct model_overrides){4}, &b));
+    OK(model_seq_shape(r.m, DT_F16, &(struct model_overrides){.rope_theta_factor = 4}, &a));
+    OK(model_seq_shape(r.m, DT_F32, &(struct model_overrides){.rope_theta_factor = 4}, &b));
     assert_ptr_equal(a.kind[0].rope, b.kind[0].rope);
     assert_ptr_not_equal(a.kind[0].rope, r.shape.kind[0].rope);
     for (int i = 0; i < 8; i++) {

@@ -170,7 +170,7 @@ static void test_config_window(void **state)
                    &c));
     assert_int_equal(c.window, 1024);
     assert_int_equal(c.max_len, 4096);
-    model_config_shape(&c, DT_F16, &shape);
+    model_config_shape(&c, DT_F16, NULL, &shape);
     assert_int_equal(shape.max_len, 1024);
     OK(open_config(
         "{\"model_type\": \"qwen2\", " SIZES ", \"num_key_value_heads\": 2, \"sliding_window\": 1024}", &c));

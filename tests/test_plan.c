@@ -189,6 +189,80 @@ static void rules_that_disagree(void **state)
     close_plan(&p);
 }
 
+#define RWKV(params)                                                                                         \
+    "models: [{id: r, path: /nowhere, shape: {model_type: rwkv5, num_hidden_layers: 2, hidden_size: 64, "    \
+    "intermediate_size: 224, head_size: 64, vocab_size: 99}, template: none" params "}]\nmethods: [full]\n"  \
+    "tasks: [{name: passkey, lengths: [8], depths: 10, iterations: 3}, {name: recite, lengths: [8], "        \
+    "depths: 10, iterations: 3}]\n"
+
+static void open_sketch(struct planned *p, const char *text)
+{
+    struct config_source s = {.path = "t.yaml", .text = text, .vars = &vars};
+    *p = (struct planned){0};
+    if (config_open(&p->config, &s) < 0 || plan_sketch(&p->plan, &p->config) < 0)
+        fail_msg("%s", err_text());
+}
+
+/* How many units of the first task, and of the second, are in both. */
+static void shared_tasks(const char *a, const char *b, int n[2])
+{
+    struct planned x, y;
+    open_sketch(&x, a);
+    open_sketch(&y, b);
+    n[0] = n[1] = 0;
+    for (int64_t i = 0; i < x.plan.n_unit; i++)
+        n[x.plan.unit[i].task] += find(&y.plan, &x.plan.unit[i]) != NULL;
+    close_plan(&x);
+    close_plan(&y);
+}
+
+/* Parameters of a family are in the ids where they are not the defaults, wherever they were said. */
+static void family_params(void **state)
+{
+    (void)state;
+    static const char plain[] = RWKV(""), given[] = RWKV(", params: {penalties: rwkv}"),
+                      ruled[] = RWKV("") "overrides: [{when: {model: r}, set: {penalties: rwkv}}]\n",
+                      needle[] = RWKV("") "overrides: [{when: {task: passkey}, set: {penalties: rwkv}}]\n",
+                      undone[] = RWKV(", params: {penalties: rwkv}") "overrides: [{set: {penalties: off}}]\n";
+    struct planned p;
+    int n[2];
+    shared_tasks(plain, RWKV(", params: {penalties: off}"), n);
+    assert_true(n[0] == 30 && n[1] == 30);
+    shared_tasks(plain, given, n);
+    assert_true(n[0] == 0 && n[1] == 0);
+    shared_tasks(given, ruled, n);
+    assert_true(n[0] == 30 && n[1] == 30);
+    shared_tasks(given, needle, n);
+    assert_true(n[0] == 30 && n[1] == 0);
+    shared_tasks(plain, undone, n);
+    assert_true(n[0] == 30 && n[1] == 30);
+    open_sketch(&p, given);
+    assert_string_equal(p.plan.setting[0].overrides, "*:penalties=rwkv");
+    assert_int_equal(p.plan.unit[0].over.options.v[0], 1);
+    assert_int_equal(plan_variant(&p.plan, 0, 0)->shape.options.v[0], 1);
+    close_plan(&p);
+    open_sketch(&p, needle);
+    assert_string_equal(p.plan.setting[0].overrides, "passkey:penalties=rwkv");
+    close_plan(&p);
+}
+
+static void family_params_refused(void **state)
+{
+    (void)state;
+    refused(RWKV(", params: {penalty: rwkv}"), "params: no family has a parameter 'penalty'; did you mean "
+                                               "'penalties'?");
+    refused(RWKV(", params: {penalties: on}"),
+            "params: rwkv5: penalties=on is not allowed; use one of off|rwkv");
+    refused(RWKV(", params: penalties"), "params: write {NAME: VALUE}");
+    refused("models: [{id: tiny, path: fixtures/tiny, params: {penalties: rwkv}}]\nmethods: [full]\n"
+            "tasks: [passkey]\n",
+            "t.yaml:1:10: model 'tiny': params: family llama: unknown parameter 'penalties'; known: none");
+    refused(TEXT "overrides: [{when: {model: 'ti*'}, set: {penalties: rwkv}}]\n",
+            "overrides: setting tiny/full: family llama: unknown parameter 'penalties'");
+    refused(TEXT "overrides: [{set: {penalties: [rwkv]}}]\n",
+            "params: penalties: must be a word or a number");
+}
+
 /* A model that is absent, and data that is absent: sketched, marked, and never planned for a run. */
 static void sketches(void **state)
 {
@@ -457,6 +531,8 @@ int main(void)
         cmocka_unit_test(rules_set_parameters),
         cmocka_unit_test(rules_that_disagree),
         cmocka_unit_test(sketches),
+        cmocka_unit_test(family_params),
+        cmocka_unit_test(family_params_refused),
         cmocka_unit_test(settings_may_be_added),
         cmocka_unit_test(bundles_cover_units),
         cmocka_unit_test(settings_of_an_example),

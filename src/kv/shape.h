@@ -7,7 +7,7 @@
 
 enum layer_mixer { MIX_ATTENTION, MIX_RECURRENT };
 /* Models beyond these are refused by their family. */
-enum { SHAPE_KINDS = 4, SHAPE_LAYERS = 256, SHAPE_STATES = 4 };
+enum { SHAPE_KINDS = 4, SHAPE_LAYERS = 256, SHAPE_STATES = 4, SHAPE_OPTIONS = 8 };
 
 /* One array of a recurrent layer's state; it is zero before the first token. */
 struct state_array {
@@ -35,6 +35,12 @@ struct layer_kind {
     struct state_array state[SHAPE_STATES];
 };
 
+/* The parameters of a model's family as this sequence has them (model.h: family.params); kv/ does not read
+ * them. Zeros are the defaults. */
+struct shape_options {
+    int64_t v[SHAPE_OPTIONS];
+};
+
 /* Of one sequence. Borrowed by its caches. */
 struct seq_shape {
     int32_t n_layer, n_kind;
@@ -42,6 +48,7 @@ struct seq_shape {
     struct layer_kind kind[SHAPE_KINDS];
     enum dtype dtype; /* of cached keys and values */
     int64_t max_len;  /* positions that the model can index */
+    struct shape_options options;
 };
 
 static inline const struct layer_kind *shape_kind(const struct seq_shape *s, int32_t layer)

@@ -193,17 +193,23 @@ static int find_rope(struct model *m, int32_t setting, int32_t n_rot, double fac
     return 0;
 }
 
-void model_config_shape(const struct model_config *c, enum dtype cache_dtype, struct seq_shape *shape)
+void model_config_shape(const struct model_config *c, enum dtype cache_dtype,
+                        const struct shape_options *options, struct seq_shape *shape)
 {
-    family_find(c->architecture)->shape(c, shape);
+    const struct family *f = family_find(c->architecture);
+    f->shape(c, shape);
     shape->dtype = cache_dtype;
+    if (options)
+        shape->options = *options;
+    if (f->apply)
+        f->apply(c, shape);
 }
 
 int model_seq_shape(struct model *m, enum dtype cache_dtype, const struct model_overrides *over,
                     struct seq_shape *shape)
 {
     const double factor = over->rope_theta_factor;
-    model_config_shape(&m->cfg, cache_dtype, shape);
+    model_config_shape(&m->cfg, cache_dtype, &over->options, shape);
     if (!(factor > 0) || !isfinite(factor))
         return err_set(ERR_INPUT, "rope_theta_factor %g must be a number above 0", factor);
     for (int32_t i = 0; i < shape->n_kind; i++) {

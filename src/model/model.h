@@ -46,8 +46,11 @@ struct model_config {
 
 /* What a (setting, task) pair changes about the model. */
 struct model_overrides {
-    double rope_theta_factor; /* of rotary setting 0; 1: none */
+    double rope_theta_factor;     /* of rotary setting 0; 1: none */
+    struct shape_options options; /* parameters of the family */
 };
+/* Whether a prompt pass under one is the same as under the other. */
+bool model_overrides_equal(const struct model_overrides *a, const struct model_overrides *b);
 
 /* A tensor in a file: raw bytes in the file's own type. */
 struct model_tensor {
@@ -121,8 +124,20 @@ void model_weights_xxh3(const struct model *m, uint64_t hash[2]);
 /* What a sequence keeps (rotary tables are made once per factor and live as long as the model). */
 int model_seq_shape(struct model *m, enum dtype cache_dtype, const struct model_overrides *over,
                     struct seq_shape *shape);
-/* The same from a header alone, without a device: rope is NULL in every kind. */
-void model_config_shape(const struct model_config *c, enum dtype cache_dtype, struct seq_shape *shape);
+/* The same from a header alone, without a device: rope is NULL in every kind. `options`: of the family; NULL:
+ * defaults. */
+void model_config_shape(const struct model_config *c, enum dtype cache_dtype,
+                        const struct shape_options *options, struct seq_shape *shape);
+
+/* How a model's own code changes the choice of the next token (RWKV). Stored logits stay raw. */
+struct model_penalty {
+    double presence, frequency; /* the logit of a token that the answer has counts this much less, and this
+                                   much per count; both 0: it does not */
+    double decay;               /* counts are multiplied by this before a new one is added */
+    const char *uncounted;      /* a token whose text is part of this adds 0 to its count, others 1 */
+};
+void model_config_penalty(const struct model_config *c, const struct shape_options *options,
+                          struct model_penalty *p);
 
 /* What one token multiplies: the one source of flops, limits, the plan's cost and the first ETA. What mixes
  * tokens comes from the shape (shape_mix_flops). */
@@ -219,7 +234,15 @@ struct family {
     /* Adds what c->own says to the text that the model's hash covers; NULL: there is nothing. */
     void (*describe)(const struct model_config *c, struct str *out);
     void (*shape)(const struct model_config *c,
-                  struct seq_shape *s); /* dtype and rope are put by the caller */
+                  struct seq_shape *s); /* dtype, options and rope are put by the caller */
+    /* Oddities that a setting can ask for: a table over a struct that lies in struct shape_options, whose
+     * defaults are all 0 (of a choice: the first) and which holds no texts. Names are unlike those of
+     * methods' parameters. NULL: none. */
+    const struct param *params;
+    /* What s->options change about the shape; NULL: nothing. */
+    void (*apply)(const struct model_config *c, struct seq_shape *s);
+    /* The penalty that they ask for; NULL: none ever. */
+    void (*penalty)(const struct shape_options *options, struct model_penalty *p);
     void (*cost)(const struct model_config *c, struct model_cost *cost);
     int (*bind)(struct model *m, struct model_file *f); /* declares, packs and uploads the weights */
     int (*forward)(struct model *m, const struct batch_item *item, int n, int64_t rows);
@@ -227,6 +250,13 @@ struct family {
 };
 const struct family *family_find(const char *hf_type);
 const struct family *family_at(int i);
+/* A family that has a parameter of this name; NULL: none has. */
+const struct family *family_of_param(const char *name);
+/* Sets parameters from "key=value,…" (NULL: none) over what *o holds. ERR_INPUT begins with `where` and names
+ * the family. */
+int family_params_set(const struct family *f, struct shape_options *o, const char *text, const char *where);
+/* Those that differ from their defaults: "penalties=rwkv". */
+void family_params_text(const struct family *f, const struct shape_options *o, struct str *out);
 const char *family_types(struct str *out); /* "llama, mistral, qwen2" of all, added to *out */
 
 #endif

@@ -314,6 +314,23 @@ static int rwkv5_forward(struct model *m, const struct batch_item *item, int n, 
     return 0;
 }
 
+/* ---- oddities ---- */
+
+static const struct param params[] = {
+    {"penalties", PARAM_CHOICE, offsetof(struct rwkv5_params, penalties), 0, 0, 1, "off|rwkv", NULL,
+     "rwkv: tokens that the answer has already are chosen less readily, as the package rwkv does by default"},
+    {0},
+};
+
+/* PIPELINE_ARGS of the package rwkv 0.8.25 (utils.py): alpha_presence, alpha_frequency, alpha_decay; digits
+ * and blanks go unpunished. */
+static void penalty(const struct shape_options *options, struct model_penalty *p)
+{
+    const struct rwkv5_params *o = (const struct rwkv5_params *)(const void *)options->v;
+    if (o->penalties == RWKV5_PENALTIES_RWKV)
+        *p = (struct model_penalty){.presence = 0.2, .frequency = 0.2, .decay = 0.996, " \t0123456789"};
+}
+
 const struct family family_rwkv5 = {
     .name = "rwkv5",
     .hf_types = "rwkv5",
@@ -325,6 +342,8 @@ const struct family family_rwkv5 = {
     .read = rwkv5_read,
     .describe = rwkv5_describe,
     .shape = rwkv5_shape,
+    .params = params,
+    .penalty = penalty,
     .cost = rwkv5_cost,
     .bind = rwkv5_bind,
     .forward = rwkv5_forward,

@@ -8,6 +8,11 @@
 struct rwkv5_config {
     int64_t H, S; /* heads, and channels of each */
 };
+/* In shape_options. */
+enum { RWKV5_PENALTIES_OFF, RWKV5_PENALTIES_RWKV };
+struct rwkv5_params {
+    int64_t penalties;
+};
 static inline struct rwkv5_config *rwkv5_own(struct model_config *c)
 {
     return (struct rwkv5_config *)(void *)c->own.bytes;

@@ -30,6 +30,7 @@ void slot_free(struct slot *l)
     free(l->topk_id);
     free(l->topk_logit);
     free(l->first);
+    penalty_free(&l->penalty);
     *l = (struct slot){0};
 }
 
@@ -92,6 +93,15 @@ static int32_t choose(const struct slot *l, const struct said *s, int n_top)
     return s->best;
 }
 
+/* A row of logits on the host; owned. */
+static float *host_row(struct engine *e, struct tensor row)
+{
+    float *host = mem_alloc((size_t)e->n_vocab, sizeof *host);
+    e->ops->copy(e->ops, host, row.data, (size_t)e->n_vocab * sizeof *host);
+    e->ops->sync(e->ops);
+    return host;
+}
+
 static void keep_logits(struct engine *e, struct slot *l, const struct said *s, struct tensor row)
 {
     size_t at = (size_t)l->n_new;
@@ -101,9 +111,7 @@ static void keep_logits(struct engine *e, struct slot *l, const struct said *s, 
         l->topk_logit[at * (size_t)l->n_top + i] = half_from_float(s->top_logit[i]);
     }
     if (l->n_new < e->first_rows) {
-        float *host = mem_alloc((size_t)e->n_vocab, sizeof *host);
-        e->ops->copy(e->ops, host, row.data, (size_t)e->n_vocab * sizeof *host);
-        e->ops->sync(e->ops);
+        float *host = host_row(e, row);
         for (size_t i = 0; i < (size_t)e->n_vocab; i++)
             l->first[at * (size_t)e->n_vocab + i] = half_from_float(host[i]);
         l->n_first = l->n_new + 1;
@@ -113,15 +121,28 @@ static void keep_logits(struct engine *e, struct slot *l, const struct said *s, 
         e->observe(e->observe_ctx, l, row);
 }
 
-static void take(struct engine *e, struct slot *l, const struct said *s, int n_top, struct tensor row)
+/* The choice of a model that looks back at what it has said. */
+static int choose_penalised(struct engine *e, struct slot *l, struct tensor row, int32_t *id)
+{
+    if (l->n_new >= l->n_force && l->penalty.n_seen) {
+        float *host = host_row(e, row);
+        *id = penalty_choose(&l->penalty, host, e->n_vocab);
+        free(host);
+    }
+    return penalty_note(&l->penalty, e->tok, *id);
+}
+
+static int take(struct engine *e, struct slot *l, const struct said *s, int n_top, struct tensor row)
 {
     if (!s->finite) {
         l->status = ST_NAN;
         l->done = true;
-        return;
+        return 0;
     }
     keep_logits(e, l, s, row);
     int32_t id = choose(l, s, n_top);
+    if (penalty_acts(&l->penalty))
+        TRY(choose_penalised(e, l, row, &id));
     bool forced = l->n_new < l->n_force;
     l->token[l->n_new++] = id;
     int why;
@@ -132,6 +153,7 @@ static void take(struct engine *e, struct slot *l, const struct said *s, int n_t
         l->stop = STOP_MAX_NEW;
         l->done = true;
     }
+    return 0;
 }
 
 int engine_choose(struct engine *e, struct slot *const *slot, int n, struct tensor logits)
@@ -157,7 +179,7 @@ int engine_choose(struct engine *e, struct slot *const *slot, int n, struct tens
     for (int i = 0; i < n && rc == 0; i++) {
         size_t r = rows == n ? (size_t)i : 0;
         struct said s = {best[r], finite[r] != 0, lse[r], top_id + r * k, top_logit + r * k};
-        take(e, slot[i], &s, n_top, tensor_rows(&logits, (int64_t)r, 1));
+        rc = take(e, slot[i], &s, n_top, tensor_rows(&logits, (int64_t)r, 1));
     }
     free(best);
     free(top_id);

@@ -2,6 +2,7 @@
 #ifndef KVS_RUN_ENGINE_H
 #define KVS_RUN_ENGINE_H
 
+#include "run/penalty.h"
 #include "run/run.h"
 
 /* What the model said at one position, on the host. */
@@ -19,6 +20,7 @@ struct slot {
     const struct prompt *prompt;
     const int32_t *force; /* tokens to take instead of the model's own choice, or NULL */
     int n_force;
+    struct penalty penalty; /* of its own choices; free of a rule: none */
     int max_new;
     bool open, done;
     int status, stop; /* enum record_status, enum record_stop */
@@ -34,6 +36,7 @@ struct slot {
 struct engine {
     struct ops *ops;
     struct model *model;
+    const struct tok *tok; /* NULL: ids only */
     int n_top;      /* K to keep of every token */
     int first_rows; /* full logits to keep: 0, 1, or INT32_MAX for all */
     int64_t chunk;  /* rows of a prefill chunk, the backend's wish; chunks are cut at its multiples */

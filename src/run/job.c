@@ -36,8 +36,7 @@ int job_verdict(struct runner *r, int rc)
 static bool same_pass(const struct job *a, const struct job *b)
 {
     return a->key == 0 && b->key == 0 && a->ex == b->ex && a->prompt.hash == b->prompt.hash &&
-           a->prompt.n_ids == b->prompt.n_ids &&
-           a->unit->over.rope_theta_factor == b->unit->over.rope_theta_factor;
+           a->prompt.n_ids == b->prompt.n_ids && model_overrides_equal(&a->unit->over, &b->unit->over);
 }
 
 static int job_init(struct runner *r, const struct task *task, const struct run_unit *u, struct job *j)
@@ -222,6 +221,7 @@ int job_prepare(struct runner *r, const struct task *task, const struct run_unit
     for (int i = 0; i < n; i++) {
         int rc = job_init(r, task, &u[i], &job[i]);
         slot_init(&slot[i], &r->engine, &job[i].prompt, task_traits(task)->max_new);
+        model_config_penalty(model_config(r->model), &u[i].over.options, &slot[i].penalty.rule);
         job[i].blamed = is_fatal(rc);
         if (job[i].blamed)
             return rc;

@@ -45,7 +45,7 @@ double limits_prefill_flops(struct model *m, int64_t n)
     struct seq_shape shape;
     double head, products;
     model_config_cost(model_config(m), &c);
-    model_config_shape(model_config(m), DT_F32, &shape);
+    model_config_shape(model_config(m), DT_F32, NULL, &shape);
     products = cost_flops(&c, &head);
     return products * (double)n + head + shape_mix_flops(&shape, 0, n);
 }

@@ -226,7 +226,8 @@ int probe_time(struct runner *r, const struct kv_spec *spec, int64_t n_ctx, int 
     struct seq_shape shape;
     int64_t rows = r->engine.chunk > n_seq ? r->engine.chunk : n_seq;
     TRY(model_reserve(r->model, rows, n_seq));
-    TRY(model_seq_shape(r->model, r->m.cache_dtype, &(struct model_overrides){1}, &shape));
+    TRY(model_seq_shape(r->model, r->m.cache_dtype, &(struct model_overrides){.rope_theta_factor = 1},
+                        &shape));
     int64_t before = r->engine.passes;
     struct seq *s = mem_alloc((size_t)n_seq, sizeof *s);
     struct kv_spec solved = {0};

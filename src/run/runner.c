@@ -126,6 +126,7 @@ static void wire_engine(struct runner *r)
     struct engine *e = &r->engine;
     e->ops = r->ops;
     e->model = r->model;
+    e->tok = r->tok;
     e->n_vocab = model_config(r->model)->n_vocab;
     e->n_top = r->opt.topk < e->n_vocab ? r->opt.topk : (int)e->n_vocab;
     e->first_rows = r->opt.logits_first == 0 ? 0 : r->opt.logits_first == 1 ? 1 : INT32_MAX;

@@ -44,7 +44,7 @@ static int decode(struct model *m, const char *text, int n_seq, float *out, stru
     for (int i = 0; i < PROMPT; i++)
         ids[i] = (int32_t)((i * 37 + 5) % V);
     TRY_GOTO(kv_spec_parse(&spec, text), done);
-    TRY_GOTO(model_seq_shape(m, DT_BF16, &(struct model_overrides){1}, &shape), done);
+    TRY_GOTO(model_seq_shape(m, DT_BF16, &(struct model_overrides){.rope_theta_factor = 1}, &shape), done);
     for (int i = 0; i < n_seq; i++) {
         struct batch_item chunk = {.seq = &s[i], .ids = ids, .n = PROMPT - 1};
         TRY_GOTO(seq_open(&s[i], m, &shape, &spec, PROMPT, PROMPT + STEPS), done);
