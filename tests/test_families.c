@@ -158,10 +158,27 @@ static void check_batch(struct rig *r, const struct oracle *o, double tol)
     free(got);
 }
 
-/* A prompt is frozen; two forks and the sequence itself go on, each with tokens of its own in between. */
-static void check_forks(struct rig *r, const struct oracle *o, double tol)
+/* Token by token from short prompts on: over the edge of a window, which the shorter ones have not filled. */
+static void check_decode(struct rig *r, const struct oracle *o, double tol)
 {
-    const int64_t V = o->n_vocab, n = 100;
+    static const int64_t prompt[] = {1, 23, 25};
+    const int64_t n = 60, V = o->n_vocab;
+    float *whole = pass(r, o, n, NULL);
+    for (size_t i = 0; i < sizeof prompt / sizeof *prompt; i++) {
+        struct seq s;
+        OK(seq_open(&s, r->m, &r->shape, &r->full, prompt[i], n));
+        step(r, &s, o->ids, prompt[i], LOGITS_NONE);
+        for (int64_t t = prompt[i]; t < n; t++)
+            assert_true(max_diff(step(r, &s, o->ids + t, 1, LOGITS_LAST), whole + t * V, V) <= tol);
+        seq_close(&s);
+    }
+    free(whole);
+}
+
+/* A prompt is frozen; two forks and the sequence itself go on, each with tokens of its own in between. */
+static void check_forks(struct rig *r, const struct oracle *o, int64_t n, double tol)
+{
+    const int64_t V = o->n_vocab;
     struct seq plain, s, fork[2];
     struct seq_prompt p;
     float *want = mem_alloc((size_t)(6 * V), sizeof *want);
@@ -215,7 +232,9 @@ static void test_ways(void **state)
         open_fixture(&r, fixtures[i / 2], backend, DT_F32);
         check_chunks(&r, &o, tolerance(backend));
         check_batch(&r, &o, tolerance(backend));
-        check_forks(&r, &o, tolerance(backend));
+        check_decode(&r, &o, tolerance(backend));
+        check_forks(&r, &o, 22, tolerance(backend)); /* before the window of one fixture is full */
+        check_forks(&r, &o, 100, tolerance(backend));
         check_bytes(&r);
         rig_close(&r);
         free(o.raw);

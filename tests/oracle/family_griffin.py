@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from family_make import write_oracle
 
-ROWS = [0, 1, 2, 4, 22, 23, 24, 63, 99, 299]  # around the window of 24, and several of them
+ROWS = [0, 1, 2, 4, 22, 23, 24, 63, 99, 299, 699]  # around the window of 24, and several of them
 NAMES = {"embedder.input_embedding": "model.embed_tokens.weight", "final_norm.scale": "model.final_norm.weight"}
 PARTS = {"temporal_pre_norm.scale": "temporal_pre_norm.weight", "channel_pre_norm.scale": "channel_pre_norm.weight",
          "mlp_block.ffw_down.": "mlp_block.down_proj.", "recurrent_block.linear_": "temporal_block.linear_",
@@ -88,7 +88,7 @@ def make(folder):
     def logits_of(ids):
         out, _ = m(torch.tensor([ids]), torch.arange(len(ids))[None], None, return_cache=False)
         return out[0].numpy()
-    write_oracle(os.path.join(folder, "oracle.bin"), logits_of, V, 7, n_prompt=300, rows=ROWS)
+    write_oracle(os.path.join(folder, "oracle.bin"), logits_of, V, 7, rows=ROWS)
 
 
 MAKERS = {"griffin": make}
