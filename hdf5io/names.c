@@ -18,13 +18,20 @@ enum { PART_BYTES = 48 };
 /* Everything else that tells rows apart. */
 static void add_rest(const struct sink_setting *s, struct str *out)
 {
-    str_printf(out, "%s\n%s\n%s\n", s->family, s->stop_ids, s->prompt_method);
-    str_printf(out, "%s\n%s\n%s\n%.17g", s->method, s->params, s->overrides, s->nominal_ratio);
+    str_printf(out, "%s\n%s\n%s\n%s\n", s->prompt_method, s->method, s->params, s->overrides);
+    str_printf(out, "%.17g", s->nominal_ratio);
+}
+
+/* What is in the model's hash too. */
+static void add_model(const struct sink_setting *s, struct str *out)
+{
+    str_printf(out, "%s\n%s\n", s->family, s->stop_ids);
 }
 
 static unsigned hash_rest(const struct sink_setting *s)
 {
     struct str rest = {0};
+    add_model(s, &rest);
     add_rest(s, &rest);
     str_add(&rest, book_template_texts(s)); /* two texts may have one name */
     unsigned h = (unsigned)(XXH3_64bits(rest.data, rest.n) & 0xffffffffu);
@@ -67,6 +74,10 @@ static bool differs_in_rest(const struct sink_setting *a, const struct sink_sett
     bool same_template = strcspn(b->template, " ") == n && !memcmp(a->template, b->template, n);
     add_rest(a, &x);
     add_rest(b, &y);
+    if (!strcmp(a->model_hash, b->model_hash)) { /* else the model's hash tells them apart already */
+        add_model(a, &x);
+        add_model(b, &y);
+    }
     bool differs = strcmp(str_c(&x), str_c(&y)) != 0 ||
                    (same_template && strcmp(book_template_texts(a), book_template_texts(b)) != 0);
     str_free(&x);

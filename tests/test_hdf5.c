@@ -491,6 +491,13 @@ static void setting_identity(void **state)
         free(id);
         book_free(&two);
     }
+    /* other stop ids make another model hash: one suffix tells these rows apart, not two */
+    row[6].stop_ids = "2,3";
+    book_free(&b);
+    b = (struct book){0};
+    join_rows(&b, &row[0], 1);
+    join_rows(&b, &row[6], 1);
+    assert_string_equal(b.setting[1].id, "tiny/full@12345678");
     book_free(&b);
     grid_free(&g);
 }
