@@ -132,11 +132,16 @@ static double detectable_pairs(double discordant, double n)
     return 0.5 * (lo + hi);
 }
 
+/* Neither test can reach 5 % with fewer values that differ, even if all go one way: 2 * 0.5^5 = 0.0625. */
+enum { LEAST_DISCORDANT = 6 };
+
 static double detectable(struct sample *const *s, int n, int64_t n_discordant)
 {
     double var = 0;
+    if (n_discordant < LEAST_DISCORDANT)
+        return NAN;
     if (n == 1 && s[0]->whole)
-        return n_discordant ? detectable_pairs((double)n_discordant / (double)s[0]->n, (double)s[0]->n) : NAN;
+        return detectable_pairs((double)n_discordant / (double)s[0]->n, (double)s[0]->n);
     for (int g = 0; g < n; g++)
         var += s[g]->var;
     return var > 0 ? (STATS_Z95 + STATS_Z80) * sqrt(var) / n : NAN;

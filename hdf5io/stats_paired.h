@@ -15,7 +15,7 @@ struct comparison {
     double p;               /* two-sided; NaN for fewer than two examples */
     double p_holm;          /* adjusted for the comparisons of a table by whoever makes it; NaN until then */
     /* Least difference that a sample like this one shows at two-sided 5 % with a power of 80 %; NaN where
-     * nothing differs. */
+     * fewer than 6 examples differ: no outcome of the test would be below 5 % then. */
     double detectable;
     enum test_kind test;
 };

@@ -370,6 +370,21 @@ static void test_compare(void **state)
     resampler_free(&r);
 }
 
+static double detectable_of(int64_t n, int64_t n_discordant)
+{
+    double *d = mem_alloc((size_t)n, sizeof *d);
+    for (int64_t k = 0; k < n_discordant; k++)
+        d[k] = k % 2 ? 1 : -1;
+    struct sample s, *one = &s;
+    struct resampler r = {0};
+    sample_init(&s, SAMPLE_DIFFERENCES, d, n);
+    const double v = sample_compare(&one, 1, &r).detectable;
+    sample_free(&s);
+    resampler_free(&r);
+    free(d);
+    return v;
+}
+
 static void test_detectable(void **state)
 {
     (void)state;
@@ -377,18 +392,11 @@ static void test_detectable(void **state)
     size_t i;
     json_array_foreach(cases("detectable"), i, c)
     {
-        const int64_t n = whole(c, "n"), m = whole(c, "discordant");
-        double *d = mem_alloc((size_t)n, sizeof *d);
-        for (int64_t k = 0; k < m; k++)
-            d[k] = k % 2 ? 1 : -1;
-        struct sample s, *one = &s;
-        struct resampler r = {0};
-        sample_init(&s, SAMPLE_DIFFERENCES, d, n);
-        near(sample_compare(&one, 1, &r).detectable, real(c, "detectable"), 1e-9);
-        sample_free(&s);
-        resampler_free(&r);
-        free(d);
+        near(detectable_of(whole(c, "n"), whole(c, "discordant")), real(c, "detectable"), 1e-9);
     }
+    const double five = detectable_of(200, 5);
+    assert_true(isnan(five)); /* all one way: p = 0.0625 */
+    assert_true(detectable_of(200, 6) > 0);
 }
 
 static void test_select(void **state)

@@ -106,7 +106,7 @@ def bootstraps(rng):
 def detectable():
     z = Z + stats.norm.ppf(0.8)
     out = []
-    for n, m in [(15, 3), (50, 12), (200, 9), (200, 120)]:
+    for n, m in [(15, 7), (50, 12), (200, 9), (200, 120)]:
         psi = m / n
         d = optimize.brentq(lambda d: d * np.sqrt(n) - Z * np.sqrt(psi) - stats.norm.ppf(0.8) * np.sqrt(max(0, psi - d * d)), 1e-9, z * np.sqrt(psi / n) + 1e-9, xtol=1e-14)
         out.append(dict(n=n, discordant=m, detectable=d))
