@@ -117,13 +117,25 @@ static const char *task_metric(const struct plan *p, int task)
     return p->task[task].cfg->type->traits.metric;
 }
 
+/* What happens to a task's prompts besides the methods: not every task takes the model's chat template, and
+ * only LongBench's prompts are cut to max_len. */
+static const char *task_prompt(const struct plan *p, int task)
+{
+    const struct task_traits *t = &p->task[task].cfg->type->traits;
+    if (p->config->mode == MODE_PAPER)
+        return "as the reference";
+    if (t->kind != TASK_LONGBENCH)
+        return t->chat ? "template, not cut" : "no template, not cut";
+    return t->chat ? "template, cut to max_len" : "no template, cut to max_len";
+}
+
 static void print_tasks(const struct plan *p)
 {
     struct str s = {0};
-    str_add(&s, "task\texamples\tmetric\tparameters\n");
+    str_add(&s, "task\texamples\tmetric\tprompt\tparameters\n");
     for (int i = 0; i < p->n_task; i++)
-        str_printf(&s, "%s\t%d\t%s\t%s\n", p->task[i].cfg->id, p->task[i].n_example, task_metric(p, i),
-                   p->task[i].params);
+        str_printf(&s, "%s\t%d\t%s\t%s\t%s\n", p->task[i].cfg->id, p->task[i].n_example, task_metric(p, i),
+                   task_prompt(p, i), p->task[i].params);
     app_table(stdout, str_c(&s), "1");
     str_free(&s);
 }
