@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include "sweep/app.h"
 
+#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,7 +13,7 @@ static error_t parser(int key, char *arg, struct argp_state *state)
     if (key == ARGP_KEY_ARG && !*what)
         *what = arg;
     else if (key == ARGP_KEY_END && !*what) {
-        fprintf(stderr, "%s: what? methods, models, tasks or kernels\n", state->name);
+        fprintf(stderr, "%s: what? methods, models, tasks, templates or kernels\n", state->name);
         exit(1);
     } else
         return ARGP_ERR_UNKNOWN;
@@ -56,8 +57,9 @@ static void print_params(const struct param *table)
     str_free(&s);
 }
 
-static void list_methods(void)
+static int list_methods(struct app *app)
 {
+    (void)app;
     const struct kv_method *m;
     for (int i = 0; (m = kv_method_at(i)); i++) {
         const struct kv_info k = kv_method_info(m);
@@ -65,6 +67,7 @@ static void list_methods(void)
                k.source && *k.source ? "; " : "", k.source ? k.source : "");
         print_params(k.params);
     }
+    return 0;
 }
 
 static bool has_param(const struct param *table, const char *name)
@@ -76,8 +79,9 @@ static bool has_param(const struct param *table, const char *name)
 }
 
 /* The 16 datasets share their parameters: one line each. */
-static void list_tasks(void)
+static int list_tasks(struct app *app)
 {
+    (void)app;
     const struct task_type *t;
     struct str s = {0};
     const struct param *last = NULL;
@@ -93,6 +97,7 @@ static void list_tasks(void)
         printf("\nparameters of %s%s\n", has_param(t->params, "data") ? "longbench/…" : t->name, "");
         print_params(t->params);
     }
+    return 0;
 }
 
 static int list_models(struct app *app)
@@ -122,8 +127,9 @@ static int list_models(struct app *app)
     return rc;
 }
 
-static int list_kernels(void)
+static int list_kernels(struct app *app)
 {
+    (void)app;
     struct str s = {0};
     str_add(&s, "backend\tdevice\tinstructions\tthreads\tlibraries\n");
     for (const char *const *name = ops_names(); *name; name++) {
@@ -141,27 +147,45 @@ static int list_kernels(void)
     return 0;
 }
 
+/* As a JSON string, so that line ends and blanks at the ends are seen. */
+static void print_quoted(const char *key, const char *text)
+{
+    json_t *j = json_string(text);
+    char *quoted = json_dumps(j, JSON_ENCODE_ANY);
+    printf("    %s  %s\n", key, quoted);
+    free(quoted);
+    json_decref(j);
+}
+
+static int list_templates(struct app *app)
+{
+    (void)app;
+    for (const char *const *name = tok_template_names(); *name; name++) {
+        const struct chat_template *t = tok_template(*name);
+        printf("%s\n  %s%s\n", t->name, t->source, t->trim ? "; blanks around the prompt are cut off" : "");
+        print_quoted("before", t->before);
+        print_quoted("after ", t->after);
+        if (t->stop)
+            print_quoted("stop  ", t->stop);
+    }
+    return 0;
+}
+
 int cmd_list(struct app *app, int argc, char **argv)
 {
     static const struct argp argp = {
         .parser = parser,
-        .args_doc = "methods|models|tasks|kernels",
+        .args_doc = "methods|models|tasks|templates|kernels",
         .doc = "Lists what there is, with parameters, defaults, ranges and sources."};
-    static const char *const words[] = {"methods", "models", "tasks", "kernels", NULL};
+    static const char *const words[] = {"methods", "models", "tasks", "templates", "kernels", NULL};
+    static int (*const list[])(struct app *) = {list_methods, list_models, list_tasks, list_templates,
+                                                list_kernels};
     const char *what = NULL;
     app_parse(app, &argp, argc, argv, &what);
-    if (!strcmp(what, "models"))
-        return list_models(app);
-    if (!strcmp(what, "kernels"))
-        return list_kernels();
-    if (!strcmp(what, "methods"))
-        list_methods();
-    else if (!strcmp(what, "tasks"))
-        list_tasks();
-    else {
-        const char *near = str_nearest(what, words);
-        return err_set(ERR_INPUT, "list: '%s' is not one of methods, models, tasks, kernels%s%s%s", what,
-                       near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
-    }
-    return 0;
+    for (int i = 0; words[i]; i++)
+        if (!strcmp(what, words[i]))
+            return list[i](app);
+    const char *near = str_nearest(what, words);
+    return err_set(ERR_INPUT, "list: '%s' is not one of methods, models, tasks, templates, kernels%s%s%s",
+                   what, near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
 }
