@@ -39,10 +39,18 @@ int arrays_open(struct arrays **out, const char *path)
     h5_quiet();
     TRY(arrays_check(path));
     struct arrays *a = mem_alloc(1, sizeof *a);
+    int fd;
     a->path = file_resolve(path);
-    a->tmp = mem_printf("%s.tmp.%d", a->path, (int)getpid());
+    a->tmp = file_temp(a->path, &fd);
+    if (!a->tmp) {
+        int rc = err_of_errno(errno);
+        release(a);
+        return rc;
+    }
+    close(fd);
     a->file = H5Fcreate(a->tmp, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
     if (a->file < 0) {
+        unlink(a->tmp);
         release(a);
         return err_set(ERR_IO, "cannot create %s", path);
     }
@@ -224,8 +232,8 @@ int arrays_close(struct arrays *a)
     int rc = 0;
     if (flushed < 0 || closed < 0)
         rc = err_set(ERR_IO, "cannot finish %s (disk full?)", a->path);
-    else if (rename(a->tmp, a->path) != 0)
-        rc = err_set(ERR_IO, "cannot rename %s to %s: %s", a->tmp, a->path, strerror(errno));
+    else
+        rc = file_take_place(a->tmp, a->path);
     if (rc < 0)
         unlink(a->tmp);
     release(a);

@@ -455,37 +455,6 @@ done:
     return close_all(b, rc);
 }
 
-/* H5Fclose may write after any flush, so the sync comes after it, through a descriptor of its own. A file of
- * many gigabytes goes in parts, each of them a sign of life. */
-static int sync_path(const char *path, const struct poll *poll)
-{
-    enum { PART = 256 << 20 };
-    int fd = open(path, O_RDONLY | O_CLOEXEC), rc = 0;
-    off_t size = fd < 0 ? 0 : lseek(fd, 0, SEEK_END);
-    for (off_t at = 0; at < size && rc == 0; at += PART) {
-        (void)!sync_file_range(
-            fd, at, PART, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
-        rc = poll_call(poll);
-    }
-    if (rc == 0 && (fd < 0 || fsync(fd) != 0))
-        rc = err_set(err_of_errno(errno), "cannot sync %s: %s", path, strerror(errno));
-    if (fd >= 0)
-        close(fd);
-    return rc;
-}
-
-static int move_in_place(const char *tmp, const char *path)
-{
-    if (rename(tmp, path) != 0)
-        return err_set(ERR_IO, "cannot rename %s to %s: %s", tmp, path, strerror(errno));
-    char *dir = mem_strdup(path), *slash = strrchr(dir, '/');
-    if (slash)
-        slash[slash == dir] = 0;
-    int rc = journal_dir_sync(slash ? dir : ".");
-    free(dir);
-    return rc;
-}
-
 int build_file(struct store *s, const char *path, bool logits, int deflate, int64_t n_unit,
                const struct lock *lock, int64_t *n_lost)
 {
@@ -508,12 +477,12 @@ int build_file(struct store *s, const char *path, bool logits, int deflate, int6
     }
     if (rc == 0)
         rc = seal_put(tmp);
-    if (rc == 0)
-        rc = sync_path(tmp, &s->poll);
+    if (rc == 0) /* H5Fclose may write after any flush: the sync comes after it */
+        rc = file_sync(tmp, &s->poll);
     if (rc == 0 && lock)
         rc = lock_check(lock);
     if (rc == 0)
-        rc = move_in_place(tmp, real);
+        rc = file_take_place(tmp, real);
     if (rc < 0 && tmp)
         unlink(tmp);
     free(tmp);

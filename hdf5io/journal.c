@@ -25,26 +25,6 @@ char *journal_dir(const char *path)
     return dir;
 }
 
-int journal_dir_sync(const char *dir)
-{
-    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    /* some network file systems answer EINVAL for folders and sync them anyway */
-    bool ok = fd >= 0 && (fsync(fd) == 0 || errno == EINVAL);
-    int e = errno;
-    if (fd >= 0)
-        close(fd);
-    return ok ? 0 : err_set(ERR_IO, "cannot sync folder %s: %s", dir, strerror(e));
-}
-
-static int sync_parent(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    char *dir = slash ? mem_strndup(path, slash == path ? 1 : (size_t)(slash - path)) : mem_strdup(".");
-    int rc = journal_dir_sync(dir);
-    free(dir);
-    return rc;
-}
-
 int journal_pwrite(int fd, const void *data, size_t n, uint64_t at, const char *path)
 {
     const char *p = data;
@@ -167,8 +147,8 @@ int journal_open(struct journal *j, const char *dir, const struct book *plan)
     for (int copy = 0; copy < 2; copy++)
         TRY_GOTO(journal_add(j, JOURNAL_PLAN, flat.data, flat.n, NULL, 0, &h, &at), done);
     TRY_GOTO(journal_commit(j), done);
-    TRY_GOTO(journal_dir_sync(dir), done);
-    TRY_GOTO(sync_parent(dir), done);
+    TRY_GOTO(file_sync_dir(dir), done);
+    TRY_GOTO(file_sync_parent(dir), done);
 done:
     str_free(&flat);
     if (rc < 0)
@@ -271,7 +251,7 @@ int journal_remove(const char *dir)
     else
         remove_folder(done);
     free(done);
-    return rc < 0 ? rc : sync_parent(dir);
+    return rc < 0 ? rc : file_sync_parent(dir);
 }
 
 int journal_keep(const char *dir)
@@ -281,7 +261,7 @@ int journal_keep(const char *dir)
     if (rc == 0)
         log_warn("the damaged journal is kept as %s: remove it when you no longer want to look into it", to);
     free(to);
-    return rc < 0 ? rc : sync_parent(dir);
+    return rc < 0 ? rc : file_sync_parent(dir);
 }
 
 /* ---- reading ---- */

@@ -66,6 +66,5 @@ int journal_scan(int fd, const char *path,
 /* Whole-range file access with errors that name the file. */
 int journal_pread(int fd, void *dst, size_t n, uint64_t at, const char *path);
 int journal_pwrite(int fd, const void *data, size_t n, uint64_t at, const char *path);
-int journal_dir_sync(const char *dir); /* of a folder itself */
 
 #endif

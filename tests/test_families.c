@@ -3,6 +3,8 @@
 #include "model_common.h"
 #include "scratch.h"
 
+#include <unistd.h>
+
 static const char *const backends[] = {"ref", "cpu"};
 static const char *const fixtures[] = {
     "fixtures/family/mamba",  "fixtures/family/mamba_ms",   "fixtures/family/mamba_gguf",
@@ -316,6 +318,13 @@ static void test_headers(void **state)
         if (!strstr(err_text(), cases[i].says))
             fail_msg("%s: %s", cases[i].config, err_text());
     }
+    struct model_file *f;
+    char *config = file_join(dir, "config.json");
+    assert_int_equal(unlink(config), 0);
+    scratch_text(dir, "a.pth", "x");
+    scratch_text(dir, "b.pth", "x");
+    REFUSED(model_file_open(&f, dir), "holds 2 .pth files: name one of them");
+    free(config);
     scratch_remove(dir);
 }
 

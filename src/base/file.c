@@ -87,22 +87,6 @@ int file_read(const char *path, char **data, size_t *bytes)
     return 0;
 }
 
-static int sync_dir_of(const char *path)
-{
-    char *dir = mem_strdup(path);
-    char *slash = strrchr(dir, '/');
-    if (slash)
-        slash[slash == dir] = 0;
-    int fd = open(slash ? dir : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    free(dir);
-    int rc = fd >= 0 && (fsync(fd) == 0 || errno == EINVAL)
-                 ? 0
-                 : err_set(ERR_IO, "cannot sync the folder of %s: %s", path, strerror(errno));
-    if (fd >= 0)
-        close(fd);
-    return rc;
-}
-
 static int write_all(int fd, const char *p, size_t n)
 {
     while (n) {
@@ -175,12 +159,10 @@ static int replace(const char *path, const void *data, size_t bytes)
         return err_of_errno(errno);
     bool ok = write_all(fd, data, bytes) == 0 && fsync(fd) == 0;
     ok = close(fd) == 0 && ok;
-    if (!ok || rename(tmp, path) != 0) {
-        rc = err_set(err_of_errno(errno), "cannot write %s: %s", path, strerror(errno));
+    rc = ok ? file_take_place(tmp, path)
+            : err_set(err_of_errno(errno), "cannot write %s: %s", path, strerror(errno));
+    if (rc < 0)
         unlink(tmp);
-    } else {
-        rc = sync_dir_of(path);
-    }
     free(tmp);
     return rc;
 }
@@ -277,19 +259,20 @@ bool file_ends_with(const char *path, const char *end)
     return k <= n && !strcmp(path + n - k, end);
 }
 
-char *file_only(const char *dir, const char *end)
+int file_only(const char *dir, const char *end, char **one)
 {
-    char **names, *found = NULL;
+    char **names;
     int n, hits = 0;
+    *one = NULL;
     if (file_list(dir, &names, &n) < 0)
-        return NULL;
+        return 0;
     for (int i = 0; i < n; i++)
         if (file_ends_with(names[i], end) && hits++ == 0)
-            found = file_join(dir, names[i]);
+            *one = file_join(dir, names[i]);
     file_list_free(names, n);
     if (hits > 1) {
-        free(found);
-        found = NULL;
+        free(*one);
+        *one = NULL;
     }
-    return found;
+    return hits;
 }

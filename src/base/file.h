@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct poll;
 struct file_map {
     const unsigned char *data; /* read-only; NULL for an empty file */
     size_t bytes;
@@ -34,6 +35,13 @@ bool file_is_same(const char *a, const char *b);
 /* Writes to a temporary name beside `path`, fsyncs, renames, fsyncs the directory. Symbolic links stay: what
  * they lead to is replaced. Devices and FIFOs are written to as they are. */
 int file_write_atomic(const char *path, const void *data, size_t bytes);
+/* Returns when the file's bytes are on the disk. One of many gigabytes goes in parts, with a sign of life
+ * after each. */
+int file_sync(const char *path, const struct poll *poll);
+int file_sync_dir(const char *dir);     /* a folder's names */
+int file_sync_parent(const char *path); /* the names of the folder that holds `path` */
+/* Renames `tmp` to `path` and syncs the folder. */
+int file_take_place(const char *tmp, const char *path);
 int file_mkdirs(const char *path);
 bool file_exists(const char *path);
 bool file_is_dir(const char *path);
@@ -49,9 +57,9 @@ char *file_join(const char *dir, const char *name);
 /* Regular files of a folder, names sorted by bytes; owned array of owned strings. */
 int file_list(const char *dir, char ***names, int *n);
 void file_list_free(char **names, int n);
-/* The one regular file of a folder whose name ends with `end`, with the folder before it; NULL if there is
- * none, or several. Owned. */
-char *file_only(const char *dir, const char *end);
+/* How many regular files of a folder have names that end with `end`; *one: the name of a single one with the
+ * folder before it, owned, else NULL. */
+int file_only(const char *dir, const char *end, char **one);
 bool file_ends_with(const char *path, const char *end);
 /* Lower-case hex SHA-256 of bytes. */
 void file_sha256(const void *data, size_t bytes, char hex[65]);

@@ -199,20 +199,23 @@ static int open_encoder(struct model_file *f)
 
 /* The file that a path stands for: a folder without config.json that holds one .pth stands for that. Owned.
  */
-static char *model_path(const char *path)
+static int model_path(const char *path, char **out)
 {
     char *config = file_join(path, "config.json"), *one = NULL;
+    int n = 0;
     if (file_is_dir(path) && !file_exists(config))
-        one = file_only(path, ".pth");
+        n = file_only(path, ".pth", &one);
     free(config);
-    return one ? one : mem_strdup(path);
+    *out = one ? one : mem_strdup(path);
+    return n < 2 ? 0 : err_set(ERR_INPUT, "%s holds %d .pth files: name one of them", path, n);
 }
 
 static int open_with(struct model_file **out, const char *path, int (*open)(struct model_file *))
 {
     struct model_file *f = mem_alloc(1, sizeof *f);
-    f->path = model_path(path);
-    int rc = open(f);
+    int rc = model_path(path, &f->path);
+    if (rc == 0)
+        rc = open(f);
     if (rc < 0) {
         model_file_close(f);
         f = NULL;
