@@ -276,9 +276,10 @@ static void join_logits(struct book *dst, const struct sink_run *src)
     run->topk = src->topk > run->topk ? src->topk : run->topk;
 }
 
-/* What a row says beside its identity: what is known is kept. */
+/* What a row says beside its identity: what is known is kept. Where a setting could run once, it can. */
 static void join_notes(struct book *b, struct sink_setting *dst, const struct sink_setting *src)
 {
+    const char *refused = *src->refused ? dst->refused : "";
     for (int i = 0; i < book_setting_fields.n; i++) {
         const struct field *f = &book_setting_fields.f[i];
         if (f->role != FIELD_NOTE || f->type != FIELD_TEXT || *text_get(dst, f->offset))
@@ -286,6 +287,7 @@ static void join_notes(struct book *b, struct sink_setting *dst, const struct si
         text_set(dst, f->offset, text_get(src, f->offset));
         own(b, dst, &f->offset, 1);
     }
+    dst->refused = refused;
 }
 
 int book_weights(struct book *b, const char *model_hash, const char *xxh3)

@@ -152,6 +152,8 @@ static void draw_cell(struct str *o, const struct grid *g, int d, int l, double 
 bool figure_needle(const struct summary *s, int setting, int task, struct str *out)
 {
     struct grid g;
+    if (summary_refused(s, setting))
+        return false;
     bool any = grid_make(&g, s, setting, task);
     if (any) {
         double cw = g.n_length > 6 ? 34 : 46, ch = 22, left = 40, top = 26;

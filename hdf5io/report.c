@@ -38,6 +38,9 @@ static void fact(struct str *o, const char *name, const char *value)
 static void head(struct str *o, const struct summary *s)
 {
     const struct results *r = s->r;
+    int n_refused = 0;
+    for (int i = 0; i < r->n_setting; i++)
+        n_refused += summary_refused(s, i) != NULL;
     str_add(o, "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
                "content=\"width=device-width\"><title>kvsweep report</title><style>");
     str_add(o, style);
@@ -45,7 +48,7 @@ static void head(struct str *o, const struct summary *s)
                "</style></head><body>\n<h1>What the KV cache compressors cost and give</h1>\n<p "
                "class=\"sub\">%d settings × %lld "
                "examples of %d task%s; %lld of %lld units done%s · mode ",
-               r->n_setting, (long long)r->n_example, r->n_task, r->n_task == 1 ? "" : "s",
+               r->n_setting - n_refused, (long long)r->n_example, r->n_task, r->n_task == 1 ? "" : "s",
                (long long)r->n_record, (long long)r->n_unit, r->running ? " (still running)" : "");
     str_add_html(o, r->mode ? r->mode : "");
     str_add(o, "</p>\n");
@@ -109,6 +112,18 @@ static void fidelity_section(struct str *o, const struct summary *s)
                    "most likely token is the same, and the mean log probability that it gives to the "
                    "answer of <code>full</code>. The row of <code>full</code> shows the noise of computing "
                    "twice.</p>\n");
+    }
+    str_free(&rows);
+}
+
+static void refused_section(struct str *o, const struct summary *s)
+{
+    struct str rows = {0};
+    if (table_refused(s, TABLE_HTML, &rows)) {
+        str_add(o, "<h2>Refused</h2><div class=\"wrap\"><table>\n");
+        str_add(o, str_c(&rows));
+        str_add(o, "</table></div>\n<p class=\"note\">These settings cannot run on their model; they have no "
+                   "units.</p>\n");
     }
     str_free(&rows);
 }
@@ -215,6 +230,7 @@ static void page(const struct summary *s, struct str *o)
 {
     head(o, s);
     settings_section(o, s);
+    refused_section(o, s);
     needle_section(o, s);
     str_add(o, "<h2>Score versus bytes</h2>\n");
     for_models(s, frontier_part, o);
@@ -358,6 +374,7 @@ static int write_all(const struct summary *s, const char *dir)
     TRY(put_table(s, dir, "tasks.csv", table_tasks, TABLE_CSV));
     TRY(put_if_any(s, dir, "categories", table_categories));
     TRY(put_if_any(s, dir, "fidelity", table_fidelity));
+    TRY(put_if_any(s, dir, "refused", table_refused));
     TRY(put_needles(s, dir));
     struct put_ctx c = {.dir = dir};
     for_models(s, put_frontier, &c);
@@ -370,13 +387,14 @@ static int write_all(const struct summary *s, const char *dir)
     return rc;
 }
 
-int report_write(const char *results_path, const char *dir)
+int report_write(const char *results_path, const char *dir, struct str *refused)
 {
     struct results r;
     TRY(results_open(&r, results_path));
     struct summary s;
     summary_make(&s, &r, SUMMARY_ALL);
     int rc = write_all(&s, dir);
+    summary_say_refused(&s, refused);
     summary_free(&s);
     results_close(&r);
     return rc;

@@ -2,8 +2,10 @@
 #ifndef KVS_HDF5IO_REPORT_H
 #define KVS_HDF5IO_REPORT_H
 
+#include "base/str.h"
+
 /* Writes into the folder (made if needed): index.html, settings.{md,csv}, tasks.{md,csv}, needle_*.svg,
- * frontier_*.svg. */
-int report_write(const char *results_path, const char *dir);
+ * frontier_*.svg. Adds a line to *refused for each setting that could not run: "refused: ID: reason". */
+int report_write(const char *results_path, const char *dir, struct str *refused);
 
 #endif

@@ -43,6 +43,24 @@ const struct record *summary_unit(const struct summary *s, int setting, int64_t 
     return s->unit[(int64_t)setting * s->r->n_example + example_row];
 }
 
+const char *summary_refused(const struct summary *s, int setting)
+{
+    const char *why = s->r->setting[setting].refused;
+    return *why && !s->setting[setting].n_done ? why : NULL;
+}
+
+int summary_say_refused(const struct summary *s, struct str *out)
+{
+    int n = 0;
+    for (int i = 0; i < s->r->n_setting; i++) {
+        const char *why = summary_refused(s, i);
+        if (why)
+            str_printf(out, "refused: %s: %s\n", s->r->setting[i].id, why);
+        n += why != NULL;
+    }
+    return n;
+}
+
 /* Row of /examples of a record: the table is ordered by task, then example. */
 static int64_t example_row(const struct results *r, int32_t task, int32_t example)
 {

@@ -49,6 +49,10 @@ enum summary_depth {
 };
 void summary_make(struct summary *s, const struct results *r, enum summary_depth depth);
 void summary_free(struct summary *s);
+/* Why a setting could not run; NULL: it could, or has units all the same. */
+const char *summary_refused(const struct summary *s, int setting);
+/* A line for each of them: "refused: ID: reason". Returns how many. */
+int summary_say_refused(const struct summary *s, struct str *out);
 const struct record *summary_unit(const struct summary *s, int setting, int64_t example_row);
 
 /* Name of a task; where the file has others of that name, with what tells them apart: "passkey (seed=8)". */

@@ -320,7 +320,8 @@ void table_settings(const struct summary *s, enum table_form form, struct str *o
     struct pen p = {.form = form, .out = out};
     settings_head(&p, &s->means);
     for (int i = 0; i < s->r->n_setting; i++)
-        settings_row(&p, s, i);
+        if (!summary_refused(s, i))
+            settings_row(&p, s, i);
 }
 
 /* The head of a column with an interval: one for people, three for programs. */
@@ -374,6 +375,8 @@ void table_tasks(const struct summary *s, enum table_form form, struct str *out)
     }
     wholes_head(&p, &s->means);
     for (int i = 0; i < r->n_setting; i++) {
+        if (summary_refused(s, i))
+            continue;
         row_begin(&p, false);
         setting_cell(&p, r, i);
         for (int t = 0; t < r->n_task; t++)
@@ -394,6 +397,8 @@ bool table_categories(const struct summary *s, enum table_form form, struct str 
         head_cells(&p, m->category[c].name);
     wholes_head(&p, m);
     for (int i = 0; i < s->r->n_setting; i++) {
+        if (summary_refused(s, i))
+            continue;
         row_begin(&p, false);
         setting_cell(&p, s->r, i);
         for (int c = 0; c < m->n_category; c++)
@@ -439,6 +444,8 @@ bool table_fidelity(const struct summary *s, enum table_form form, struct str *o
     row_end(&p);
     for (int i = 0; i < s->r->n_setting; i++) {
         const struct summary_setting *o = &s->setting[i];
+        if (summary_refused(s, i))
+            continue;
         row_begin(&p, false);
         setting_cell(&p, s->r, i);
         number(&p, (double)o->n_fidelity, "%.0f", "%.0f");
@@ -449,4 +456,27 @@ bool table_fidelity(const struct summary *s, enum table_form form, struct str *o
         row_end(&p);
     }
     return true;
+}
+
+bool table_refused(const struct summary *s, enum table_form form, struct str *out)
+{
+    static const char *const head[] = {"setting", "refused"};
+    struct pen p = {.form = form, .out = out};
+    bool any = false;
+    for (int i = 0; i < s->r->n_setting; i++) {
+        const char *why = summary_refused(s, i);
+        if (!why)
+            continue;
+        if (!any) {
+            row_begin(&p, true);
+            cells(&p, head, 2);
+            row_end(&p);
+        }
+        any = true;
+        row_begin(&p, false);
+        cell(&p, s->r->setting[i].id);
+        cell(&p, why);
+        row_end(&p);
+    }
+    return any;
 }

@@ -16,5 +16,8 @@ bool table_categories(const struct summary *s, enum table_form form, struct str 
 /* A row per setting: distance of its next-token distributions from those of the full cache. False (and
  * nothing written) when the file holds none. */
 bool table_fidelity(const struct summary *s, enum table_form form, struct str *out);
+/* A row per setting that could not run, with the reason; the others' tables do not have it. False likewise.
+ */
+bool table_refused(const struct summary *s, enum table_form form, struct str *out);
 
 #endif

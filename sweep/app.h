@@ -39,6 +39,9 @@ void app_config_free(struct app_config *a);
 /* Where configurations come from; fill in path or text. */
 struct config_source app_source(const struct app *app);
 
+/* What --strict is said to do. */
+#define APP_STRICT "refuse the sweep if any setting cannot run on its model (else such settings are left out)"
+
 /* A model by id of configs/models, or a path to a GGUF file or model folder (template "none"). */
 int app_model(struct app *app, const char *name, struct config_model *m);
 

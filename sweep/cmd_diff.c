@@ -108,6 +108,9 @@ static int find_setting(const struct results *r, const char *name, int *row)
         n_id++;
     }
     ids[n_id] = NULL;
+    if (hits == 1 && *r->setting[*row].refused)
+        return err_set(ERR_INPUT, "%s: setting %s could not run: %s", r->path, name,
+                       r->setting[*row].refused);
     if (hits == 1)
         return 0;
     if (hits > 1)

@@ -220,6 +220,8 @@ static void write_scores(const struct results *r, bool json, struct str *out)
     struct summary m;
     summary_make(&m, r, SUMMARY_SCORES);
     for (int i = 0; i < r->n_setting; i++) {
+        if (summary_refused(&m, i))
+            continue;
         for (int t = 0; t < r->n_task; t++) {
             struct str label = {0};
             summary_task_label(r, t, &label);

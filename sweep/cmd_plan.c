@@ -12,8 +12,10 @@
 
 struct plan_args {
     struct app_config config;
-    bool json;
+    bool json, strict;
 };
+
+enum { KEY_STRICT = 0x100 };
 
 static error_t parser(int key, char *arg, struct argp_state *state)
 {
@@ -26,6 +28,9 @@ static error_t parser(int key, char *arg, struct argp_state *state)
     case 'j':
         a->json = true;
         return 0;
+    case KEY_STRICT:
+        a->strict = true;
+        return 0;
     case ARGP_KEY_END:
         if (a->config.path)
             return 0;
@@ -36,7 +41,8 @@ static error_t parser(int key, char *arg, struct argp_state *state)
     }
 }
 
-static const struct argp_option options[] = {{"json", 'j', 0, 0, "one JSON object", 0}, {0}};
+static const struct argp_option options[] = {
+    {"json", 'j', 0, 0, "one JSON object", 0}, {"strict", KEY_STRICT, 0, 0, APP_STRICT, 0}, {0}};
 
 static double seconds_on_one_core(const struct plan *p)
 {
@@ -98,6 +104,8 @@ static void print_settings(const struct plan *p)
     str_add(&s, "setting\tnominal\tat 8k\ttrue\tat 32k\ttrue\tdtype\tcache\toverrides\n");
     for (int i = 0; i < p->n_setting; i++) {
         const struct plan_setting *set = &p->setting[i];
+        if (set->refused)
+            continue;
         add_row(&s, p, set, &set->all, "");
         for (int k = 0; k < set->n_variant; k++) {
             const struct plan_variant *v = &set->variant[k];
@@ -159,7 +167,7 @@ static void print_absent_rows(const struct plan *p)
     if (n_task > 1)
         printf(" and %lld more", (long long)n_task - 1);
     printf(": the data is absent; with its %lld published rows a setting it would be %lld units\n",
-           (long long)n_row, (long long)(p->n_unit + n_row * p->n_setting));
+           (long long)n_row, (long long)(p->n_unit + n_row * (p->n_setting - p->n_refused)));
 }
 
 /* What was not there, and what was taken in its place. */
@@ -175,6 +183,13 @@ static void print_absent(const struct plan *p)
     print_absent_rows(p);
 }
 
+static void print_refused(const struct plan *p)
+{
+    for (int i = 0; i < p->n_setting; i++)
+        if (p->setting[i].refused)
+            printf("refused: %s: %s\n", p->setting[i].id, p->setting[i].refused);
+}
+
 static void print_text(const struct plan *p)
 {
     char t[32], w[32];
@@ -188,10 +203,13 @@ static void print_text(const struct plan *p)
     print_tasks(p);
     putchar('\n');
     print_absent(p);
-    printf("%d settings, %lld units in %lld bundles, mode %s, %s of weights to read; very roughly %s on %d "
-           "cores\n",
-           p->n_setting, (long long)p->n_unit, (long long)p->n_bundle,
-           p->config->mode == MODE_PAPER ? "paper" : "fair", w, t, n_core());
+    print_refused(p);
+    printf("%d settings", p->n_setting);
+    if (p->n_refused)
+        printf(" (%d refused)", p->n_refused);
+    printf(", %lld units in %lld bundles, mode %s, %s of weights to read; very roughly %s on %d cores\n",
+           (long long)p->n_unit, (long long)p->n_bundle, p->config->mode == MODE_PAPER ? "paper" : "fair", w,
+           t, n_core());
 }
 
 static json_t *number_or_null(double v)
@@ -250,6 +268,8 @@ static json_t *json_setting(const struct plan *p, const struct plan_setting *s)
     json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "id", s->id, "model", m->run.id,
                           "model_hash", m->hash, "method", s->spec->text, "overrides", s->overrides, "dtype",
                           dtype_name(m->run.dtype), "cache_dtype", dtype_name(m->run.cache_dtype));
+    if (s->refused)
+        json_object_set_new(o, "refused", json_string(s->refused));
     json_sizes(o, &s->all);
     json_object_set_new(o, "on_tasks", json_variants(p, s));
     return o;
@@ -321,6 +341,7 @@ int cmd_plan(struct app *app, int argc, char **argv)
     struct plan p = {0};
     app_parse(app, &argp, argc, argv, &a);
     int rc = app_config_open(app, &c, &a.config);
+    c.strict = a.strict;
     if (rc == 0)
         rc = plan_sketch(&p, &c);
     if (rc == 0 && a.json)

@@ -36,7 +36,12 @@ int cmd_report(struct app *app, int argc, char **argv)
                "figures as SVG. Works while a job still writes the file."};
     struct report_args a = {0};
     app_parse(app, &argp, argc, argv, &a);
-    TRY(report_write(a.path, a.dir));
-    printf("%s/index.html\n", a.dir);
-    return 0;
+    struct str refused = {0};
+    int rc = report_write(a.path, a.dir, &refused);
+    if (rc == 0)
+        app_table(stdout, str_c(&refused), "");
+    if (rc == 0)
+        printf("%s/index.html\n", a.dir);
+    str_free(&refused);
+    return rc;
 }

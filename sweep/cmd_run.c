@@ -13,11 +13,11 @@
 struct run_args {
     struct app_config config;
     const char *output;
-    bool quiet, share_gpu;
+    bool quiet, share_gpu, strict;
     double s_wait;
 };
 
-enum { KEY_SHARE_GPU = 0x100, KEY_WAIT };
+enum { KEY_SHARE_GPU = 0x100, KEY_WAIT, KEY_STRICT };
 
 static error_t parser(int key, char *arg, struct argp_state *state)
 {
@@ -39,6 +39,9 @@ static error_t parser(int key, char *arg, struct argp_state *state)
     case KEY_SHARE_GPU:
         a->share_gpu = true;
         return 0;
+    case KEY_STRICT:
+        a->strict = true;
+        return 0;
     case KEY_WAIT:
         a->s_wait = strtod(arg, &end);
         if (end != arg && !*end && a->s_wait >= 1 && a->s_wait <= 86400)
@@ -59,6 +62,7 @@ static const struct argp_option options[] = {
     {"output", 'o', "FILE.h5", 0, "results file (default: output of the configuration)", 0},
     {"quiet", 'q', 0, 0, "no progress", 0},
     {"share-gpu", KEY_SHARE_GPU, 0, 0, "several ranks may use the same GPU", 0},
+    {"strict", KEY_STRICT, 0, 0, APP_STRICT, 0},
     {"wait", KEY_WAIT, "SECONDS", 0,
      "until a rank that makes no progress, or a lock whose holder gives no sign of life, counts as lost "
      "(300)",
@@ -112,6 +116,7 @@ static int plan_together(struct link *l, struct app *app, const struct run_args 
         log_set_level(LOG_QUIET);
     int rc = app_config_open(app, c, &a->config);
     c->poll = (struct poll){step, l->watch};
+    c->strict = a->strict;
     if (rc == 0)
         rc = plan_open(p, c);
     log_set_level(level);

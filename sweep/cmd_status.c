@@ -111,12 +111,17 @@ static void print_text(const struct summary *m)
         str_printf(&t, "\t%s\t95 %% interval", n_whole > 1 ? m->means.whole[w].name : "score");
     str_addc(&t, '\n');
     for (int i = 0; i < r->n_setting; i++) {
+        if (summary_refused(m, i))
+            continue;
         str_printf(&t, "%s\t%lld", r->setting[i].id, (long long)m->setting[i].n_done);
         for (int w = 0; w < n_whole; w++)
             add_score(&t, m->whole[i * n_whole + w].score);
         str_addc(&t, '\n');
     }
     app_table(stdout, str_c(&t), "12");
+    str_free(&t);
+    if (summary_say_refused(m, &t))
+        app_table(stdout, str_c(&t), "");
     str_free(&t);
 }
 
@@ -139,9 +144,12 @@ static json_t *json_setting(const struct summary *m, int setting)
                                              real(in.lo), "high", real(in.hi), "interval",
                                              interval_name(in.kind)));
     }
-    return json_pack("{s:s, s:I, s:I, s:o, s:o, s:o, s:o}", "id", m->r->setting[setting].id, "done",
-                     (json_int_t)m->setting[setting].n_done, "scored", (json_int_t)first.n, "score",
-                     real(first.mean), "low", real(first.lo), "high", real(first.hi), "wholes", all);
+    json_t *o = json_pack("{s:s, s:I, s:I, s:o, s:o, s:o, s:o}", "id", m->r->setting[setting].id, "done",
+                          (json_int_t)m->setting[setting].n_done, "scored", (json_int_t)first.n, "score",
+                          real(first.mean), "low", real(first.lo), "high", real(first.hi), "wholes", all);
+    if (summary_refused(m, setting))
+        json_object_set_new(o, "refused", json_string(summary_refused(m, setting)));
+    return o;
 }
 
 static int print_json(const struct summary *m)

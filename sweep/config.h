@@ -76,6 +76,7 @@ struct config {
     int timing;             /* examples per setting and task timed alone */
     int fidelity;           /* examples per task compared with the full cache */
     char *output, *isa, *device;
+    bool strict;      /* a setting that cannot run refuses the sweep; the caller sets it */
     struct poll poll; /* called while a plan is made of it; the caller sets it */
 };
 

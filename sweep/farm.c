@@ -125,10 +125,19 @@ static int open_sink(struct farm *f)
     return rc;
 }
 
+/* Said also to those who want no progress: it is part of what the file holds. */
+static void say_refused(const struct plan *p)
+{
+    for (int i = 0; i < p->n_setting; i++)
+        if (p->setting[i].refused)
+            log_warn("refused: %s: %s", p->setting[i].id, p->setting[i].refused);
+}
+
 static void say_start(const struct farm *f)
 {
     const struct plan *p = f->plan;
     const struct ops *ops = runner_ops(f->worker.runner);
+    say_refused(p);
     if (f->opt->quiet)
         return;
     log_info("%d settings, %lld units in %lld bundles; %lld units to do; %d rank%s x %d thread%s on %s (%s)",

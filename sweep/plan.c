@@ -279,6 +279,23 @@ static void tell_notices(const struct plan *p)
     }
 }
 
+/* Some settings may be refused, unless that is asked for; all may not. */
+static int judge_refused(struct plan *p)
+{
+    const struct plan_setting *first = NULL;
+    for (int i = 0; i < p->n_setting; i++) {
+        if (!p->setting[i].refused)
+            continue;
+        first = first ? first : &p->setting[i];
+        p->n_refused++;
+    }
+    if (!first || (p->n_refused < p->n_setting && !p->config->strict))
+        return 0;
+    return err_set(ERR_INPUT, "%s: %d of %d settings cannot run%s; %s%s: %s", p->config->path, p->n_refused,
+                   p->n_setting, p->n_refused < p->n_setting ? " (--strict)" : "",
+                   p->n_refused > 1 ? "the first is " : "", first->id, first->refused);
+}
+
 static int build(struct plan *p)
 {
     const struct config *c = p->config;
@@ -296,7 +313,8 @@ static int build(struct plan *p)
             TRY(plan_setting_add(p, i, &c->method[k]));
     tell_notices(p);
     TRY(open_tasks(p));
-    TRY(plan_setting_budgets(p));
+    plan_setting_budgets(p);
+    TRY(judge_refused(p));
     plan_bundles(p);
     return 0;
 }

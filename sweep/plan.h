@@ -44,6 +44,7 @@ struct plan_setting {
     struct plan_variant all;    /* as configured, with the rules for all tasks */
     const struct kv_spec *spec; /* of that */
     char *id, *overrides; /* "MODEL/METHOD"; "passkey:rope_theta_factor=32;longbench/…:cap=7500" or "" */
+    char *refused;        /* why it cannot run on this model: it has no units; NULL: it can. Owned */
     struct plan_variant *variant; /* [n_variant] */
     int n_variant;
     int *of_task; /* [n_task]: its variant */
@@ -80,12 +81,13 @@ struct plan {
     struct plan_unit *unit;     /* in bundle order of making: model, task, examples */
     struct plan_bundle *bundle; /* longest first */
     int n_model, n_setting, n_task;
+    int n_refused; /* of the settings */
     int64_t n_unit, n_bundle;
     uint64_t hash[2]; /* of all unit and bundle ids and of what is kept of the logits */
 };
 
-/* ERR_INPUT for a missing model (says `kvsweep fetch ID`), a method that does not fit, a broken task file.
- * `config` is borrowed. */
+/* ERR_INPUT for a missing model (says `kvsweep fetch ID`), a broken task file, no setting that can run, or
+ * any that cannot (config.strict). `config` is borrowed. */
 int plan_open(struct plan *p, const struct config *config);
 /* The same for looking at only: models and data that are absent are replaced by what the model file and the
  * table of tasks say of them, and marked. */

@@ -128,7 +128,7 @@ static int *order_settings(const struct plan *p, int model, int *n)
     for (int plain = 1; plain >= 0; plain--) {
         for (int i = 0; i < p->n_setting; i++) {
             const struct plan_setting *s = &p->setting[i];
-            if (s->model != model)
+            if (s->model != model || s->refused)
                 continue;
             bool shares = kv_prefill_key(s->spec, 4096, &p->model[model].shape) == 0;
             if (shares == (bool)plain)
@@ -152,7 +152,7 @@ void plan_bundles(struct plan *p)
     for (k.model = 0; k.model < p->n_model; k.model++) {
         int n = 0;
         int *set = order_settings(p, k.model, &n);
-        int n_chunk = (n + PLAN_BATCH - 1) / PLAN_BATCH, size = (n + n_chunk - 1) / n_chunk;
+        int n_chunk = (n + PLAN_BATCH - 1) / PLAN_BATCH, size = n ? (n + n_chunk - 1) / n_chunk : 1;
         for (k.task = 0; k.task < p->n_task; k.task++) {
             if (p->task[k.task].absent)
                 continue;

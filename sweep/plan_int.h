@@ -6,11 +6,12 @@
 
 /* Adds the units of every (model, task), bundled, and sorts the bundles. */
 void plan_bundles(struct plan *p);
-/* Adds a setting with its variants; ERR_INPUT: a method or a rule that does not fit. */
+/* Adds a setting with its variants; one that cannot run on its model is marked. ERR_INPUT: a rule that does
+ * not fit, a file of the method that is missing. */
 int plan_setting_add(struct plan *p, int model, const struct config_method *method);
 void plan_setting_free(struct plan_setting *s);
-/* After the tasks are open: refuses budgets that no example can meet. */
-int plan_setting_budgets(const struct plan *p);
+/* After the tasks are open: refuses settings whose budgets no example can meet. */
+void plan_setting_budgets(struct plan *p);
 /* Texts of the template and stop ids of a model, once its tokenizer is open (none without). */
 int plan_model_identity(struct plan_model *m);
 /* The template's texts without its name. */

@@ -153,15 +153,25 @@ static int size_at(const struct kv_spec *spec, const struct seq_shape *shape, in
     return 0;
 }
 
-static int measure(const struct plan *p, const struct plan_setting *s, const struct config_method *method,
-                   struct plan_variant *v)
+/* A refusal is the setting's alone: the others go on. */
+static void refuse(struct plan_setting *s, const char *task)
+{
+    if (!s->refused)
+        s->refused = task ? mem_printf("on %s: %s", task, err_text()) : mem_strdup(err_text());
+}
+
+static int measure(const struct plan *p, struct plan_setting *s, const struct config_method *method,
+                   const char *task, struct plan_variant *v)
 {
     const struct plan_model *m = &p->model[s->model];
     const struct seq_shape *shape = &v->shape;
     model_config_shape(&m->config, m->run.cache_dtype, &v->over.options, &v->shape);
-    int rc = kv_spec_check(&v->spec, shape);
-    if (rc == 0)
-        rc = plan_prompt_open(&v->prompt, p->config, &v->spec, p->sketch);
+    if (kv_spec_check(&v->spec, shape) < 0) {
+        v->at_8k = v->at_32k = (struct plan_size){.ratio = NAN};
+        refuse(s, task);
+        return 0;
+    }
+    int rc = plan_prompt_open(&v->prompt, p->config, &v->spec, p->sketch);
     if (rc == 0)
         rc = size_at(&v->spec, shape, 8192, &v->at_8k);
     if (rc == 0)
@@ -299,7 +309,7 @@ static int add_variant(const struct plan *p, struct plan_setting *s, const struc
         }
     }
     if (rc == 0)
-        rc = measure(p, s, method, &v);
+        rc = measure(p, s, method, rules.task, &v);
     if (rc < 0) {
         free_variant(&v);
         return rc;
@@ -321,7 +331,7 @@ int plan_setting_add(struct plan *p, int model, const struct config_method *meth
     TRY(resolve(p, model, method, &(struct rules){0}, &s->all));
     s->spec = &s->all.spec;
     s->overrides = overrides_text(p, s, method);
-    TRY(measure(p, s, method, &s->all));
+    TRY(measure(p, s, method, NULL, &s->all));
     for (size_t i = 0; i < n_task; i++)
         TRY(add_variant(p, s, method, (int)i));
     return 0;
@@ -336,6 +346,7 @@ void plan_setting_free(struct plan_setting *s)
     free(s->of_task);
     free(s->id);
     free(s->overrides);
+    free(s->refused);
     *s = (struct plan_setting){0};
 }
 
@@ -389,13 +400,13 @@ static int check_budgets(const struct plan *p, int setting)
     return rc;
 }
 
-int plan_setting_budgets(const struct plan *p)
+void plan_setting_budgets(struct plan *p)
 {
     for (int i = 0; i < p->n_setting; i++) {
-        int rc = p->setting[i].spec->budget ? check_budgets(p, i) : 0;
-        if (rc < 0)
-            return err_prefix(rc, "setting %s cannot run any example, not even the shortest",
-                              p->setting[i].id);
+        struct plan_setting *s = &p->setting[i];
+        if (s->refused || !s->spec->budget || check_budgets(p, i) == 0)
+            continue;
+        err_prefix(ERR_INPUT, "no example can run, not even the shortest");
+        refuse(s, NULL);
     }
-    return 0;
 }

@@ -151,7 +151,7 @@ static void sink_settings(const struct plan *p, struct sink_plan *s)
                                         .params = params_of(set),
                                         .overrides = set->overrides,
                                         .protocol = "inside",
-                                        .refused = "",
+                                        .refused = set->refused ? set->refused : "",
                                         .dtype = dtype_name(m->run.dtype),
                                         .cache_dtype = dtype_name(m->run.cache_dtype),
                                         .nominal_ratio = set->spec->nominal_ratio};

@@ -2,6 +2,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "expect.h"
 #include "scratch.h"
 #include "sweep/jobs.h"
 #include "sweep/plan.h"
@@ -423,8 +424,9 @@ static void refuse(void **state)
         {MODEL "tasks: [passkey]\n", "t.yaml: methods: none given; e.g. methods: [full, \"kivi:bits=2\"]"},
         {MODEL "methods: [full]\n", "t.yaml: tasks: none given; e.g. tasks: [passkey]"},
         {MODEL "methods: [\"streaming:budget=100\"]\ntasks: [{name: passkey, lengths: [8], max_new: 8}]\n",
-         "setting tiny/streaming:budget=100 cannot run any example, not even the shortest: method "
-         "streaming:budget=100: a budget of 100 B cannot hold a prompt of 17 tokens and 8 new ones; the "
+         "t.yaml: 1 of 1 settings cannot run; tiny/streaming:budget=100: no example can run, not even the "
+         "shortest: method streaming:budget=100: a budget of 100 B cannot hold a prompt of 17 tokens and 8 "
+         "new ones; the "
          "smallest possible is 512 B (budget=512)"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -432,6 +434,31 @@ static void refuse(void **state)
         assert_int_equal(open_plan(&p, cases[i][0]), ERR_INPUT);
         assert_string_equal(err_text(), cases[i][1]);
     }
+}
+
+/* A setting that cannot run on its model is a row with the reason and no units; all of them, or one where
+ * that is asked for, refuse the sweep. */
+static void refused_settings(void **state)
+{
+    (void)state;
+    static const char some[] =
+        "models: [{id: tiny, path: fixtures/tiny, template: none, max_len: 4096},\n"
+        "         {id: ssm, path: fixtures/family/mamba, tokenizer: fixtures/tiny, template: none}]\n"
+        "methods: [full, \"kivi:bits=2\", \"streaming:budget=100\"]\n"
+        "tasks: [{name: passkey, lengths: [8], depths: 2, iterations: 1, digits: 5, max_new: 8}]\n";
+    struct planned p;
+    assert_int_equal(open_plan(&p, some), 0);
+    assert_int_equal(p.plan.n_setting, 6);
+    assert_int_equal(p.plan.n_refused, 3);
+    assert_int_equal(p.plan.n_unit, 3 * 2);
+    assert_non_null(strstr(p.plan.setting[2].refused, "a budget of 100 B cannot hold"));
+    assert_non_null(strstr(p.plan.setting[4].refused, "no layer of this model keeps all tokens"));
+    for (int64_t i = 0; i < p.plan.n_unit; i++)
+        assert_null(p.plan.setting[p.plan.unit[i].setting].refused);
+    plan_close(&p.plan);
+    p.config.strict = true;
+    REFUSED(plan_open(&p.plan, &p.config), "3 of 6 settings cannot run (--strict)");
+    config_close(&p.config);
 }
 
 /* A sink that holds the units of a list. */
@@ -539,6 +566,7 @@ int main(void)
         cmocka_unit_test(memory_cuts_an_example),
         cmocka_unit_test(auto_dtypes),
         cmocka_unit_test(refuse),
+        cmocka_unit_test(refused_settings),
         cmocka_unit_test(jobs_skip_what_is_done),
         cmocka_unit_test(jobs_split_where_it_crashed),
     };
