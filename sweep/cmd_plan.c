@@ -152,13 +152,15 @@ static void print_tasks(const struct plan *p)
 static void print_absent_rows(const struct plan *p)
 {
     const char *first = NULL;
-    int64_t n_row = 0, n_task = 0;
+    int64_t n_row = 0, n_unit = p->n_unit, n_task = 0;
     for (int i = 0; i < p->n_task; i++) {
         const struct plan_task *t = &p->task[i];
         if (!t->absent)
             continue;
         first = first ? first : t->cfg->id;
         n_row += t->n_example;
+        for (int s = 0; s < p->n_setting; s++)
+            n_unit += plan_runs(p, s, i) ? t->n_example : 0;
         n_task++;
     }
     if (!n_task)
@@ -167,7 +169,7 @@ static void print_absent_rows(const struct plan *p)
     if (n_task > 1)
         printf(" and %lld more", (long long)n_task - 1);
     printf(": the data is absent; with its %lld published rows a setting it would be %lld units\n",
-           (long long)n_row, (long long)(p->n_unit + n_row * (p->n_setting - p->n_refused)));
+           (long long)n_row, (long long)n_unit);
 }
 
 /* What was not there, and what was taken in its place. */

@@ -10,39 +10,13 @@
 /* `memory: auto`. A constant, so that bundles depend on the configuration alone. */
 #define MEMORY_AUTO (UINT64_C(4) << 30)
 
-static const char *const top_keys[] = {"models",      "methods", "tasks",   "overrides", "mode",   "dtype",
-                                       "cache_dtype", "memory",  "threads", "logits",    "timing", "fidelity",
-                                       "seed",        "output",  "isa",     "device",    NULL};
+static const char *const top_keys[] = {"models",   "methods",     "grids",  "tasks",   "overrides", "mode",
+                                       "dtype",    "cache_dtype", "memory", "threads", "logits",    "timing",
+                                       "fidelity", "seed",        "output", "isa",     "device",    NULL};
 
 char *config_where(const struct node *n)
 {
     return n->line ? mem_printf("%s:%d:%d", n->file, n->line, n->col) : mem_strdup(n->file);
-}
-
-static int read_models(struct config *c, const struct node *list, const struct config_source *s)
-{
-    if (!list)
-        return 0;
-    if (list->kind != NODE_LIST || !list->n)
-        return node_error(list, "models: must be a list of ids or of {id, path, template, max_len}");
-    c->model = mem_alloc((size_t)list->n, sizeof *c->model);
-    for (int i = 0; i < list->n; i++) {
-        const struct node *n = list->item[i];
-        struct config_model *m = &c->model[c->n_model++];
-        if (n->kind == NODE_MAP) {
-            TRY(config_model_map(m, n, c->path, s));
-        } else if (n->kind == NODE_SCALAR) {
-            int rc = config_model_open(m, n->text, c->path, s);
-            if (rc < 0 && !m->where) /* not found, or wrong inside its own file, which the text names */
-                return strncmp(err_text(), "unknown model", 13) ? rc : node_error(n, "%s", err_text());
-        } else {
-            return node_error(n, "models: an entry is an id or {id, path, template, max_len}");
-        }
-        for (int k = 0; k < i; k++)
-            if (!strcmp(c->model[k].id, m->id))
-                return node_error(n, "models: '%s' is listed twice", m->id);
-    }
-    return 0;
 }
 
 /* dtype: auto, f32, bf16 or f16. */
@@ -128,13 +102,11 @@ static int read_seed(struct config *c, const struct node *root)
 {
     int64_t seed = -1;
     TRY(node_int(root, "seed", 0, INT64_C(9007199254740992), &seed));
-    const struct node *tasks = node_get(root, "tasks");
     for (int i = 0; seed >= 0 && i < c->n_task; i++) {
         const struct param *p = c->task[i].type->params;
         while (p && p->name && strcmp(p->name, "seed"))
             p++;
-        bool given = tasks && i < tasks->n && node_get(tasks->item[i], "seed");
-        if (p && p->name && !given)
+        if (p && p->name && !c->task[i].seeded)
             *(int64_t *)((char *)c->task[i].params + p->offset) = seed;
     }
     return 0;
@@ -146,9 +118,8 @@ static int read_root(struct config *c, const struct node *root, const struct con
                              *const isas[] = {"auto", "avx512", "avx2", "portable", NULL},
                              *const devices[] = {"auto", "cpu", "ref", "cuda", NULL};
     TRY(node_keys(root, top_keys, "configuration"));
-    TRY(read_models(c, node_get(root, "models"), s));
-    TRY(config_methods(c, node_get(root, "methods")));
     TRY(config_tasks(c, node_get(root, "tasks")));
+    TRY(config_grids(c, root, s));
     TRY(config_rules(c, node_get(root, "overrides"), s));
     int mode = MODE_FAIR;
     TRY(node_choice(root, "mode", modes, &mode));
@@ -318,6 +289,9 @@ void config_close(struct config *c)
         free(c->override[i].family);
         free(c->override[i].where);
     }
+    for (int i = 0; i < c->n_block; i++)
+        config_block_free(&c->block[i]);
+    free(c->block);
     free(c->model);
     free(c->method);
     free(c->task);

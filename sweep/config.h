@@ -21,7 +21,7 @@ struct config_model {
     bool template_named;                /* not left out: "none" may be what is meant */
     struct config_default *defaults;    /* [n_default] */
     int n_default, cap_default;
-    int64_t max_len;                    /* 0: the model's own */
+    int64_t max_len; /* 0: the model's own */
     struct config_fetch fetch;
     struct model_config shape; /* what its config.json says, for plans where the model is absent; n_layer 0:
                                   not given */
@@ -32,7 +32,8 @@ struct config_method {
     char *where;
 };
 struct config_task {
-    char *id; /* its name unless given */
+    char *id;    /* its name unless given */
+    bool seeded; /* its entry names a seed */
     const struct task_type *type;
     void *params; /* by type->params, owned */
     char *where;
@@ -45,6 +46,13 @@ struct config_override {
     char *params;             /* of the method: "cap=7500,lag=1"; NULL: left as they are */
     char *family;             /* of the model's family: "penalties=rwkv"; NULL likewise */
     char *where;
+};
+
+/* A block of the grid: every one of these models with every one of these methods on these tasks; indices into
+ * the lists of struct config. */
+struct config_block {
+    int *model, *method, *task; /* task: n_task 0 stands for all */
+    int n_model, n_method, n_task, cap_model, cap_method, cap_task;
 };
 
 enum { CONFIG_AUTO = -1 };
@@ -68,6 +76,8 @@ struct config {
     struct config_task *task;
     struct config_override *override;
     int n_model, n_method, n_task, n_override;
+    struct config_block *block; /* the grid is their union; one block where there is no key `grids` */
+    int n_block, cap_block;
     enum run_mode mode;
     int dtype, cache_dtype; /* CONFIG_AUTO or enum dtype */
     uint64_t memory;        /* bytes a bundle may plan with */
@@ -83,6 +93,8 @@ struct config {
 /* ERR_INPUT in one line with file, line, column, key, value and what is allowed. */
 int config_open(struct config *c, const struct config_source *s);
 void config_close(struct config *c);
+/* Whether a block has this model with this method on this task (-1: on any). */
+bool config_in_grid(const struct config *c, int model, int method, int task);
 
 /* Finds configs/models/ID.yaml beside the configuration, in ./configs and in the program's own folder;
  * ERR_INPUT with the nearest id. `near` may be NULL. */

@@ -17,9 +17,17 @@ int config_family_params(const struct node *map, struct str *out);
  * closes *m. */
 int config_model_map(struct config_model *m, const struct node *n, const char *near,
                      const struct config_source *s);
-/* The lists of a configuration; each appends to *c. */
-int config_methods(struct config *c, const struct node *list);
+/* The lists of a configuration: each appends what is new to *c, and the indices of its entries to `b`. What
+ * the list names twice is an error. With `only` (NULL: everything counts) just the models or methods count
+ * that it names. */
+int config_models(struct config *c, const struct node *list, const struct node *only, struct config_block *b,
+                  const struct config_source *s);
+int config_methods(struct config *c, const struct node *list, const struct node *only,
+                   struct config_block *b);
 int config_tasks(struct config *c, const struct node *list);
+/* The blocks of the grid: `grids`, else one of `models` and `methods`. After the tasks. */
+int config_grids(struct config *c, const struct node *root, const struct config_source *s);
+void config_block_free(struct config_block *b);
 /* After those of models, methods and tasks. A rule that can concern nothing is an error, or a warning where
  * its pattern names something that the program knows, or --set has changed the list. */
 int config_rules(struct config *c, const struct node *list, const struct config_source *s);

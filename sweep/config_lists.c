@@ -1,5 +1,5 @@
-/* Methods and tasks: entries are "name:key=value,…" or maps with free keys, which the method's or task's own
- * parameter table checks. */
+/* Models, methods and tasks. Entries of the latter two are "name:key=value,…" or maps with free keys, which
+ * the method's or task's own parameter table checks. */
 #include "base/err.h"
 #include "base/mem.h"
 #include "sweep/config_int.h"
@@ -60,9 +60,81 @@ int config_expand(const struct node *map, int (*take)(void *ctx, const char *par
     return expand_from(&e, 0, &empty);
 }
 
+/* Takes index i into a block's list; false: it is there. */
+static bool take_index(int **list, int *n, int *cap, int i)
+{
+    for (int k = 0; k < *n; k++)
+        if ((*list)[k] == i)
+            return false;
+    *MEM_PUSH(*list, *n, *cap) = i;
+    return true;
+}
+
+static bool is_named(const struct node *list, const char *text)
+{
+    bool named = !list;
+    for (int i = 0; list && list->kind == NODE_LIST && i < list->n; i++)
+        named = named || (list->item[i]->kind == NODE_SCALAR && str_match(list->item[i]->text, text));
+    return named;
+}
+
+/* The model that an entry stands for: one that is there already, by its id, or a new one at the list's end.
+ */
+static int read_model(struct config *c, const struct node *n, const struct config_source *s, int *at)
+{
+    struct config_model m = {0};
+    for (int i = 0; n->kind == NODE_SCALAR && i < c->n_model; i++)
+        if (!strcmp(c->model[i].id, n->text)) {
+            *at = i;
+            return 0;
+        }
+    int rc = n->kind == NODE_MAP ? config_model_map(&m, n, c->path, s)
+             : n->kind == NODE_SCALAR
+                 ? config_model_open(&m, n->text, c->path, s)
+                 : node_error(n, "models: an entry is an id or {id, path, template, max_len}");
+    if (rc < 0 && n->kind == NODE_SCALAR && !m.where && !strncmp(err_text(), "unknown model", 13))
+        rc = node_error(n, "%s", err_text()); /* errors inside its own file name that */
+    for (int i = 0; rc == 0 && i < c->n_model; i++)
+        if (!strcmp(c->model[i].id, m.id))
+            rc = node_error(
+                n, "models: '%s' is listed twice (first at %s; by its id alone it can be named again)", m.id,
+                c->model[i].where);
+    if (rc < 0) {
+        config_model_close(&m);
+        return rc;
+    }
+    c->model = mem_grow(c->model, (size_t)c->n_model + 1, sizeof *c->model);
+    c->model[c->n_model] = m;
+    *at = c->n_model++;
+    return 0;
+}
+
+int config_models(struct config *c, const struct node *list, const struct node *only, struct config_block *b,
+                  const struct config_source *s)
+{
+    if (!list)
+        return 0;
+    if (list->kind != NODE_LIST || !list->n)
+        return node_error(list, "models: must be a list of ids or of {id, path, template, max_len}");
+    for (int i = 0; i < list->n; i++) {
+        const struct node *n = list->item[i];
+        const char *id = n->kind == NODE_SCALAR ? n->text : NULL;
+        int at;
+        if (n->kind == NODE_MAP)
+            TRY(node_text(n, "id", &id));
+        if (id && !is_named(only, id))
+            continue;
+        TRY(read_model(c, n, s, &at));
+        if (!take_index(&b->model, &b->n_model, &b->cap_model, at))
+            return node_error(n, "models: '%s' is listed twice", c->model[at].id);
+    }
+    return 0;
+}
+
 struct method_list {
     struct config *c;
-    const struct node *node;
+    const struct node *node, *only;
+    struct config_block *b;
     const char *name;
 };
 
@@ -77,21 +149,25 @@ static int take_method(void *ctx, const char *params)
         free(text);
         return node_error(l->node, "methods: %s", err_text());
     }
-    for (int i = 0; i < c->n_method; i++) {
-        if (!strcmp(c->method[i].spec.text, spec.text)) {
-            int rc = node_error(l->node, "methods: '%s' is listed twice (first at %s)", spec.label,
-                                c->method[i].where);
-            kv_spec_free(&spec);
-            free(text);
-            return rc;
-        }
+    int at = 0, rc = 0;
+    while (at < c->n_method && strcmp(c->method[at].spec.text, spec.text))
+        at++;
+    const bool counts = is_named(l->only, spec.label), is_new = counts && at == c->n_method;
+    if (is_new) {
+        c->method = mem_grow(c->method, (size_t)c->n_method + 1, sizeof *c->method);
+        c->method[c->n_method++] = (struct config_method){spec, text, config_where(l->node)};
     }
-    c->method = mem_grow(c->method, (size_t)c->n_method + 1, sizeof *c->method);
-    c->method[c->n_method++] = (struct config_method){spec, text, config_where(l->node)};
-    return 0;
+    if (counts && !take_index(&l->b->method, &l->b->n_method, &l->b->cap_method, at))
+        rc = node_error(l->node, "methods: '%s' is listed twice (first at %s)", spec.label,
+                        c->method[at].where);
+    if (!is_new) {
+        kv_spec_free(&spec);
+        free(text);
+    }
+    return rc;
 }
 
-int config_methods(struct config *c, const struct node *list)
+int config_methods(struct config *c, const struct node *list, const struct node *only, struct config_block *b)
 {
     if (!list)
         return 0;
@@ -100,7 +176,7 @@ int config_methods(struct config *c, const struct node *list)
             list,
             "methods: must be a list such as [full, \"kivi:bits=2\", {name: streaming, ratio: [2, 4]}]");
     for (int i = 0; i < list->n; i++) {
-        struct method_list l = {c, list->item[i], NULL};
+        struct method_list l = {c, list->item[i], only, b, NULL};
         if (l.node->kind == NODE_SCALAR) {
             l.name = l.node->text;
             TRY(take_method(&l, ""));
@@ -227,6 +303,7 @@ static int read_task(struct config *c, const struct node *n)
     TRY(rc);
     t->id = mem_strdup(id ? id : t->type->name);
     t->where = config_where(n);
+    t->seeded = n->kind == NODE_MAP && node_get(n, "seed");
     c->n_task++;
     for (int i = 0; n->kind == NODE_MAP && i < n->n; i++)
         if (strcmp(n->key[i], "name") && strcmp(n->key[i], "id"))

@@ -176,8 +176,8 @@ void farm_timing(struct farm *f)
     const struct plan *p = f->plan;
     bool said = f->opt->quiet;
     for (int s = 0; s < p->n_setting; s++) {
-        for (int i = 0; i < p->n_task && !p->setting[s].refused; i++) {
-            int n = timing_count(f, i);
+        for (int i = 0; i < p->n_task; i++) {
+            int n = plan_runs(p, s, i) ? timing_count(f, i) : 0;
             for (int k = 0; k < n && !farm_stopping(f); k++) {
                 if (*timed_at(f, s, i, k))
                     continue;

@@ -310,7 +310,8 @@ static int build(struct plan *p)
     }
     for (int i = 0; i < c->n_model; i++)
         for (int k = 0; k < c->n_method; k++)
-            TRY(plan_setting_add(p, i, &c->method[k]));
+            if (config_in_grid(c, i, k, -1))
+                TRY(plan_setting_add(p, i, k));
     tell_notices(p);
     TRY(open_tasks(p));
     plan_setting_budgets(p);

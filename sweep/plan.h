@@ -8,9 +8,9 @@
 #include "sweep/config.h"
 #include "sweep/plan_prompt.h"
 
-/* Most units of a bundle: all settings of one example go together up to 32, where a decode step costs little more
- * than for 16 and the prompt pass is shared. Several examples go together up to 16 only: wider bundles of a
- * short sweep would leave ranks without work. */
+/* Most units of a bundle: all settings of one example go together up to 32, where a decode step costs little
+ * more than for 16 and the prompt pass is shared. Several examples go together up to 16 only: wider bundles
+ * of a short sweep would leave ranks without work. */
 enum { PLAN_BATCH = 32, PLAN_GROUP = 16 };
 
 struct plan_model {
@@ -18,18 +18,19 @@ struct plan_model {
     struct model_config config;
     struct seq_shape shape;
     struct shape_options options; /* of its family, as `params` of the model has them */
-    char hash[33]; /* model_file_hash, hex; with that of a tokenizer that lies elsewhere */
+    char hash[33];                /* model_file_hash, hex; with that of a tokenizer that lies elsewhere */
     uint64_t file_bytes;
-    bool assumed;    /* its files are absent: config is the shape that the model file gives (plan_sketch) */
+    bool assumed; /* its files are absent: config is the shape that the model file gives (plan_sketch) */
     const char *weight_type; /* model_file_weight_type; "" where the files are absent */
     char *template_text;     /* "NAME {its texts as JSON}", owned */
     char *stop_ids;          /* "2,32000", or "never"; owned; "" where the tokenizer is absent */
-    struct tok *tok; /* NULL where the files are absent, and in a plan for looking at only, where there is none */
+    struct tok
+        *tok; /* NULL where the files are absent, and in a plan for looking at only, where there is none */
     struct task **task; /* [n_task]: a task that counts tokens has its own examples per model, others share */
 };
 /* A method as one task, or several alike, run it. */
 struct plan_variant {
-    struct kv_spec spec; /* owned */
+    struct kv_spec spec;        /* owned */
     struct plan_prompt *prompt; /* what the method does to prompts; NULL: nothing. Owned */
     struct model_overrides over;
     struct seq_shape shape; /* the model's, with these */
@@ -47,7 +48,7 @@ struct plan_setting {
     char *refused;        /* why it cannot run on this model: it has no units; NULL: it can. Owned */
     struct plan_variant *variant; /* [n_variant] */
     int n_variant;
-    int *of_task; /* [n_task]: its variant */
+    int *of_task; /* [n_task]: its variant; -1: the grid does not have it on this task */
 };
 struct plan_task {
     const struct config_task *cfg;
@@ -89,6 +90,11 @@ struct plan {
 /* ERR_INPUT for a missing model (says `kvsweep fetch ID`), a broken task file, no setting that can run, or
  * any that cannot (config.strict). `config` is borrowed. */
 int plan_open(struct plan *p, const struct config *config);
+/* Whether a setting has units of a task. */
+static inline bool plan_runs(const struct plan *p, int setting, int task)
+{
+    return !p->setting[setting].refused && p->setting[setting].of_task[task] >= 0;
+}
 /* The same for looking at only: models and data that are absent are replaced by what the model file and the
  * table of tasks say of them, and marked. */
 int plan_sketch(struct plan *p, const struct config *config);

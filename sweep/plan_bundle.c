@@ -120,15 +120,15 @@ static void add_example(struct making *k, int example)
         flush(k);
 }
 
-/* The settings of a model, those that share the plain prompt pass first. */
-static int *order_settings(const struct plan *p, int model, int *n)
+/* The settings of a model on a task, those that share the plain prompt pass first. */
+static int *order_settings(const struct plan *p, int model, int task, int *n)
 {
     int *set = mem_alloc((size_t)p->n_setting, sizeof *set);
     *n = 0;
     for (int plain = 1; plain >= 0; plain--) {
         for (int i = 0; i < p->n_setting; i++) {
             const struct plan_setting *s = &p->setting[i];
-            if (s->model != model || s->refused)
+            if (s->model != model || !plan_runs(p, i, task))
                 continue;
             bool shares = kv_prefill_key(s->spec, 4096, &p->model[model].shape) == 0;
             if (shares == (bool)plain)
@@ -146,25 +146,30 @@ static int longer(const void *a, const void *b)
     return x->first < y->first ? -1 : x->first > y->first; /* stable */
 }
 
+/* All units of a model on a task. */
+static void add_task(struct making *k)
+{
+    const struct plan *p = k->p;
+    int n = 0;
+    int *set = order_settings(p, k->model, k->task, &n);
+    int n_chunk = (n + PLAN_BATCH - 1) / PLAN_BATCH, size = n ? (n + n_chunk - 1) / n_chunk : 1;
+    for (int at = 0; at < n; at += size) {
+        k->set = set + at;
+        k->n_set = n - at < size ? n - at : size;
+        for (int e = 0; e < p->task[k->task].n_example; e++)
+            add_example(k, e);
+        flush(k);
+    }
+    free(set);
+}
+
 void plan_bundles(struct plan *p)
 {
     struct making k = {.p = p};
     for (k.model = 0; k.model < p->n_model; k.model++) {
-        int n = 0;
-        int *set = order_settings(p, k.model, &n);
-        int n_chunk = (n + PLAN_BATCH - 1) / PLAN_BATCH, size = n ? (n + n_chunk - 1) / n_chunk : 1;
-        for (k.task = 0; k.task < p->n_task; k.task++) {
-            if (p->task[k.task].absent)
-                continue;
-            for (int at = 0; at < n; at += size) {
-                k.set = set + at;
-                k.n_set = n - at < size ? n - at : size;
-                for (int e = 0; e < p->task[k.task].n_example; e++)
-                    add_example(&k, e);
-                flush(&k);
-            }
-        }
-        free(set);
+        for (k.task = 0; k.task < p->n_task; k.task++)
+            if (!p->task[k.task].absent)
+                add_task(&k);
     }
     if (p->n_bundle)
         qsort(p->bundle, (size_t)p->n_bundle, sizeof *p->bundle, longer);

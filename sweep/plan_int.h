@@ -8,7 +8,7 @@
 void plan_bundles(struct plan *p);
 /* Adds a setting with its variants; one that cannot run on its model is marked. ERR_INPUT: a rule that does
  * not fit, a file of the method that is missing. */
-int plan_setting_add(struct plan *p, int model, const struct config_method *method);
+int plan_setting_add(struct plan *p, int model, int method);
 void plan_setting_free(struct plan_setting *s);
 /* After the tasks are open: refuses settings whose budgets no example can meet. */
 void plan_setting_budgets(struct plan *p);
@@ -18,8 +18,8 @@ int plan_model_identity(struct plan_model *m);
 const char *plan_template_texts(const struct plan_model *m);
 /* Unit ids, in place. */
 void plan_unit_id(const struct plan *p, struct plan_unit *u);
-/* Canonical parameters of a task without the path and the number of its rows, "task=TYPE" in front where its id
- * is another name; owned. */
+/* Canonical parameters of a task without the path and the number of its rows, "task=TYPE" in front where its
+ * id is another name; owned. */
 char *plan_task_params(const struct config_task *cfg);
 /* Estimated seconds on one core. */
 double plan_cost(const struct plan *p, const struct plan_bundle *b);

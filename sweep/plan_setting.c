@@ -319,9 +319,10 @@ static int add_variant(const struct plan *p, struct plan_setting *s, const struc
     return 0;
 }
 
-int plan_setting_add(struct plan *p, int model, const struct config_method *method)
+int plan_setting_add(struct plan *p, int model, int at)
 {
     const struct plan_model *m = &p->model[model];
+    const struct config_method *method = &p->config->method[at];
     struct plan_setting *s = &p->setting[p->n_setting++];
     size_t n_task = (size_t)p->config->n_task;
     *s = (struct plan_setting){.model = model, .spec = &method->spec};
@@ -332,8 +333,11 @@ int plan_setting_add(struct plan *p, int model, const struct config_method *meth
     s->spec = &s->all.spec;
     s->overrides = overrides_text(p, s, method);
     TRY(measure(p, s, method, NULL, &s->all));
-    for (size_t i = 0; i < n_task; i++)
-        TRY(add_variant(p, s, method, (int)i));
+    for (int i = 0; i < (int)n_task; i++) {
+        s->of_task[i] = -1;
+        if (config_in_grid(p->config, model, at, i))
+            TRY(add_variant(p, s, method, i));
+    }
     return 0;
 }
 
@@ -392,6 +396,8 @@ static int check_budgets(const struct plan *p, int setting)
     int rc = 0;
     for (int t = 0; t < p->n_task; t++) {
         bool tried = false;
+        if (!plan_runs(p, setting, t))
+            continue;
         int one = check_budget(p, setting, t, &tried);
         if (tried && one == 0)
             return 0;

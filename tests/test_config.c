@@ -160,7 +160,7 @@ static void set_reaches_all_datasets(void **state)
 static const char *const refusals[][2] = {
     {"metods: [full]\n",
      "t.yaml:1:1: configuration: unknown key 'metods'; did you mean 'methods'? (known: models, methods, "
-     "tasks, "
+     "grids, tasks, "
      "overrides, mode, dtype, cache_dtype, memory, threads, logits, timing, fidelity, seed, output, isa, "
      "device)"},
     {"mode: fast\n", "t.yaml:1:7: mode: 'fast' is not allowed; use one of fair, paper"},
@@ -199,7 +199,28 @@ static const char *const refusals[][2] = {
     {"models: [{id: m, path: /m, template: chat}]\n", "t.yaml:1:38: template: unknown template 'chat'…"},
     {"models: [{id: m, path: /m, max_length: 3}]\n",
      "t.yaml:1:28: model: unknown key 'max_length'; did you mean 'max_len'? …"},
-    {"models: [{id: m, path: /m}, {id: m, path: /n}]\n", "t.yaml:1:29: models: 'm' is listed twice"},
+    {"models: [{id: m, path: /m}, {id: m, path: /n}]\n",
+     "t.yaml:1:29: models: 'm' is listed twice (first at t.yaml:1:10; by its id alone it can be named "
+     "again)"},
+    {"grids: []\n", "t.yaml:1:8: grids: must be a list of {models: [...], methods: [...], tasks: [...]}"},
+    {"grids: [{models: [{id: m, path: /m}]}]\n",
+     "t.yaml:1:9: grids: a block is {models: [...], methods: [...]}…"},
+    {"grids: [{models: [{id: m, path: /m}], methods: [full], task: [x]}]\n",
+     "t.yaml:1:56: grids: unknown key 'task'; did you mean 'tasks'? …"},
+    {"grids: [{models: [{id: m, path: /m}], methods: [full], tasks: [passkye]}]\ntasks: [passkey]\n",
+     "t.yaml:1:64: tasks: 'passkye' is none of the tasks of this configuration"},
+    {"grids: [{models: [{id: m, path: /m}], methods: [full], tasks: [{name: passkey}]}]\ntasks: [passkey]\n",
+     "t.yaml:1:64: tasks: a block names tasks; …"},
+    {"grids: [{models: [{id: m, path: /m}], methods: [full], tasks: [recite]}]\ntasks: [passkey, recite]\n",
+     "t.yaml:1:8: grids: no block has task 'passkey'"},
+    {"grids: [{models: [{id: m, path: /m}], methods: [full, full]}]\n",
+     "t.yaml:1:55: methods: 'full' is listed twice…"},
+    {"grids: [{models: [{id: m, path: /m}], methods: [full]}]\nmodels: [n]\n",
+     "t.yaml:2:10: models: 'n' is no model of the grids"},
+    {"grids: [{models: [{id: m, path: /m}], methods: [full]}]\nmethods: [kivi]\n",
+     "t.yaml:2:11: methods: 'kivi' is no method of the grids"},
+    {"grids: [{models: [{id: m, path: /m}], methods: [full]}]\nmethods: [{name: kivi}]\n",
+     "t.yaml:2:11: methods: beside grids, an entry is a name or a pattern that chooses from them"},
     {"models: [{id: m, path: '${chache}/m'}]\n", "t.yaml:1:24: '${chache}/m': ${chache} is not set; known: "
                                                  "${cache}, ${data}, ${models}, ${here}, ${env:NAME}"},
     {"models: [{id: m, path: '${cache'}]\n", "t.yaml:1:24: '${cache': ${ without }"},
@@ -267,6 +288,41 @@ static void refuse(void **state)
         if (rc != ERR_INPUT || strncmp(err_text(), want, n) || strchr(err_text(), '\n'))
             fail_msg("%s\ngave %d: %s\nnot     %s", refusals[i][0], rc, err_text(), want);
     }
+}
+
+/* The grid is the union of its blocks; beside them `models` and `methods` choose from it. */
+static void grids(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "grids:\n"
+        "  - {models: [{id: a, path: /a}, {id: b, path: /b}], methods: [full, \"kivi:bits=4\"]}\n"
+        "  - {models: [b, {id: c, path: /c}], methods: [full, streaming], tasks: [recite]}\n"
+        "tasks: [passkey, recite]\n";
+    /* model, method, task: where the grid has them, [full, kivi, streaming] x [passkey, recite] */
+    static const bool want[3][3][2] = {
+        {{1, 1}, {1, 1}, {0, 0}}, {{1, 1}, {1, 1}, {0, 1}}, {{0, 1}, {0, 0}, {0, 1}}};
+    struct config c;
+    assert_int_equal(open_set(&c, text, NULL, 0), 0);
+    assert_true(c.n_model == 3 && c.n_method == 3 && c.n_block == 2);
+    for (int m = 0; m < 3; m++)
+        for (int k = 0; k < 3; k++) {
+            assert_int_equal(config_in_grid(&c, m, k, -1), want[m][k][0] || want[m][k][1]);
+            for (int t = 0; t < 2; t++)
+                assert_int_equal(config_in_grid(&c, m, k, t), want[m][k][t]);
+        }
+    config_close(&c);
+    static char *const set[] = {NULL, (char *)"methods=[full]", (char *)"tasks=[passkey]"};
+    assert_int_equal(open_set(&c, text, set + 1, 1), 0);
+    assert_true(c.n_model == 3 && c.n_method == 1 && c.n_block == 2);
+    config_close(&c);
+    assert_int_equal(open_set(&c, text, set + 2, 1), 0); /* the second block is left without tasks */
+    assert_true(c.n_model == 2 && c.n_block == 1);
+    config_close(&c);
+    char *const c_alone[] = {(char *)"models=[c]"};
+    assert_int_equal(open_set(&c, text, c_alone, 1), 0);
+    assert_true(c.n_model == 1 && !config_in_grid(&c, 0, 0, 0) && config_in_grid(&c, 0, 0, 1));
+    config_close(&c);
 }
 
 /* A rule that is about nothing in this sweep may stay where the program knows what it means, and where --set
@@ -376,6 +432,7 @@ int main(void)
         cmocka_unit_test(set_values),
         cmocka_unit_test(set_reaches_all_datasets),
         cmocka_unit_test(refuse),
+        cmocka_unit_test(grids),
         cmocka_unit_test(rules_about_nothing),
         cmocka_unit_test(refuse_set),
         cmocka_unit_test(refuse_bombs),
