@@ -57,8 +57,11 @@ def as_folder(what):
         cls, cfg, seed = what()
         m = build(cls, cfg, seed, torch.float32)
         save_file(tensors(m, cfg), os.path.join(folder, "model.safetensors"))
+        keys = {**json.loads(cfg.to_json_string(use_diff=False)), "dtype": "float32"}
+        if "max_window_layers" in keys:
+            del keys["layer_types"]  # as published files have it: max_window_layers says which
         with open(os.path.join(folder, "config.json"), "w") as f:
-            json.dump({**json.loads(cfg.to_json_string(use_diff=False)), "dtype": "float32"}, f, indent=1, sort_keys=True)
+            json.dump(keys, f, indent=1, sort_keys=True)
             f.write("\n")
         oracle(folder, m, seed)
     return make
