@@ -153,13 +153,29 @@ static int size_at(const struct kv_spec *spec, const struct seq_shape *shape, in
     return 0;
 }
 
+/* Where a window is why a method cannot act, max_len may take it away. */
+static int check_method(const struct plan_model *m, const struct kv_spec *spec, const struct seq_shape *shape)
+{
+    const int rc = kv_spec_check(spec, shape);
+    bool whole = false;
+    for (int32_t i = 0; i < shape->n_kind; i++)
+        whole = whole || shape->kind[i].compress;
+    if (rc == 0 || whole || !m->config.window || m->config.within)
+        return rc;
+    char *text = mem_strdup(err_text());
+    (void)err_set(rc, "%s; max_len: %lld or less would keep sequences within the windows", text,
+                  (long long)m->config.window);
+    free(text);
+    return rc;
+}
+
 static int measure(const struct plan *p, const struct plan_setting *s, const struct config_method *method,
                    struct plan_variant *v)
 {
     const struct plan_model *m = &p->model[s->model];
     const struct seq_shape *shape = &v->shape;
     model_config_shape(&m->config, m->run.cache_dtype, &v->over.options, &v->shape);
-    int rc = kv_spec_check(&v->spec, shape);
+    int rc = check_method(m, &v->spec, shape);
     if (rc == 0)
         rc = plan_prompt_open(&v->prompt, p->config, &v->spec, p->sketch);
     if (rc == 0)

@@ -169,9 +169,9 @@ static int read_window(const struct config_reader *r, const struct defaults *d, 
     struct sliding k;
     TRY(read_sliding(r, d, &k));
     if (has == READER_GIVEN)
-        TRY(r->integer(r, "sliding_window", 0, INT64_MIN, INT64_MAX, &window));
+        TRY(r->integer(r, "sliding_window", d->window, INT64_MIN, INT64_MAX, &window));
     k.counts = r->hf       ? k.on && d->window && has != READER_NULL
-               : r->sketch ? k.on && has == READER_GIVEN
+               : r->sketch ? k.on && d->window && has == READER_GIVEN
                            : window != 0;
     if (k.counts && window < 1)
         return err_set(ERR_INPUT, "%s: '%s' is %" PRId64 "; it must be at least 1, or null", r->path,
@@ -217,8 +217,8 @@ int llama_read(struct model_config *c, const struct config_reader *r)
     TRY(r->flag(r, "tie_word_embeddings", false, &c->tied));
     TRY(r->dtype(r, c));
     TRY(read_rope(r, c));
-    TRY(read_window(r, d, c));
     TRY(r->integer(r, "vocab_size", -1, 1, 1 << 24, &c->n_vocab));
+    TRY(read_window(r, d, c));
     return check_heads(c, r->path);
 }
 

@@ -28,9 +28,9 @@ static const struct chat_template table[] = {
      "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n", true, "<|eot_id|>",
      "chat_template of Llama-3.1- and 3.2-Instruct; the date is always the one that it has where no clock "
      "is"},
-    {"mistral_v3", "<s>[INST] ", "[/INST]", false, NULL, "chat_template of Mistral-7B-Instruct-v0.3"},
     {"mistral_instruct", "<s>[INST] ", " [/INST]", false, NULL,
      "chat_template of Mistral-7B-Instruct-v0.2, early revisions"},
+    {"mistral_v3", "<s>[INST] ", "[/INST]", false, NULL, "chat_template of Mistral-7B-Instruct-v0.3"},
     {"vicuna",
      "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
      "detailed, and "
@@ -63,8 +63,8 @@ const struct chat_template *tok_template(const char *name)
 const char *const *tok_template_names(void)
 {
     static const char *const names[N_TEMPLATES + 1] = {
-        "none",     "chatml",     "chatml-plain",     "qwen2",  "qwen2.5",        "qwen3",      "llama3",
-        "llama3.1", "mistral_v3", "mistral_instruct", "vicuna", "recurrentgemma", "mamba-chat", "rwkv"};
+        "none",     "chatml",           "chatml-plain", "qwen2",  "qwen2.5",        "qwen3",      "llama3",
+        "llama3.1", "mistral_instruct", "mistral_v3",   "vicuna", "recurrentgemma", "mamba-chat", "rwkv"};
     return names;
 }
 
