@@ -328,6 +328,76 @@ static void test_windows(void **state)
     kv_spec_free(&spec);
 }
 
+/* Opens a sequence of a method and shows it the prompt: in a pass of its own, or as a fork of a plain one. */
+static void open_method(struct rig *r, const struct oracle *o, const struct kv_spec *spec, int64_t n,
+                        int64_t n_max, struct seq *s)
+{
+    struct seq plain;
+    struct seq_prompt p;
+    if (kv_prefill_key(spec, n, &r->shape)) {
+        OK(seq_open(s, r->m, &r->shape, spec, n, n_max));
+        step(r, s, o->ids, n - 1, LOGITS_NONE);
+        step(r, s, o->ids + n - 1, 1, LOGITS_NONE);
+        return;
+    }
+    OK(seq_open_prompt(&plain, r->m, &r->shape, &r->full, n, kv_wants(spec)));
+    step(r, &plain, o->ids, n, LOGITS_NONE);
+    OK(seq_freeze(&plain, &p));
+    OK(seq_fork(s, r->m, &r->shape, spec, &p, n_max));
+    seq_prompt_close(&p);
+    seq_close(&plain);
+}
+
+/* Parameters that change nothing give what the model without a method gives, where two of four layers slide;
+ * what a sequence takes is what was predicted, also of those that change something. */
+static void test_methods_beside_windows(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        bool same;
+    } cases[] = {{"knorm:keep=1", true},
+                 {"knorm:keep=0.25", false},
+                 {"knorm:keep=0.25,skip_layers=1", false},
+                 {"h2o:heavy=1,recent=1", true},
+                 {"h2o:heavy=0.1,recent=0.1,skip_layers=0", false},
+                 {"h2o:heavy=0.1,recent=0.1,when=prefill", false},
+                 {"h2o-paper:heavy=1,recent=1", true},
+                 {"streaming:init=4,local=1000", true},
+                 {"streaming:init=4,local=1000,window_layers=1", true},
+                 {"streaming:keep=0.5,window_layers=1,skip_layers=0", false},
+                 {"streaming:keep=0.5,when=after", false},
+                 {"infllm:local=512", true}};
+    enum { N = 100, NEW = 12 };
+    struct rig r;
+    struct oracle o;
+    oracle_read(&o, "fixtures/family/qwen2_window");
+    open_fixture(&r, "fixtures/family/qwen2_window", "ref", DT_F32);
+    const int64_t V = o.n_vocab;
+    float *want = pass(&r, &o, N + NEW, NULL);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct kv_spec spec;
+        struct seq s;
+        struct kv_ledger l = {0}, told;
+        double worst = 0;
+        OK(kv_spec_parse(&spec, cases[i].text));
+        OK(kv_spec_check(&spec, &r.shape));
+        open_method(&r, &o, &spec, N, N + NEW, &s);
+        seq_bytes(&s, &l);
+        OK(kv_predict(&spec, &r.shape, N, N + NEW, &told));
+        assert_int_equal(kv_ledger_total(&l), kv_ledger_total(&told));
+        for (int64_t t = N; t < N + NEW; t++)
+            worst = fmax(worst, max_diff(step(&r, &s, o.ids + t, 1, LOGITS_LAST), want + t * V, V));
+        if (cases[i].same ? !(worst <= 1e-4) : !(worst > 1e-3))
+            fail_msg("%s: %g from the model without it", cases[i].text, worst);
+        seq_close(&s);
+        kv_spec_free(&spec);
+    }
+    free(want);
+    rig_close(&r);
+    free(o.raw);
+}
+
 /* Equal weights with other windows, other types, other rotations are other models. */
 static void test_identities(void **state)
 {
@@ -404,9 +474,10 @@ static void test_headers(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_oracles), cmocka_unit_test(test_ways),
-                                       cmocka_unit_test(test_16_bit),  cmocka_unit_test(test_no_cache),
-                                       cmocka_unit_test(test_windows), cmocka_unit_test(test_identities),
-                                       cmocka_unit_test(test_headers)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_oracles),    cmocka_unit_test(test_ways),
+        cmocka_unit_test(test_16_bit),     cmocka_unit_test(test_no_cache),
+        cmocka_unit_test(test_windows),    cmocka_unit_test(test_methods_beside_windows),
+        cmocka_unit_test(test_identities), cmocka_unit_test(test_headers)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
