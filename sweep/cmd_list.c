@@ -65,6 +65,9 @@ static int list_methods(struct app *app)
         const struct kv_info k = kv_method_info(m);
         printf("%s%s\n  %s%s%s\n", k.name, k.ratio ? "  (also ratio=N)" : "", k.summary ? k.summary : "",
                k.source && *k.source ? "; " : "", k.source ? k.source : "");
+        if (k.layers)
+            printf("  skip_layers=LIST leaves layers full (0-1;30)%s\n",
+                   k.windows ? "; window_layers=1 acts on layers with a window too" : "");
         print_params(k.params);
     }
     return 0;

@@ -57,9 +57,9 @@ static bool names_method(const char *pattern, const struct kv_method *m)
 static int check_params(const struct kv_method *m, const char *params)
 {
     const struct kv_info k = kv_method_info(m);
-    struct str own = {0}; /* these two stand for others, and are read with the whole method */
+    struct str own = {0}; /* shared keys are read with the whole method */
     for (const char *at = params; *at; at += strcspn(at, ","), at += *at == ',')
-        if (strncmp(at, "ratio=", 6) != 0 && strncmp(at, "budget=", 7) != 0) {
+        if (!kv_spec_shared_key(at)) {
             str_add(&own, own.n ? "," : "");
             str_addn(&own, at, strcspn(at, ","));
         }

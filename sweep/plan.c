@@ -49,20 +49,6 @@ static int read_header(struct plan_model *m, const struct config *c, const struc
     return 0;
 }
 
-/* A model whose window is shorter than what it is to be used for would answer something else. */
-static int check_window(const struct plan_model *m, const struct config_model *cfg)
-{
-    int64_t window = m->config.window, len = cfg->max_len > 0 ? cfg->max_len : m->config.max_len;
-    if (!window || window >= len)
-        return 0;
-    return err_set(
-        ERR_INPUT,
-        "%s: model '%s': its sliding window of %lld tokens is shorter than %s %lld, and sliding-window "
-        "attention is not supported; set max_len: %lld or less",
-        cfg->where, cfg->id, (long long)window, cfg->max_len > 0 ? "max_len:" : "its own length of",
-        (long long)len, (long long)window);
-}
-
 /* The tokenizer, and what is to be said of it. A model to be looked at only may lack it. */
 static int open_tok(struct plan_model *m, const struct config_model *cfg, bool sketch)
 {
@@ -91,7 +77,6 @@ int plan_model_open(struct plan_model *m, const struct config *c, const struct c
     *m = (struct plan_model){.weight_type = ""};
     if (file_exists(cfg->path) || file_is_dir(cfg->path)) {
         TRY(read_header(m, c, cfg));
-        TRY(check_window(m, cfg));
     } else if (sketch && cfg->shape.n_layer) {
         m->config = cfg->shape;
         m->assumed = true;
@@ -106,6 +91,7 @@ int plan_model_open(struct plan_model *m, const struct config *c, const struct c
                                 .never_stops = cfg->never_stops && c->mode == MODE_PAPER};
     plan_dtypes(c, &m->config, &m->run.dtype, &m->run.cache_dtype);
     TRY(read_params(m, cfg));
+    model_config_limit(&m->config, cfg->max_len);
     model_config_shape(&m->config, m->run.cache_dtype, &m->options, &m->shape);
     TRY(open_tok(m, cfg, sketch));
     return plan_model_identity(m);

@@ -160,13 +160,29 @@ static void refuse(struct plan_setting *s, const char *task)
         s->refused = task ? mem_printf("on %s: %s", task, err_text()) : mem_strdup(err_text());
 }
 
+/* Where a window is why a method cannot act, max_len may take it away. */
+static int check_method(const struct plan_model *m, const struct kv_spec *spec, const struct seq_shape *shape)
+{
+    const int rc = kv_spec_check(spec, shape);
+    bool whole = false;
+    for (int32_t i = 0; i < shape->n_kind; i++)
+        whole = whole || shape->kind[i].compress;
+    if (rc == 0 || whole || !m->config.window || m->config.within)
+        return rc;
+    char *text = mem_strdup(err_text());
+    (void)err_set(rc, "%s; max_len: %lld or less would keep sequences within the windows", text,
+                  (long long)m->config.window);
+    free(text);
+    return rc;
+}
+
 static int measure(const struct plan *p, struct plan_setting *s, const struct config_method *method,
                    const char *task, struct plan_variant *v)
 {
     const struct plan_model *m = &p->model[s->model];
     const struct seq_shape *shape = &v->shape;
     model_config_shape(&m->config, m->run.cache_dtype, &v->over.options, &v->shape);
-    if (kv_spec_check(&v->spec, shape) < 0) {
+    if (check_method(m, &v->spec, shape) < 0) {
         v->at_8k = v->at_32k = (struct plan_size){.ratio = NAN};
         refuse(s, task);
         return 0;

@@ -1,5 +1,6 @@
-/* Families that are not llama, against their reference implementations (float32; tests/oracle/family_make.py)
- * and against themselves: prefill chunks, batches of unequal lengths, forks, resumed decode. */
+/* Families, and models of the llama family with layers or rotations of their own, against their reference
+ * implementations (float32; tests/oracle/family_make.py) and against themselves: prefill chunks, batches of
+ * unequal lengths, forks, resumed decode. */
 #include "model_common.h"
 #include "scratch.h"
 
@@ -7,10 +8,16 @@
 
 static const char *const backends[] = {"ref", "cpu"};
 static const char *const fixtures[] = {
-    "fixtures/family/mamba",  "fixtures/family/mamba_ms",   "fixtures/family/mamba_gguf",
-    "fixtures/family/mamba2", "fixtures/family/mamba2_ms",  "fixtures/family/mamba2_gguf",
-    "fixtures/family/rwkv5",  "fixtures/family/rwkv5_bf16", "fixtures/family/griffin"};
-enum { FIXTURES = sizeof fixtures / sizeof *fixtures };
+    "fixtures/family/mamba",           "fixtures/family/mamba_ms",   "fixtures/family/mamba_gguf",
+    "fixtures/family/mamba2",          "fixtures/family/mamba2_ms",  "fixtures/family/mamba2_gguf",
+    "fixtures/family/rwkv5",           "fixtures/family/rwkv5_bf16", "fixtures/family/griffin",
+    "fixtures/family/qwen3",           "fixtures/family/qwen3_gguf", "fixtures/family/qwen2_yarn",
+    "fixtures/family/qwen2_yarn_gguf", "fixtures/family/llama32",    "fixtures/family/mistral_window",
+    "fixtures/family/qwen2_window"};
+enum {
+    FIXTURES = sizeof fixtures / sizeof *fixtures,
+    CACHE_FREE = 9
+}; /* the first keep no cache that grows */
 
 /* Between passes of other shapes: the plain loops compute every row alike, libraries need not. */
 static double tolerance(const char *backend)
@@ -163,7 +170,7 @@ static void check_batch(struct rig *r, const struct oracle *o, double tol)
 /* Token by token from short prompts on: over the edge of a window, which the shorter ones have not filled. */
 static void check_decode(struct rig *r, const struct oracle *o, double tol)
 {
-    static const int64_t prompt[] = {1, 23, 25};
+    static const int64_t prompt[] = {1, 23, 24, 25};
     const int64_t n = 60, V = o->n_vocab;
     float *whole = pass(r, o, n, NULL);
     for (size_t i = 0; i < sizeof prompt / sizeof *prompt; i++) {
@@ -228,6 +235,8 @@ static void test_ways(void **state)
         struct rig r;
         struct oracle o;
         const char *backend = backends[i % 2];
+        if (i / 2 > CACHE_FREE && strstr(fixtures[i / 2], "_gguf")) /* the same weights as a folder's */
+            continue;
         if (!have_backend(backend))
             continue;
         oracle_read(&o, fixtures[i / 2]);
@@ -236,6 +245,7 @@ static void test_ways(void **state)
         check_batch(&r, &o, tolerance(backend));
         check_decode(&r, &o, tolerance(backend));
         check_forks(&r, &o, 22, tolerance(backend)); /* before the window of one fixture is full */
+        check_forks(&r, &o, 24, tolerance(backend)); /* that of others just so */
         check_forks(&r, &o, 100, tolerance(backend));
         check_bytes(&r);
         rig_close(&r);
@@ -272,7 +282,7 @@ static void test_16_bit(void **state)
 static void test_no_cache(void **state)
 {
     (void)state;
-    for (int i = 0; i < FIXTURES; i++) {
+    for (int i = 0; i < CACHE_FREE; i++) {
         struct model_file *f;
         struct seq_shape shape;
         struct kv_spec spec;
@@ -284,6 +294,149 @@ static void test_no_cache(void **state)
         assert_int_equal(kv_spec_check(&spec, &shape), ERR_INPUT);
         kv_spec_free(&spec);
         model_file_close(f);
+    }
+}
+
+static void shape_of(const char *dir, struct seq_shape *s)
+{
+    struct model_file *f;
+    OK(model_file_open(&f, dir));
+    model_config_shape(model_file_config(f), DT_F16, NULL, s);
+    model_file_close(f);
+}
+
+/* On a model that slides in all its layers, StreamingLLM must be asked for it by window_layers; on one that
+ * slides in half of them, methods act on the others, and true_ratio is that of the whole sequence. */
+static void test_windows(void **state)
+{
+    (void)state;
+    struct seq_shape all, half;
+    struct kv_spec spec;
+    struct kv_ledger l;
+    shape_of("fixtures/family/mistral_window", &all);
+    shape_of("fixtures/family/qwen2_window", &half);
+    assert_true(all.n_kind == 1 && all.kind[0].window == 24 && half.n_kind == 2);
+    OK(kv_spec_parse(&spec, "streaming:keep=0.5"));
+    assert_int_equal(kv_spec_check(&spec, &all), ERR_INPUT);
+    assert_non_null(strstr(err_text(), "without window_layers=1"));
+    OK(kv_spec_check(&spec, &half));
+    OK(kv_predict(&spec, &half, 300, 300, &l));
+    /* 150 of 300 tokens and a query in two layers; windows of 24 in two others */
+    const uint64_t row = 2 * 2 * 12 * 2, query = 4 * 12 * 4;
+    assert_int_equal(kv_ledger_total(&l), 2 * (150 * row + query) + 2 * 24 * row);
+    kv_spec_free(&spec);
+    OK(kv_spec_parse(&spec, "streaming:keep=0.5,window_layers=1"));
+    OK(kv_spec_check(&spec, &all));
+    kv_spec_free(&spec);
+}
+
+/* Opens a sequence of a method and shows it the prompt: in a pass of its own, or as a fork of a plain one. */
+static void open_method(struct rig *r, const struct oracle *o, const struct kv_spec *spec, int64_t n,
+                        int64_t n_max, struct seq *s)
+{
+    struct seq plain;
+    struct seq_prompt p;
+    if (kv_prefill_key(spec, n, &r->shape)) {
+        OK(seq_open(s, r->m, &r->shape, spec, n, n_max));
+        step(r, s, o->ids, n - 1, LOGITS_NONE);
+        step(r, s, o->ids + n - 1, 1, LOGITS_NONE);
+        return;
+    }
+    OK(seq_open_prompt(&plain, r->m, &r->shape, &r->full, n, kv_wants(spec)));
+    step(r, &plain, o->ids, n, LOGITS_NONE);
+    OK(seq_freeze(&plain, &p));
+    OK(seq_fork(s, r->m, &r->shape, spec, &p, n_max));
+    seq_prompt_close(&p);
+    seq_close(&plain);
+}
+
+/* Parameters that change nothing give what the model without a method gives, where two of four layers slide;
+ * what a sequence takes is what was predicted, also of those that change something. */
+static void test_methods_beside_windows(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        bool same;
+    } cases[] = {{"knorm:keep=1", true},
+                 {"knorm:keep=0.25", false},
+                 {"knorm:keep=0.25,skip_layers=1", false},
+                 {"h2o:heavy=1,recent=1", true},
+                 {"h2o:heavy=0.1,recent=0.1,skip_layers=0", false},
+                 {"h2o:heavy=0.1,recent=0.1,when=prefill", false},
+                 {"h2o-paper:heavy=1,recent=1", true},
+                 {"streaming:init=4,local=1000", true},
+                 {"streaming:init=4,local=1000,window_layers=1", true},
+                 {"streaming:keep=0.5,window_layers=1,skip_layers=0", false},
+                 {"streaming:keep=0.5,when=after", false},
+                 {"infllm:local=512", true}};
+    enum { N = 100, NEW = 12 };
+    struct rig r;
+    struct oracle o;
+    oracle_read(&o, "fixtures/family/qwen2_window");
+    open_fixture(&r, "fixtures/family/qwen2_window", "ref", DT_F32);
+    const int64_t V = o.n_vocab;
+    float *want = pass(&r, &o, N + NEW, NULL);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct kv_spec spec;
+        struct seq s;
+        struct kv_ledger l = {0}, told;
+        double worst = 0;
+        OK(kv_spec_parse(&spec, cases[i].text));
+        OK(kv_spec_check(&spec, &r.shape));
+        open_method(&r, &o, &spec, N, N + NEW, &s);
+        seq_bytes(&s, &l);
+        OK(kv_predict(&spec, &r.shape, N, N + NEW, &told));
+        assert_int_equal(kv_ledger_total(&l), kv_ledger_total(&told));
+        for (int64_t t = N; t < N + NEW; t++)
+            worst = fmax(worst, max_diff(step(&r, &s, o.ids + t, 1, LOGITS_LAST), want + t * V, V));
+        if (cases[i].same ? !(worst <= 1e-4) : !(worst > 1e-3))
+            fail_msg("%s: %g from the model without it", cases[i].text, worst);
+        seq_close(&s);
+        kv_spec_free(&spec);
+    }
+    free(want);
+    rig_close(&r);
+    free(o.raw);
+}
+
+/* Equal weights with other windows, other types, other rotations are other models. */
+static void test_identities(void **state)
+{
+    (void)state;
+    static const char *const edits[][2] = {
+        {"\"sliding_window\": 24", "\"sliding_window\": 25"},
+        {"\"max_window_layers\": 2", "\"max_window_layers\": 3"},
+        {"\"factor\": 4.0", "\"factor\": 4.5"},
+        {"\"rope_type\": \"yarn\"", "\"rope_type\": \"yarn\", \"truncate\": false"}};
+    static const char *const of[] = {"qwen2_window", "qwen2_window", "qwen2_yarn", "qwen2_yarn"};
+    for (size_t i = 0; i < sizeof of / sizeof *of; i++) {
+        char *dir = scratch_make(), *from = mem_printf("fixtures/family/%s", of[i]), *text;
+        uint64_t hash[2][2];
+        size_t n;
+        for (int k = 0; k < 2; k++) {
+            static const char *const files[] = {"config.json", "model.safetensors"};
+            for (int j = 0; j < 2; j++) {
+                char *path = file_join(from, files[j]);
+                OK(file_read(path, &text, &n));
+                char *at = k && !j ? strstr(text, edits[i][0]) : NULL;
+                assert_true(at || !k || j);
+                char *changed =
+                    at ? mem_printf("%.*s%s%s", (int)(at - text), text, edits[i][1], at + strlen(edits[i][0]))
+                       : NULL;
+                scratch_put(dir, files[j], changed ? changed : text, changed ? strlen(changed) : n);
+                free(changed);
+                free(text);
+                free(path);
+            }
+            struct model_file *f;
+            OK(model_file_open(&f, dir));
+            model_file_hash(f, hash[k]);
+            model_file_close(f);
+        }
+        assert_true(memcmp(hash[0], hash[1], sizeof hash[0]) != 0);
+        scratch_remove(dir);
+        free(from);
     }
 }
 
@@ -330,8 +483,10 @@ static void test_headers(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_oracles), cmocka_unit_test(test_ways),
-                                       cmocka_unit_test(test_16_bit), cmocka_unit_test(test_no_cache),
-                                       cmocka_unit_test(test_headers)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_oracles),    cmocka_unit_test(test_ways),
+        cmocka_unit_test(test_16_bit),     cmocka_unit_test(test_no_cache),
+        cmocka_unit_test(test_windows),    cmocka_unit_test(test_methods_beside_windows),
+        cmocka_unit_test(test_identities), cmocka_unit_test(test_headers)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -302,6 +302,11 @@ static void test_templates(void **state)
          "qwen2"},
         {"{{ bos_token }}{% for m in messages %}[INST] {{ m }} [/INST]{% endfor %}", "mistral_instruct"},
         {"{{ '<|start_header_id|>' + r + '<|end_header_id|>' + c + '<|eot_id|>' }}", "llama3"},
+        {"{{- \"<|start_header_id|>system<|end_header_id|>\\n\\n\" }}{{- \"Cutting Knowledge Date: December "
+         "2023\\n\" }}"
+         "{{- \"Today Date: \" + date_string + \"\\n\\n\" }}{{- \"<|eot_id|>\" }}",
+         "llama3.1"},
+        {"{{- '<|im_start|>assistant\\n' }}{{- '<|im_end|>' }}{{- '<think>\\n\\n</think>\\n\\n' }}", "qwen3"},
         {"<start_of_turn>{{ r }}<end_of_turn>", "recurrentgemma"},
         {"{{ messages }}", NULL},
     };

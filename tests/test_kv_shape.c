@@ -2,7 +2,7 @@
  * whose layers differ. */
 #include "kv_rig.h"
 
-enum { WINDOW = 16, FULL_LAYERS = 2 };
+enum { WINDOW = 16 };
 
 /* Layers 0 and 3 see all tokens, 1 and 2 a window, 4 keeps a state of 3*10 halves and 2*4*5 floats. */
 static void make_hybrid(struct seq_shape *s, const struct rig *g)
@@ -17,12 +17,11 @@ static void make_hybrid(struct seq_shape *s, const struct rig *g)
                                      .state = {{"conv", DT_F16, {3, 10, 1}}, {"ssm", DT_F32, {2, 4, 5}}}};
 }
 
-static void bytes_and_ranks(void **state)
+static void bytes_of_shapes(void **state)
 {
     (void)state;
     struct rig g;
     struct seq_shape s;
-    int16_t rank[SHAPE_LAYERS];
     rig_init(&g, 4, 2, 32, DT_F16);
     make_hybrid(&s, &g);
     const uint64_t row = 2 * 2 * 32 * 2, held = 3 * 10 * 2 + 2 * 4 * 5 * 4;
@@ -31,10 +30,7 @@ static void bytes_and_ranks(void **state)
     assert_int_equal(shape_full_bytes(&s, 100), 2 * 100 * row + 2 * WINDOW * row + held);
     assert_int_equal(shape_full_bytes(&s, 5), 4 * 5 * row + held);
     assert_int_equal(shape_layer_bytes(&s, 2, 100), WINDOW * row);
-    assert_int_equal(shape_compress_bytes(&s, 100), 2 * 100 * row);
     assert_int_equal(shape_layers_of(&s, 1), 2);
-    assert_int_equal(shape_ranks(&s, rank), FULL_LAYERS);
-    assert_memory_equal(rank, ((const int16_t[]){0, -1, -1, 1, -1}), 5 * sizeof *rank);
     rig_free(&g);
 }
 
@@ -283,16 +279,158 @@ static void methods_on_hybrids(void **state)
     rig_free(&g);
 }
 
+/* Layers that are named stay full: in opened caches, in the ledger, in predictions and in keys. */
+static void skipped_layers(void **state)
+{
+    (void)state;
+    struct rig g;
+    struct seq_shape s;
+    rig_init(&g, 4, 2, 64, DT_F16);
+    make_hybrid(&s, &g);
+    for (int i = 0; kv_method_at(i); i++) {
+        struct kv_spec skip, all;
+        struct kv_ledger l = {0}, told;
+        struct kv_cache c[5];
+        char *text = mem_printf("%s:skip_layers=0", kv_method_name(kv_method_at(i)));
+        assert_int_equal(kv_spec_parse(&all, kv_method_name(kv_method_at(i))), 0);
+        if (kv_spec_plain(&all)) {
+            kv_spec_free(&all);
+            free(text);
+            continue;
+        }
+        assert_int_equal(kv_spec_parse(&skip, text), 0);
+        assert_int_equal(kv_spec_check(&skip, &s), 0);
+        for (int y = 0; y < 5; y++) {
+            assert_int_equal(kv_open(&c[y], &skip, &s, g.ops, y, 0, 300), 0);
+            assert_true((strcmp(kv_method_name(c[y].method), "full") == 0) == (y != 3));
+            assert_true(kv_spec_acts(&skip, &s, y) == (y == 3) &&
+                        kv_spec_acts(&all, &s, y) == (y == 0 || y == 3));
+            kv_bytes(&c[y], &l);
+        }
+        assert_int_equal(kv_predict(&skip, &s, 0, 300, &told), 0);
+        assert_memory_equal(&told, &l, sizeof l);
+        assert_int_equal(kv_spec_acted_bytes(&skip, &s, 300), shape_layer_bytes(&s, 3, 300));
+        const uint64_t mine = kv_prefill_key(&skip, 900, &s), other = kv_prefill_key(&all, 900, &s);
+        assert_true(other ? mine && mine != other : !mine);
+        for (int y = 0; y < 5; y++)
+            kv_close(&c[y]);
+        kv_spec_free(&skip);
+        kv_spec_free(&all);
+        free(text);
+    }
+    rig_free(&g);
+}
+
+static void check_refused(const char *text, const struct seq_shape *shape, const char *says)
+{
+    struct kv_spec spec;
+    assert_int_equal(kv_spec_parse(&spec, text), 0);
+    assert_int_equal(kv_spec_check(&spec, shape), ERR_INPUT);
+    if (!strstr(err_text(), says))
+        fail_msg("%s: %s", text, err_text());
+    kv_spec_free(&spec);
+}
+
+static void layers_refused(void **state)
+{
+    (void)state;
+    struct rig g;
+    struct seq_shape s, windows;
+    rig_init(&g, 4, 2, 64, DT_F16);
+    make_hybrid(&s, &g);
+    shape_alike(&windows, 3, &s.kind[1]);
+    check_refused("kivi:skip_layers=0;3", &s, "skip_layers leaves no layer");
+    check_refused("kivi:skip_layers=5", &s, "names layer 5; the model has layers 0 to 4");
+    check_refused("kivi", &windows, "windows of up to 16: there is nothing to compress, and it cannot");
+    check_refused("streaming", &windows, "nothing to compress without window_layers=1");
+    check_refused("streaming:window_layers=1,when=after", &windows, "not allowed with when=after");
+    check_refused("streaming:window_layers=1,skip_layers=0-2", &windows, "skip_layers leaves no layer");
+    rig_free(&g);
+}
+
+/* What row p of head 0 must be if it sees the last n_local keys and the first n_init. */
+static void check_sinks(const struct rig *g, const struct feed *f, int64_t p, int64_t n_init, int64_t n_local)
+{
+    const int64_t H = g->shape.kind[0].n_head, Hk = g->shape.kind[0].n_kv_head, d = g->shape.kind[0].d_k;
+    const float *q = f->q + p * H * d;
+    double out[64] = {0}, sum = 0;
+    for (int64_t j = 0; j <= p; j++) {
+        if (j < p - n_local + 1 && j >= n_init)
+            continue;
+        const float *key = f->k + j * Hk * d, *v = f->v + j * Hk * d;
+        double dot = 0;
+        for (int64_t c = 0; c < d; c++)
+            dot += (double)q[c] * (double)key[c];
+        double e = exp(dot / sqrt((double)d));
+        sum += e;
+        for (int64_t c = 0; c < d; c++)
+            out[c] += e * (double)v[c];
+    }
+    for (int64_t c = 0; c < d; c++)
+        if (!(fabs((double)f->out[p * H * d + c] - out[c] / sum) <= 2e-5))
+            fail_msg("row %d of %d sinks and %d near ones", (int)p, (int)n_init, (int)n_local);
+}
+
+/* StreamingLLM in layers with a window: shares are of what the window would hold, sinks and near tokens have
+ * places in it, and no row sees beyond it. */
+static void streaming_in_windows(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        int64_t n_prompt, n_init, n_local;
+    } rows[] = {
+        {"streaming:window_layers=1,keep=0.5,init_share=0.25", 61, 2, 6}, /* of 16 */
+        {"streaming:window_layers=1,keep=0.5,init_share=0.25", 12, 1, 5}, /* of 12 */
+        {"streaming:window_layers=1,init=4,local=8", 61, 4, 8},
+        {"streaming:window_layers=1,init=4,local=14", 61, 2, 14},
+        {"streaming:window_layers=1,init=4,local=100", 61, 0, WINDOW},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        for (int64_t chunk = 1; chunk < 100; chunk += 16) {
+            struct rig g;
+            struct feed f;
+            struct kv_spec spec;
+            struct kv_cache c;
+            struct kv_budgets b;
+            struct kv_ledger l = {0}, told;
+            const int64_t n_prompt = rows[i].n_prompt, n = n_prompt + 2 * WINDOW + 3;
+            window_rig(&g, WINDOW);
+            feed_init(&f, &g, n, 9);
+            assert_int_equal(kv_spec_parse(&spec, rows[i].text), 0);
+            assert_int_equal(kv_spec_check(&spec, &g.shape), 0);
+            assert_true(needs_own_pass(&spec, n_prompt, &g.shape));
+            assert_int_equal(kv_open(&c, &spec, &g.shape, g.ops, 0, n_prompt, n), 0);
+            rig_feed(&g, &c, &f, n_prompt, chunk);
+            rig_feed(&g, &c, &f, n, 1);
+            for (int64_t t = 0; t < n; t++)
+                check_sinks(&g, &f, t, rows[i].n_init, rows[i].n_local);
+            kv_seq_budgets(&c, 1, &b);
+            assert_near(b.value[KV_N_INIT], (double)rows[i].n_init, 0);
+            assert_near(b.value[KV_KEPT_TOKENS], (double)(rows[i].n_init + rows[i].n_local), 0);
+            kv_bytes(&c, &l);
+            assert_int_equal(kv_predict(&spec, &g.shape, n_prompt, n, &told), 0);
+            assert_memory_equal(&told, &l, sizeof l);
+            kv_close(&c);
+            kv_spec_free(&spec);
+            feed_free(&f);
+            rig_free(&g);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(bytes_and_ranks),
+        cmocka_unit_test(bytes_of_shapes),
         cmocka_unit_test(flops),
         cmocka_unit_test(windows),
         cmocka_unit_test(windows_are_shared),
         cmocka_unit_test(states),
         cmocka_unit_test(predictions_are_sums),
         cmocka_unit_test(methods_on_hybrids),
+        cmocka_unit_test(skipped_layers),
+        cmocka_unit_test(layers_refused),
+        cmocka_unit_test(streaming_in_windows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

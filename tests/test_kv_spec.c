@@ -24,6 +24,17 @@ static void spec_texts(void **state)
         {"streaming:init=4,local=1020",
          "streaming:keep=0.5,init_share=0.021,cap=0,init=4,local=1020,when=prefill",
          "streaming:init=4,local=1020"},
+        {"kivi:skip_layers=30;1;0-2;31", "kivi:bits=2,group=32,residual=128,when=after,skip_layers=0-2;30-31",
+         "kivi:bits=2,skip_layers=0-2;30-31"},
+        {"knorm:skip_layers=5,ratio=4,window_layers=0", "knorm:keep=0.25,skip_layers=5",
+         "knorm:keep=0.25,skip_layers=5"},
+        {"streaming:window_layers=1,keep=0.25,skip_layers=255",
+         "streaming:keep=0.25,init_share=0.021,cap=0,init=0,local=0,when=prefill,skip_layers=255,window_"
+         "layers=1",
+         "streaming:keep=0.25,skip_layers=255,window_layers=1"},
+        {"h2o:budget=1MiB,skip_layers=3",
+         "h2o:heavy_size=0,recent_size=0,when=after,budget=1MiB,skip_layers=3",
+         "h2o:budget=1MiB,skip_layers=3"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct kv_spec s, again;
@@ -90,6 +101,19 @@ static void spec_errors(void **state)
         {"h2o:when=never", "use one of prefill|after|decode"},
         {"knorm:keep=0", "use a number from"},
         {"h2o-paper:ratio=2000", "from 1 to 1000"},
+        {"kivi:skip_layers=", "use layers from 0 to 255"},
+        {"kivi:skip_layers=1;", "skip_layers=1; is not allowed"},
+        {"kivi:skip_layers=3-1", "and ranges of them"},
+        {"kivi:skip_layers=-1", "use layers from 0 to 255"},
+        {"kivi:skip_layers=256", "use layers from 0 to 255"},
+        {"kivi:skip_layers=99999999999999999999", "use layers from 0 to 255"},
+        {"kivi:skip_layers=1+2", "as in 0-1;30"},
+        {"kivi:skip_layers=1,skip_layers=2", "skip_layers is given twice, 1 and 2"},
+        {"full:skip_layers=1", "it leaves the cache of every layer full"},
+        {"llmlingua2:window_layers=1", "it has no 'window_layers'"},
+        {"streaming:window_layers=2", "use 0 or 1"},
+        {"h2o:window_layers=1", "it cannot act on layers with a window (streaming can)"},
+        {"kivi:skip_layer=1", "unknown parameter 'skip_layer'"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct kv_spec s;

@@ -143,8 +143,8 @@ static void test_config(void **state)
                          "\"factor\": 32.0, \"low_freq_factor\": 1.0, \"high_freq_factor\": 4.0, "
                          "\"original_max_position_embeddings\": 8192}, \"torch_dtype\": \"bfloat16\""),
                    &c));
-    assert_true(c.rope[0].scaling == ROPE_LLAMA3 && c.rope[0].theta == 500000 && c.rope[0].original_len == 8192 &&
-                c.rope[0].high_freq == 4 && c.dtype == DT_BF16);
+    assert_true(c.rope[0].scaling == ROPE_LLAMA3 && c.rope[0].theta == 500000 &&
+                c.rope[0].original_len == 8192 && c.rope[0].high_freq == 4 && c.dtype == DT_BF16);
     OK(open_config(LLAMA(", \"rope_scaling\": null, \"attention_bias\": true, \"tie_word_embeddings\": true"),
                    &c));
     assert_true(c.qkv_bias && c.o_bias && c.tied);
@@ -158,27 +158,64 @@ static void test_config(void **state)
     assert_int_equal(c.window, 0); /* 4096, as long as the model */
 }
 
-/* A window bounds how long a sequence may be; what fits it is computed, whatever the layers are called. */
+static void open_shape(const char *json, struct model_config *c, struct seq_shape *s)
+{
+    OK(open_config(json, c));
+    model_config_shape(c, DT_F16, NULL, s);
+}
+
+/* Layers with a window are a kind of their own where it is shorter than the model; sequences that max_len
+ * keeps within it see everything, and nothing longer is run. */
 static void test_config_window(void **state)
 {
     (void)state;
+#define QWEN(more)    "{\"model_type\": \"qwen2\", " SIZES ", \"num_key_value_heads\": 2" more "}"
+#define MISTRAL(more) "{\"model_type\": \"mistral\", " SIZES ", \"num_key_value_heads\": 2" more "}"
     struct model_config c;
-    struct seq_shape shape;
-    OK(open_config("{\"model_type\": \"qwen2\", " SIZES
-                   ", \"num_key_value_heads\": 2, \"use_sliding_window\": true, "
-                   "\"sliding_window\": 1024, \"layer_types\": [\"full_attention\", \"sliding_attention\"]}",
+    struct seq_shape s;
+    open_shape(QWEN(", \"use_sliding_window\": true, \"sliding_window\": 1024, "
+                    "\"layer_types\": [\"full_attention\", \"sliding_attention\"]"),
+               &c, &s);
+    assert_true(c.window == 1024 && c.max_len == 4096 && s.max_len == INT32_MAX && s.n_kind == 2);
+    assert_true(shape_kind(&s, 0)->compress && shape_kind(&s, 0)->window == 0);
+    assert_true(!shape_kind(&s, 1)->compress && shape_kind(&s, 1)->window == 1024);
+    model_config_limit(&c, 1024);
+    model_config_shape(&c, DT_F16, NULL, &s);
+    assert_true(s.n_kind == 1 && s.kind[0].window == 0 && s.max_len == 1024);
+    model_config_limit(&c, 1025);
+    model_config_shape(&c, DT_F16, NULL, &s);
+    assert_true(s.n_kind == 2 && s.max_len == INT32_MAX);
+    open_shape(QWEN(", \"use_sliding_window\": true, \"sliding_window\": 1024, \"max_window_layers\": 1"), &c,
+               &s);
+    assert_true(s.n_kind == 2 && shape_kind(&s, 0)->window == 0 && shape_kind(&s, 1)->window == 1024);
+    open_shape(QWEN(", \"use_sliding_window\": true, \"sliding_window\": 1024, \"max_window_layers\": 0"), &c,
+               &s);
+    assert_true(s.n_kind == 1 && s.kind[0].window == 1024);
+    open_shape(QWEN(", \"use_sliding_window\": true, \"sliding_window\": 1024"), &c,
+               &s); /* 28 layers are not there */
+    assert_true(s.n_kind == 1 && s.kind[0].window == 0);
+    open_shape(QWEN(", \"sliding_window\": 1024, \"layer_types\": [\"sliding_attention\"]"), &c,
+               &s); /* off */
+    assert_true(c.window == 0 && s.n_kind == 1 && s.kind[0].compress);
+    open_shape(MISTRAL(", \"sliding_window\": 1024"), &c, &s);
+    assert_true(s.n_kind == 1 && s.kind[0].window == 1024 && !s.kind[0].compress);
+    open_shape(MISTRAL(", \"sliding_window\": 4096"), &c, &s);
+    assert_true(c.window == 0 && s.kind[0].window == 0 && s.max_len == INT32_MAX);
+#undef QWEN
+}
+
+/* Qwen3: norms of every head, a head_dim of its own. */
+static void test_config_qwen3(void **state)
+{
+    (void)state;
+    struct model_config c;
+    OK(open_config("{\"model_type\": \"qwen3\", " SIZES ", \"num_key_value_heads\": 2}", &c));
+    assert_true(c.head_dim == 128 && !c.qkv_bias && !c.o_bias && c.window == 0);
+    assert_string_equal(c.family, "llama");
+    OK(open_config("{\"model_type\": \"qwen3\", " SIZES
+                   ", \"num_key_value_heads\": 2, \"head_dim\": 32, \"attention_bias\": true}",
                    &c));
-    assert_int_equal(c.window, 1024);
-    assert_int_equal(c.max_len, 4096);
-    model_config_shape(&c, DT_F16, NULL, &shape);
-    assert_int_equal(shape.max_len, 1024);
-    OK(open_config(
-        "{\"model_type\": \"qwen2\", " SIZES ", \"num_key_value_heads\": 2, \"sliding_window\": 1024}", &c));
-    assert_int_equal(c.window, 0);
-    OK(open_config("{\"model_type\": \"mistral\", " SIZES
-                   ", \"num_key_value_heads\": 2, \"sliding_window\": 4096}",
-                   &c));
-    assert_int_equal(c.window, 0);
+    assert_true(c.head_dim == 32 && c.qkv_bias && c.o_bias);
 }
 
 static void test_config_refused(void **state)
@@ -202,7 +239,10 @@ static void test_config_refused(void **state)
         {LLAMA(", \"rope_theta\": -1"), "rope_theta"},
         {LLAMA(", \"rope_theta\": \"x\""), "rope_theta"},
         {LLAMA(", \"rms_norm_eps\": 0"), "rms_norm_eps"},
-        {LLAMA(", \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4}"), "'yarn' is not supported"},
+        {LLAMA(", \"rope_scaling\": {\"type\": \"yarn\"}"), "'factor' is missing"},
+        {LLAMA(", \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4, \"truncate\": 1}"), "'truncate'"},
+        {LLAMA(", \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4, \"beta_fast\": \"x\"}"),
+         "'beta_fast'"},
         {LLAMA(", \"rope_scaling\": {\"rope_type\": \"dynamic\", \"factor\": 4}"), "'dynamic'"},
         {LLAMA(", \"rope_scaling\": {\"type\": \"linear\"}"), "'factor' is missing"},
         {LLAMA(", \"rope_scaling\": {\"type\": 4}"), "string"},
@@ -218,6 +258,10 @@ static void test_config_refused(void **state)
         {LLAMA(", \"dtype\": \"int8\""), "int8"},
         {"{\"model_type\": \"mistral\", " SIZES ", \"num_key_value_heads\": 2, \"sliding_window\": 0}",
          "'sliding_window' is 0"},
+        {MISTRAL(", \"sliding_window\": 64, \"layer_types\": [\"full_attention\", \"sliding_attention\"]"),
+         "layer_types[0] is 'full_attention' beside"},
+        {MISTRAL(", \"sliding_window\": 64, \"layer_types\": [\"sliding_attention\"]"),
+         "1 entries for 2 layers"},
         {LLAMA(", \"sliding_window\": 64, \"layer_types\": [\"sliding_attention\"]"), "layer_types[0]"},
         {"{\"model_type\": \"mistral\", " SIZES
          ", \"num_key_value_heads\": 2, \"layer_types\": [\"full_attention\", "
@@ -298,10 +342,11 @@ static void test_hash(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_metadata),      cmocka_unit_test(test_expand),
-        cmocka_unit_test(test_expand_parts),  cmocka_unit_test(test_config),
-        cmocka_unit_test(test_config_window), cmocka_unit_test(test_config_refused),
-        cmocka_unit_test(test_missing),       cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_metadata),       cmocka_unit_test(test_expand),
+        cmocka_unit_test(test_expand_parts),   cmocka_unit_test(test_config),
+        cmocka_unit_test(test_config_window),  cmocka_unit_test(test_config_qwen3),
+        cmocka_unit_test(test_config_refused), cmocka_unit_test(test_missing),
+        cmocka_unit_test(test_hash),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

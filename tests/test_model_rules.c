@@ -1,6 +1,7 @@
 /* Model files as the field reads them: what a hash covers, keys that stand twice, stop ids, files that are
  * not what their names say. */
 #include "model/file_int.h"
+#include "model/rope.h"
 #include "model_common.h"
 #include "scratch.h"
 
@@ -185,14 +186,32 @@ static bool open_with(json_t *keys, struct model_config *c, char **notes)
 
 static void same_rope(const json_t *want, const struct model_config *c, const char *text)
 {
-    static const char *const kinds[] = {"default", "linear", "llama3"};
+    static const char *const kinds[] = {"default", "linear", "llama3", "yarn"};
     const char *kind = json_string_value(json_object_get(want, "rope_type"));
     if (strcmp(kind, kinds[c->rope[0].scaling]) != 0 || c->rope[0].theta != number(want, "rope_theta") ||
-        c->rope[0].factor != number(want, "factor") || c->rope[0].low_freq != number(want, "low_freq_factor") ||
+        c->rope[0].factor != number(want, "factor") ||
+        c->rope[0].low_freq != number(want, "low_freq_factor") ||
         c->rope[0].high_freq != number(want, "high_freq_factor"))
-        fail_msg("%s: %s, theta %g, factor %g", text, kinds[c->rope[0].scaling], c->rope[0].theta, c->rope[0].factor);
-    if (c->rope[0].scaling == ROPE_LLAMA3)
+        fail_msg("%s: %s, theta %g, factor %g", text, kinds[c->rope[0].scaling], c->rope[0].theta,
+                 c->rope[0].factor);
+    if (c->rope[0].scaling >= ROPE_LLAMA3)
         assert_int_equal(c->rope[0].original_len, (int64_t)number(want, "original_max_position_embeddings"));
+}
+
+/* The table of the fixture's heads of 16 and the scale of cosines and sines. */
+static void same_table(const json_t *want, const struct model_config *c, const char *text)
+{
+    const json_t *list = json_object_get(want, "inv_freq");
+    float freq[8];
+    assert_int_equal(json_array_size(list), 8);
+    rope_frequencies(&c->rope[0], NULL, 16, 1, freq);
+    for (size_t i = 0; i < 8; i++) {
+        const double f = json_number_value(json_array_get(list, i));
+        if (!(fabs((double)freq[i] - f) <= 3e-7 * f))
+            fail_msg("%s: pair %d turns by %.9g, not %.9g", text, (int)i, (double)freq[i], f);
+    }
+    if (!(fabs((double)rope_scale(&c->rope[0]) - number(want, "scale")) <= 1e-6))
+        fail_msg("%s: scale %.9g", text, (double)rope_scale(&c->rope[0]));
 }
 
 /* As transformers resolves them (tests/oracle/rope_config.py). */
@@ -211,12 +230,14 @@ static void test_rope(void **state)
             fail_msg("%s: %s", text, opens ? "is not refused" : err_text());
         if (opens)
             same_rope(one, &c, text);
+        if (opens)
+            same_table(one, &c, text);
         n_raises += raises;
         free(notes);
         free(text);
     }
-    assert_int_equal(i, 32);
-    assert_int_equal(n_raises, 6);
+    assert_int_equal(i, 46);
+    assert_int_equal(n_raises, 7);
     json_decref(root);
 }
 
@@ -241,14 +262,15 @@ static void test_rope_notes(void **state)
          "'rope_type' 'linear' in 'rope_scaling' counts and 'type' 'default' does not"},
         {"{\"rope_scaling\": {\"factor\": 2}}", true, "'factor' in 'rope_scaling' does not count"},
         {"{\"dtype\": \"float16\", \"torch_dtype\": \"bfloat16\"}", true, "'dtype' counts"},
-        {"{\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4}}", false,
+        {"{\"rope_scaling\": {\"rope_type\": \"dynamic\", \"factor\": 4}}", false,
          "rope_scaling.rope_type: rope "
-         "scaling 'yarn'"},
-        {"{\"rope_scaling\": {\"rope_type\": \"default\", \"type\": \"yarn\"}}", false, "rope_scaling.type"},
+         "scaling 'dynamic'"},
+        {"{\"rope_scaling\": {\"rope_type\": \"default\", \"type\": \"longrope\"}}", false,
+         "rope_scaling.type"},
         {"{\"rope_scaling\": " LIN ", \"rope_parameters\": {\"rope_type\": \"longrope\"}}", false,
          "rope_parameters.rope_type: rope scaling 'longrope'"},
-        {"{\"rope_parameters\": {\"full_attention\": {\"rope_type\": \"yarn\"}}}", false,
-         "full_attention.rope_type: rope scaling 'yarn'"},
+        {"{\"rope_parameters\": {\"full_attention\": {\"rope_type\": \"longrope\"}}}", false,
+         "full_attention.rope_type: rope scaling 'longrope'"},
         {"{\"rope_parameters\": {\"full_attention\": " LIN "}}", false, "one object per layer type"},
         {"{\"rope_parameters\": {\"rope_type\": \"default\", \"partial_rotary_factor\": 0.5}}", false,
          "partial_rotary_factor"},

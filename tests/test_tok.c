@@ -442,6 +442,14 @@ static void test_templates(void **state)
                    "<|im_start|>user\n hi <|im_end|>\n<|im_start|>assistant\n"},
         {"llama3", "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>"
                    "<|start_header_id|>assistant<|end_header_id|>\n\n"},
+        {"qwen3", "<|im_start|>user\n hi <|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"},
+        {"qwen2.5", "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful "
+                    "assistant.<|im_end|>\n<|im_start|>user\n hi <|im_end|>\n<|im_start|>assistant\n"},
+        {"llama3.1",
+         "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December "
+         "2023\nToday Date: 26 Jul 2024\n\n<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>"
+         "<|start_header_id|>assistant<|end_header_id|>\n\n"},
+        {"mistral_v3", "<s>[INST]  hi [/INST]"},
         {"mistral_instruct", "<s>[INST]  hi  [/INST]"},
         {"recurrentgemma", "<bos><start_of_turn>user\nhi<end_of_turn>\n<start_of_turn>model\n"},
         {"mamba-chat", "<|user|>\n hi <|endoftext|>\n<|assistant|>\n"},

@@ -58,7 +58,7 @@ int kv_predict_layer(const struct kv_spec *spec, const struct seq_shape *shape, 
     struct ops ops = dry;
     struct kv_cache c;
     const bool shares = !kv_prefill_key(spec, n_prompt, shape);
-    const bool acts = kv_acts(spec->method) && shape_kind(shape, layer)->compress;
+    const bool acts = kv_spec_acts(spec, shape, layer);
     const bool forks = shares && !acts && n_prompt > 0;
     TRY(kv_open(&c, spec, shape, &ops, layer, n_prompt, forks ? n_prompt : n_max));
     int rc = forks ? predict_fork(spec, &c, n_max, l) : 0;
@@ -77,15 +77,26 @@ static void add_times(struct kv_ledger *sum, const struct kv_ledger *one, uint64
             sum->bytes[k][p] += times * one->bytes[k][p];
 }
 
-/* Layers of a kind take the same, unless the method says otherwise: one of each kind is opened. */
+/* Layers of a kind that the method acts on (or not); *first: one of them. */
+static int32_t count_layers(const struct kv_spec *spec, const struct seq_shape *shape, int32_t kind,
+                            bool acts, int32_t *first)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < shape->n_layer; i++) {
+        if (shape->kind_of[i] != kind || kv_spec_acts(spec, shape, i) != acts)
+            continue;
+        *first = n++ ? *first : i;
+    }
+    return n;
+}
+
+/* They take the same, unless the method says otherwise: one of them is opened. */
 static int predict_kinds(const struct kv_spec *spec, const struct seq_shape *shape, int64_t n_prompt,
                          int64_t n_max, struct kv_ledger *l)
 {
-    for (int32_t k = 0; k < shape->n_kind; k++) {
+    for (int32_t k = 0; k < 2 * shape->n_kind; k++) {
         struct kv_ledger one = {0};
-        int32_t n = shape_layers_of(shape, k), first = 0;
-        while (n && shape->kind_of[first] != k)
-            first++;
+        int32_t first = 0, n = count_layers(spec, shape, k / 2, k % 2, &first);
         if (n)
             TRY(kv_predict_layer(spec, shape, first, n_prompt, n_max, &one));
         add_times(l, &one, (uint64_t)n);

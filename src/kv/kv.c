@@ -77,20 +77,41 @@ void kv_dense_settle(struct kv_dense *d, struct ops *ops)
     d->attn_scores = d->norm = NULL;
 }
 
-/* The key of all kinds that the method acts on: 0 if all are. */
+/* Kinds of which the method acts on a layer, and, in bits, the layers. */
+static uint32_t acted_kinds(const struct kv_spec *spec, const struct seq_shape *shape,
+                            int64_t layers[SHAPE_LAYERS / 64])
+{
+    uint32_t kinds = 0;
+    for (int32_t i = 0; i < shape->n_layer; i++) {
+        if (!kv_spec_acts(spec, shape, i))
+            continue;
+        kinds |= UINT32_C(1) << shape->kind_of[i];
+        layers[i / 64] |= (int64_t)(UINT64_C(1) << (i % 64));
+    }
+    return kinds;
+}
+
+/* The key of all kinds that the method acts on: 0 if all are. Specs that name their layers say which. */
 uint64_t kv_prefill_key(const struct kv_spec *spec, int64_t n_prompt, const struct seq_shape *shape)
 {
-    int64_t key[SHAPE_KINDS];
+    static const struct kv_layers usual = {0};
+    int64_t key[SHAPE_KINDS + SHAPE_LAYERS / 64], layers[SHAPE_LAYERS / 64] = {0};
+    const uint32_t kinds = acted_kinds(spec, shape, layers);
     int n = 0;
     bool any = false;
     for (int32_t i = 0; spec->method->prefill_key && i < shape->n_kind; i++) {
-        if (!shape->kind[i].compress)
+        if (!(kinds >> i & 1))
             continue;
         key[n] = (int64_t)spec->method->prefill_key(spec->params, n_prompt, &shape->kind[i]);
         any = any || key[n] != 0;
         n++;
     }
-    return !any ? 0 : n == 1 ? (uint64_t)key[0] : kv_key(spec->method->name, key, n);
+    if (!any)
+        return 0;
+    if (memcmp(&spec->layers, &usual, sizeof usual) != 0)
+        for (int i = 0; i < SHAPE_LAYERS / 64; i++)
+            key[n++] = layers[i];
+    return n == 1 ? (uint64_t)key[0] : kv_key(spec->method->name, key, n);
 }
 
 unsigned kv_wants(const struct kv_spec *spec)
@@ -111,7 +132,7 @@ static int prepare(struct kv_cache *c, const struct kv_spec *spec, const struct 
                    struct ops *ops, int32_t layer, int64_t n_prompt, int64_t n_max)
 {
     const struct layer_kind *kind = shape_kind(shape, layer);
-    const bool skipped = kv_acts(spec->method) && !kind->compress;
+    const bool skipped = kv_acts(spec->method) && !kv_spec_acts(spec, shape, layer);
     *c = (struct kv_cache){.method = skipped ? &kv_method_full : spec->method,
                            .params = skipped ? NULL : spec->params,
                            .shape = shape,
@@ -284,15 +305,33 @@ void kv_get_budgets(const struct kv_cache *c, struct kv_budgets *b)
     b->value[KV_TRUE_RATIO] = true_ratio(shape_layer_bytes(c->shape, c->layer, c->n_max), &l);
 }
 
-/* The mean over the n_layer caches where it applies and methods may act; equal values stay what they are. */
+/* Whose budgets are the sequence's: layers that a method acts on, of them those that keep all tokens where
+ * there are any; without a method all that keep all tokens. */
+static bool speaks(const struct kv_cache *c, bool acts, bool whole)
+{
+    return kv_acts(c->method) == acts && c->kind->compress == whole;
+}
+
+static void who_speaks(const struct kv_cache *c, int32_t n_layer, bool *acts, bool *whole)
+{
+    *acts = *whole = false;
+    for (int32_t i = 0; i < n_layer; i++)
+        *acts = *acts || kv_acts(c[i].method);
+    for (int32_t i = 0; i < n_layer; i++)
+        *whole = *whole || speaks(&c[i], *acts, true);
+    *whole = *whole || !*acts;
+}
+
+/* The mean over the layers that speak and where it applies; equal values stay what they are. */
 static double mean_budget(const struct kv_budgets *of, const struct kv_cache *c, int32_t n_layer, int which)
 {
     double sum = 0, first = NAN;
     int32_t n = 0;
-    bool equal = true;
+    bool equal = true, acts, whole;
+    who_speaks(c, n_layer, &acts, &whole);
     for (int32_t i = 0; i < n_layer; i++) {
         double v = of[i].value[which];
-        if (!c[i].kind->compress || isnan(v))
+        if (!speaks(&c[i], acts, whole) || isnan(v))
             continue;
         first = n++ ? first : v;
         equal = equal && v == first;

@@ -83,9 +83,16 @@ struct kv_info {
     const char *name, *source, *summary;
     const struct param *params; /* NULL: none */
     size_t params_bytes;
-    bool ratio; /* takes "ratio=N" */
+    bool ratio;           /* takes "ratio=N" */
+    bool layers, windows; /* takes "skip_layers=LIST"; "window_layers=1" */
 };
 struct kv_info kv_method_info(const struct kv_method *m);
+
+/* Which layers a method acts on, of all attention layers of a model: "skip_layers=0-1;30,window_layers=1". */
+struct kv_layers {
+    bool windows;            /* those with a window too */
+    bool skip[SHAPE_LAYERS]; /* these stay full */
+};
 
 /* A method with its parameters parsed: "kivi:bits=2", "streaming:ratio=4". */
 struct kv_spec {
@@ -95,6 +102,7 @@ struct kv_spec {
     char *label;          /* short text for people: "kivi:bits=2" */
     double nominal_ratio; /* NaN with a budget: it follows from the sequence */
     uint64_t budget; /* device bytes of a sequence, over all layers; 0: none. "streaming:budget=256MiB" */
+    struct kv_layers layers;
 };
 int kv_spec_parse(struct kv_spec *s,
                   const char *text); /* ERR_INPUT: unknown method with the nearest name, bad parameter */
@@ -109,6 +117,13 @@ int kv_spec_check(const struct kv_spec *s, const struct seq_shape *shape);
 /* Whether every layer is uncompressed: the method has no cache of its own (`full`, and methods that rewrite
  * the prompt). */
 bool kv_spec_plain(const struct kv_spec *s);
+/* Whether "key=value" is one of the keys that stand beside a method's own: ratio, budget, skip_layers,
+ * window_layers. */
+bool kv_spec_shared_key(const char *item);
+/* Whether the method acts on this layer. */
+bool kv_spec_acts(const struct kv_spec *s, const struct seq_shape *shape, int32_t layer);
+/* Bytes of n uncompressed tokens in the layers that it acts on. */
+uint64_t kv_spec_acted_bytes(const struct kv_spec *s, const struct seq_shape *shape, int64_t n);
 /* The spec for one sequence, owned: a copy, in which a budget has become the mildest parameters whose caches
  * (all layers, everything on the device) stay within it. ERR_INPUT says the smallest budget that is possible.
  */
@@ -140,7 +155,8 @@ struct tensor kv_state(const struct kv_cache *c, int32_t i);
 int kv_advance(struct kv_cache *c, int64_t n_tokens);
 void kv_bytes(const struct kv_cache *c, struct kv_ledger *l);
 void kv_get_budgets(const struct kv_cache *c, struct kv_budgets *b); /* of this layer */
-/* Of a sequence: the mean over the layers that keep all tokens; the true ratio is that of all layers. */
+/* Of a sequence: the mean over the layers that keep all tokens and that a method acts on (if there are none,
+ * over those with a window that it acts on); the true ratio is that of all layers. */
 void kv_seq_budgets(const struct kv_cache *c, int32_t n_layer, struct kv_budgets *b);
 
 /* 0: the sequence can start from the plain prompt pass; otherwise see the hook. */

@@ -28,6 +28,10 @@ struct kv_method {
     bool (*keeps_prompt)(const void *params);
     /* What it takes depends on the layer within its kind, so that predictions open every one. */
     bool per_layer;
+    /* It can act on layers with a window (window_layers=1): its rows see no key that the layer would not show
+     * them, and shares of the prompt are of what the layer would hold. Otherwise such a setting is refused.
+     */
+    bool windows;
     /* Takes everything that the sequence will hold, through c->ops->alloc, copy and sync alone: what a cache
      * will take is learned by opening it on a backend that owns nothing (kv_predict). */
     int (*open)(struct kv_cache *c);
@@ -47,6 +51,13 @@ struct kv_method {
 
 /* Whether the method has a cache of its own, or leaves every layer to the plain one. */
 bool kv_acts(const struct kv_method *m);
+
+/* Layers of a spec (layers.c). "skip_layers=0-1;30" or "window_layers=1"; ERR_INPUT begins with `where`. */
+int kv_layers_set(struct kv_spec *s, const char *item, const char *where);
+/* Canonical text, added behind a comma where *out holds something; nothing for the defaults. */
+void kv_layers_text(const struct kv_layers *l, struct str *out);
+/* ERR_INPUT: a layer that the model does not have, or nothing left to act on. */
+int kv_layers_check(const struct kv_spec *s, const struct seq_shape *shape);
 
 /* ---- Tools ---- */
 

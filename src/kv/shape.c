@@ -66,14 +66,6 @@ uint64_t shape_full_bytes(const struct seq_shape *s, int64_t n)
     return sum;
 }
 
-uint64_t shape_compress_bytes(const struct seq_shape *s, int64_t n)
-{
-    uint64_t sum = 0;
-    for (int32_t i = 0; i < s->n_layer; i++)
-        sum += shape_kind(s, i)->compress ? shape_layer_bytes(s, i, n) : 0;
-    return sum;
-}
-
 /* Pairs of query and key of the first n rows: the causal triangle, cut at the window. */
 static double pairs(const struct layer_kind *k, double n)
 {
@@ -97,12 +89,4 @@ double shape_mix_flops(const struct seq_shape *s, int64_t from, int64_t to)
     for (int32_t i = 0; i < s->n_kind; i++)
         sum += shape_layers_of(s, i) * kind_flops(&s->kind[i], (double)from, (double)to);
     return sum;
-}
-
-int32_t shape_ranks(const struct seq_shape *s, int16_t rank[SHAPE_LAYERS])
-{
-    int16_t n = 0;
-    for (int32_t i = 0; i < s->n_layer; i++)
-        rank[i] = shape_kind(s, i)->compress ? n++ : (int16_t)-1;
-    return n;
 }

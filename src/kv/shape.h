@@ -19,7 +19,7 @@ struct state_array {
 /* A kind of layer. Llama has one; models that alternate between windows and full attention have two. */
 struct layer_kind {
     enum layer_mixer mixer;
-    bool compress; /* a method may act here: attention over all tokens */
+    bool compress; /* methods act here unless told otherwise (kv_spec_acts): attention over all tokens */
 
     int32_t n_head, n_kv_head; /* attention */
     int32_t d_k, d_v;          /* of a cached key and value row per head */
@@ -68,18 +68,13 @@ uint64_t kind_row_bytes(const struct layer_kind *k, enum dtype dtype);
 uint64_t kind_state_bytes(const struct layer_kind *k);
 
 /* Bytes of the uncompressed sequence after n tokens, the baseline of every ratio: windows hold min(n, window)
- * rows, states what they hold. And of one layer, and of the layers on which a method may act. */
+ * rows, states what they hold. And of one layer. */
 uint64_t shape_full_bytes(const struct seq_shape *s, int64_t n);
 uint64_t shape_layer_bytes(const struct seq_shape *s, int32_t layer, int64_t n);
-uint64_t shape_compress_bytes(const struct seq_shape *s, int64_t n);
 
 /* Flops (two per multiply-add) of mixing the rows [from, to) of a sequence: queries times keys and weights
  * times values, counted over the causal triangle (n^2/2 pairs of n rows) or its part inside the window; three
  * multiply-adds per value of a state and row. */
 double shape_mix_flops(const struct seq_shape *s, int64_t from, int64_t to);
-
-/* Which layers a method acts on: rank[layer] counts them, -1 for the others. Returns how many. Layers without
- * rank hold the plain cache (attention) or their state. */
-int32_t shape_ranks(const struct seq_shape *s, int16_t rank[SHAPE_LAYERS]);
 
 #endif

@@ -39,8 +39,14 @@ const char *kv_method_name(const struct kv_method *m)
 
 struct kv_info kv_method_info(const struct kv_method *m)
 {
-    return (struct kv_info){m->name,   m->source,       m->summary,
-                            m->params, m->params_bytes, m->from_ratio != NULL};
+    return (struct kv_info){.name = m->name,
+                            .source = m->source,
+                            .summary = m->summary,
+                            .params = m->params,
+                            .params_bytes = m->params_bytes,
+                            .ratio = m->from_ratio != NULL,
+                            .layers = kv_acts(m),
+                            .windows = m->windows};
 }
 
 bool kv_spec_plain(const struct kv_spec *s)
@@ -50,20 +56,13 @@ bool kv_spec_plain(const struct kv_spec *s)
 
 int kv_spec_check(const struct kv_spec *s, const struct seq_shape *shape)
 {
-    int n = 0;
     if (kv_spec_plain(s))
         return 0;
-    for (int32_t i = 0; i < shape->n_kind; i++) {
-        if (!shape->kind[i].compress)
-            continue;
-        n++;
-        if (s->method->check)
-            TRY(s->method->check(s->params, &shape->kind[i]));
-    }
-    return n ? 0
-             : err_set(ERR_INPUT,
-                       "method %s: no layer of this model keeps all tokens: there is nothing to compress",
-                       s->method->name);
+    TRY(kv_layers_check(s, shape));
+    for (int32_t i = 0; s->method->check && i < shape->n_layer; i++)
+        if (kv_spec_acts(s, shape, i))
+            TRY(s->method->check(s->params, shape_kind(shape, i)));
+    return 0;
 }
 
 static int unknown_method(const char *name)
@@ -202,6 +201,8 @@ static int set_params(struct kv_spec *s, const char *text, const char *where)
             ratio = true;
         } else if (!strncmp(item, "budget=", 7)) {
             budget = item + 7;
+        } else if (kv_spec_shared_key(item)) {
+            rc = kv_layers_set(s, item, where);
         } else {
             str_printf(&rest, "%s%s", rest.n ? "," : "", item);
         }
@@ -225,6 +226,15 @@ static void add_budget(struct str *out, uint64_t bytes)
     for (; u < 4 && bytes % 1024 == 0; u++)
         bytes /= 1024;
     str_printf(out, "%sbudget=%llu%s", out->n ? "," : "", (unsigned long long)bytes, unit[u]);
+}
+
+bool kv_spec_shared_key(const char *item)
+{
+    static const char *const keys[] = {"ratio=", "budget=", "skip_layers=", "window_layers="};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (!strncmp(item, keys[i], strlen(keys[i])))
+            return true;
+    return false;
 }
 
 /* Parameters that a budget decides are not part of the text. */
@@ -264,6 +274,8 @@ static void set_texts(struct kv_spec *s)
         if (!brief.n && full.n)
             str_addn(&brief, full.data, strcspn(full.data, ","));
     }
+    kv_layers_text(&s->layers, &full);
+    kv_layers_text(&s->layers, &brief);
     s->text = full.n ? mem_printf("%s:%s", s->method->name, str_c(&full)) : mem_strdup(s->method->name);
     s->label = brief.n ? mem_printf("%s:%s", s->method->name, str_c(&brief)) : mem_strdup(s->method->name);
     str_free(&full);

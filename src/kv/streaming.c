@@ -5,7 +5,11 @@
  * prompt pass is plain (every row sees all before it), and the rule holds from the first decode step on.
  *
  * Keys are stored rotated at their true position: for a sink that is its own index, which is what both sets
- * want; the query is rotated twice instead. */
+ * want; the query is rotated twice instead.
+ *
+ * In a layer with a window of W (window_layers=1), shares are of min(T, W) tokens, what the layer would hold
+ * of T, and sinks and near tokens are at most W together: places in the cache are then places in the window,
+ * and a sink is seen as if it stood there. */
 #include "base/err.h"
 #include "base/mem.h"
 #include "kv/window.h"
@@ -57,7 +61,11 @@ static int stream_from_ratio(void *params, double ratio)
 static int stream_check(const void *params, const struct layer_kind *kind)
 {
     const struct stream_params *p = params;
-    (void)kind;
+    if (kind && kind->window && p->when == KV_WHEN_AFTER)
+        return err_set(
+            ERR_INPUT,
+            "method streaming: window_layers=1 is not allowed with when=after: layers with a window "
+            "have dropped their first tokens by then");
     if (p->init && !p->local)
         return err_set(ERR_INPUT, "method streaming: init=%lld is not allowed without local; give local >= 1",
                        (long long)p->init);
@@ -71,20 +79,24 @@ static double stream_nominal(const void *params)
     return p->local ? fmax(1, 10000 / (double)(p->init + p->local)) : 1 / p->keep;
 }
 
-/* Budgets for a prompt of T tokens, in the double arithmetic of the reference's infllm_utils.py. */
-static void stream_sizes(const struct stream_params *p, int64_t T, int64_t *n_init, int64_t *n_local)
+/* Budgets for a prompt of T tokens, in the double arithmetic of the reference's infllm_utils.py. `window`: of
+ * the layer; 0: none. */
+static void stream_sizes(const struct stream_params *p, int64_t T, int64_t window, int64_t *n_init,
+                         int64_t *n_local)
 {
+    T = window ? min64(T, window) : T;
     int64_t counted = p->cap && p->cap < T ? p->cap : T;
     int64_t total = (int64_t)(p->keep * (double)counted);
     *n_init = p->local ? p->init : (int64_t)((double)total * p->init_share);
     *n_local = p->local ? p->local : total - *n_init > 1 ? total - *n_init : 1;
+    *n_local = window ? min64(*n_local, window) : *n_local;
+    *n_init = window ? min64(*n_init, window - *n_local) : *n_init;
 }
 
 static uint64_t stream_prefill_key(const void *params, int64_t n_prompt, const struct layer_kind *kind)
 {
     int64_t size[2];
-    (void)kind;
-    stream_sizes(params, n_prompt, &size[0], &size[1]);
+    stream_sizes(params, n_prompt, kind ? kind->window : 0, &size[0], &size[1]);
     bool plain = size[1] >= n_prompt || ((const struct stream_params *)params)->when != KV_WHEN_PREFILL;
     return plain ? 0 : kv_key("streaming", size, 2);
 }
@@ -93,7 +105,7 @@ static int stream_open(struct kv_cache *c)
 {
     struct stream *s = c->state = mem_alloc(1, sizeof *s);
     const size_t row = kv_row_bytes(c);
-    stream_sizes(c->params, c->n_prompt, &s->n_init, &s->n_local);
+    stream_sizes(c->params, c->n_prompt, c->kind->window, &s->n_init, &s->n_local);
     s->n_sink = s->n_local >= c->n_max ? 0 : min64(s->n_init, c->n_max);
     for (int i = 0; i < 2; i++) {
         TRY(kv_mem_open(c, &s->mem[i], (size_t)s->n_sink * row, MEM_WINDOW));
@@ -316,6 +328,7 @@ const struct kv_method kv_method_streaming = {
     .check = stream_check,
     .nominal_ratio = stream_nominal,
     .prefill_key = stream_prefill_key,
+    .windows = true,
     .open = stream_open,
     .from_dense = stream_from_dense,
     .step = stream_step,

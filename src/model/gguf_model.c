@@ -5,6 +5,7 @@
 #include "base/str.h"
 #include "model/file_int.h"
 #include "model/reader.h"
+#include "model/rope.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -131,9 +132,43 @@ static int refuse_scaling(struct reader *r)
                                  gguf_path(r->g), r->key, factor);
 }
 
+/* As llama.cpp computes it (src/llama-context.cpp): the scale of cosines and sines follows from the factor
+ * alone; a yarn_attn_factor in the file is the checkpoint's attention_factor, which transformers would take.
+ */
+static int read_yarn(struct reader *r, const struct model_config *m, struct rope_setting *c)
+{
+    double attention, extrapolation;
+    TRY(get_int(r, "rope.scaling.original_context_length", m->max_len, 1, INT64_C(1) << 40,
+                &c->original_len));
+    TRY(get_real(r, "rope.scaling.yarn_beta_fast", 32, &c->yarn.fast));
+    TRY(get_real(r, "rope.scaling.yarn_beta_slow", 1, &c->yarn.slow));
+    c->yarn.attention = rope_yarn_scale(c->factor, 1);
+    c->yarn.whole = true;
+    TRY(get_real(r, "rope.scaling.yarn_attn_factor", c->yarn.attention, &attention));
+    if (fabs(attention - c->yarn.attention) > 1e-6)
+        return err_set(
+            ERR_INPUT,
+            "%s: key '%s' is %g, which is not supported (only 0.1 ln(factor) + 1 is, %g; llama.cpp "
+            "computes with that, transformers with the key)",
+            gguf_path(r->g), r->key, attention, c->yarn.attention);
+    TRY(get_real(r, "rope.scaling.yarn_ext_factor", 1, &extrapolation));
+    if (extrapolation != 1)
+        return err_set(ERR_INPUT, "%s: key '%s' is %g, which is not supported (only 1)", gguf_path(r->g),
+                       r->key, extrapolation);
+    if (gguf_has(r->g, arch_key(r, "rope.scaling.yarn_log_multiplier")))
+        return err_set(ERR_INPUT, "%s: key '%s' is not supported", gguf_path(r->g), r->key);
+    c->scaling = ROPE_YARN;
+    return 0;
+}
+
+static bool is_text(const struct gguf_text *t, const char *word)
+{
+    return t->n == strlen(word) && !memcmp(t->s, word, t->n);
+}
+
 /* llama3 scaling comes as the tensor rope_freqs.weight (see model.c). As llama.cpp reads the keys
  * (src/llama-model.cpp): a factor counts unless the type says none, under its new name before the old one. */
-static int read_rope(struct reader *r, struct rope_setting *c)
+static int read_rope(struct reader *r, const struct model_config *m, struct rope_setting *c)
 {
     struct gguf_text type = {"linear", 6};
     *c = (struct rope_setting){.low_freq = 1, .high_freq = 1, .partial = 1};
@@ -147,9 +182,11 @@ static int read_rope(struct reader *r, struct rope_setting *c)
     TRY(refuse_scaling(r));
     if (gguf_has(r->g, arch_key(r, "rope.scaling.type")))
         TRY(gguf_text(r->g, r->key, &type));
-    bool none = type.n == 4 && !memcmp(type.s, "none", 4);
-    if (!none && !(type.n == 6 && !memcmp(type.s, "linear", 6)))
-        return err_set(ERR_INPUT, "%s: key '%s' is not supported with this value (none and linear are)",
+    const bool none = is_text(&type, "none");
+    if (is_text(&type, "yarn"))
+        return read_yarn(r, m, c);
+    if (!none && !is_text(&type, "linear"))
+        return err_set(ERR_INPUT, "%s: key '%s' is not supported with this value (none, linear and yarn are)",
                        gguf_path(r->g), r->key);
     if (none && c->factor != 1) {
         str_printf(r->notes, "%s: a rope scaling factor of %g does not count: rope.scaling.type is none\n",
@@ -277,7 +314,7 @@ static int meta_rope(const struct config_reader *r, const struct model_config *c
 {
     (void)layer_type;
     TRY(check_lengths(meta_of(r), c));
-    return read_rope(meta_of(r), out);
+    return read_rope(meta_of(r), c, out);
 }
 
 static int meta_dtype(const struct config_reader *r, struct model_config *c)

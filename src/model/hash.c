@@ -24,6 +24,9 @@ static void config_text(struct str *s, const struct model_config *c)
                c->d_ff, c->n_vocab, (double)c->norm_eps, r->theta, (int)r->scaling, r->factor, r->low_freq,
                r->high_freq, r->original_len, c->max_len, c->tied, c->qkv_bias, c->o_bias,
                dtype_name(c->dtype));
+    if (r->scaling == ROPE_YARN)
+        str_printf(s, "yarn %.17g %.17g %.17g %d\n", r->yarn.fast, r->yarn.slow, r->yarn.attention,
+                   r->yarn.whole);
     const struct family *family = family_find(c->architecture); /* a prompt encoder has none */
     if (family && family->describe)
         family->describe(c, s);

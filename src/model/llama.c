@@ -1,5 +1,5 @@
-/* Llama, Mistral, SmolLM2, LongChat, Qwen2: pre-norm blocks of grouped-query attention with rotary positions
- * and a SwiGLU layer (arXiv 2302.13971; transformers models/llama, mistral, qwen2). */
+/* Llama, Mistral, SmolLM2, LongChat, Qwen2, Qwen3: pre-norm blocks of grouped-query attention with rotary
+ * positions and a SwiGLU layer (arXiv 2302.13971; transformers models/llama, mistral, qwen2, qwen3). */
 #include "model/llama.h"
 #include "base/err.h"
 #include "base/mem.h"
@@ -14,6 +14,7 @@ struct layer {
     const float *norm_att, *norm_mlp; /* [D] */
     struct weight qkv;                /* [(H + 2 Hk) d, D]: rows of q, then k, then v */
     const float *qkv_bias, *o_bias;   /* [(H + 2 Hk) d], [D], or NULL */
+    const float *norm_q, *norm_k;     /* [d] each, or NULL */
     struct weight o;                  /* [D, H d] */
     struct weight gate_up, down;      /* [2 F, D], [D, F] */
 };
@@ -47,6 +48,13 @@ static int bind_layer(struct model *m, const struct model_file *f, struct layer 
     if (c->o_bias)
         TRY(load_floats(l, f, &y->o_bias, layer_names(&s, LAYERS, i, "self_attn.o_proj.bias", NULL, NULL), &D,
                         1));
+    if (llama_of(c)->head_norm) {
+        const int64_t d = c->head_dim;
+        TRY(load_floats(l, f, &y->norm_q, layer_names(&s, LAYERS, i, "self_attn.q_norm.weight", NULL, NULL),
+                        &d, 1));
+        TRY(load_floats(l, f, &y->norm_k, layer_names(&s, LAYERS, i, "self_attn.k_norm.weight", NULL, NULL),
+                        &d, 1));
+    }
     TRY(load_floats(l, f, &y->norm_mlp,
                     layer_names(&s, LAYERS, i, "post_attention_layernorm.weight", NULL, NULL), &D, 1));
     TRY(load_packed(l, f, &y->gate_up,
@@ -101,6 +109,8 @@ static int attend(struct model *m, const struct layer *y, int i, struct att_bufs
                                                    .n_out = 3,
                                                    .h = b->h,
                                                    .wide = b->wide});
+    if (y->norm_q)
+        att_head_norm(m, b, y->norm_q, y->norm_k, 0);
     return att_step(m, i, b, item, n);
 }
 
@@ -152,14 +162,15 @@ static int llama_forward(struct model *m, const struct batch_item *item, int n, 
 
 const struct family family_llama = {
     .name = "llama",
-    .hf_types = "llama|mistral|qwen2",
-    .summary =
-        "Llama 1 to 3, Mistral, LongChat, SmolLM2, Qwen2: grouped-query attention, rotary positions, SwiGLU",
+    .hf_types = "llama|mistral|qwen2|qwen3",
+    .summary = "Llama 1 to 3, Mistral, LongChat, SmolLM2, Qwen2, Qwen3: grouped-query attention, rotary "
+               "positions, SwiGLU",
     .typical = "model.layers.0.self_attn.q_proj.weight",
     .embed = "model.embed_tokens.weight",
     .spare = "rotary_emb.inv_freq|rope_freqs.weight|lm_head.weight",
     .gguf = &llama_gguf,
     .read = llama_read,
+    .describe = llama_describe,
     .shape = llama_shape,
     .cost = llama_cost,
     .bind = llama_bind,

@@ -2,6 +2,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "model/model_int.h"
+#include "model/rope.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -38,6 +39,7 @@ int model_open(struct model **out, struct ops *ops, struct model_file *f, const 
     struct model *m = mem_alloc(1, sizeof *m);
     m->ops = ops;
     m->cfg = f->cfg;
+    model_config_limit(&m->cfg, opt->max_len);
     m->family = fam;
     int rc = read_divisor(m, f);
     if (rc == 0)
@@ -137,37 +139,6 @@ void model_set_tap(struct model *m, void (*tap)(void *ctx, int layer, const stru
 
 /* ---- rotary tables ---- */
 
-/* llama3: long waves are slowed by `factor`, short ones kept, those between blended (transformers
- * modeling_rope_utils.py, _compute_llama3_parameters). */
-static float scale_llama3(const struct rope_setting *s, float f)
-{
-    float len = (float)s->original_len, factor = (float)s->factor;
-    float low = (float)s->low_freq, high = (float)s->high_freq;
-    float wave = (float)(2 * M_PI) / f;
-    if (wave > len / low)
-        return f / factor;
-    if (wave < len / high)
-        return f;
-    float smooth = (len / wave - low) / (high - low);
-    return (1 - smooth) * f / factor + smooth * f;
-}
-
-/* In float32 step by step, as the reference does it: angles of late positions feel the last bit. `divisor`:
- * [n_rot/2] or NULL. */
-static void fill_freq(const struct rope_setting *s, const float *divisor, int32_t n_rot, double theta_factor,
-                      float *freq)
-{
-    float base = (float)(s->theta * theta_factor);
-    for (int32_t i = 0; i < n_rot / 2; i++) {
-        float f = 1.0f / powf(base, (float)(2 * i) / (float)n_rot);
-        if (s->scaling == ROPE_LINEAR)
-            f /= (float)s->factor;
-        if (s->scaling == ROPE_LLAMA3)
-            f = scale_llama3(s, f);
-        freq[i] = divisor ? f / divisor[i] : f;
-    }
-}
-
 static int find_rope(struct model *m, int32_t setting, int32_t n_rot, double factor, const struct rope **rope)
 {
     struct rope_node *r = m->ropes;
@@ -180,12 +151,13 @@ static int find_rope(struct model *m, int32_t setting, int32_t n_rot, double fac
             free(host);
             return err_set(ERR_NOMEM, "no device memory for a rotary table");
         }
-        fill_freq(&m->cfg.rope[setting], setting == 0 ? m->rope_divisor : NULL, n_rot, factor, host);
+        const struct rope_setting *set = &m->cfg.rope[setting];
+        rope_frequencies(set, setting == 0 ? m->rope_divisor : NULL, n_rot, factor, host);
         m->ops->copy(m->ops, dev, host, bytes);
         int rc = m->ops->sync(m->ops);
         free(host);
         r = mem_alloc(1, sizeof *r);
-        *r = (struct rope_node){setting, factor, {n_rot, 1.0f, dev}, m->ropes};
+        *r = (struct rope_node){setting, factor, {n_rot, rope_scale(set), dev}, m->ropes};
         m->ropes = r;
         TRY(rc);
     }
@@ -203,6 +175,11 @@ void model_config_shape(const struct model_config *c, enum dtype cache_dtype,
         shape->options = *options;
     if (f->apply)
         f->apply(c, shape);
+}
+
+void model_config_limit(struct model_config *c, int64_t max_len)
+{
+    c->within = c->window && max_len > 0 && max_len <= c->window;
 }
 
 int model_seq_shape(struct model *m, enum dtype cache_dtype, const struct model_overrides *over,

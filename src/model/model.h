@@ -12,14 +12,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum rope_scaling { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3 };
+enum rope_scaling { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3, ROPE_YARN };
 /* How the positions of a model become angles. */
 struct rope_setting {
     double theta;
     enum rope_scaling scaling;
     double factor, low_freq, high_freq; /* linear: factor; llama3: factor, low_freq_factor, high_freq_factor;
                                            1 where the kind of scaling has none */
-    int64_t original_len;               /* llama3: original_max_position_embeddings; 0 elsewhere */
+    int64_t original_len; /* llama3, yarn: original_max_position_embeddings; 0 elsewhere */
+    struct {              /* zeros elsewhere */
+        double fast, slow; /* beta_fast, beta_slow: rotations over original_len */
+        double attention;  /* cosines and sines are scaled by it */
+        bool whole;        /* truncate: the ramp begins and ends at whole pairs */
+    } yarn;
     double partial;                     /* partial_rotary_factor: the part of each head that is rotated */
 };
 /* Rotary settings of one model (layer_kind.rope_of); bytes of a family's own numbers. */
@@ -34,8 +39,8 @@ struct model_config {
     float norm_eps;
     struct rope_setting rope[MODEL_ROPES]; /* those that the family's layers name */
     int64_t max_len;                       /* max_position_embeddings: the training length */
-    int64_t window; /* sliding window shorter than max_len: as far as it reaches, attention sees everything,
-                       and nothing longer is run; 0: none */
+    int64_t window; /* sliding window shorter than max_len, of the layers that the family says; 0: none */
+    bool within;    /* nothing longer than the window is run: all layers see everything (model_config_limit) */
     bool tied, qkv_bias, o_bias;
     enum dtype dtype; /* of the checkpoint: f32, f16, bf16; quantised GGUF types count as bf16 */
     union {
@@ -103,6 +108,7 @@ struct model;
 struct comm;
 struct model_options {
     enum dtype dtype;  /* weights' dtype on the device */
+    int64_t max_len;   /* as model_config_limit has it; 0: none */
     bool share;        /* keep packed weights once per node in shared memory (CPU backends) */
     int threads;       /* for reading and packing */
     size_t stage;      /* most host memory for rows on their way to a device (two rows at least); 0: 64 MiB */
@@ -128,6 +134,10 @@ int model_seq_shape(struct model *m, enum dtype cache_dtype, const struct model_
  * defaults. */
 void model_config_shape(const struct model_config *c, enum dtype cache_dtype,
                         const struct shape_options *options, struct seq_shape *shape);
+
+/* Sequences will have at most max_len tokens (0: who knows). A window that none of them outgrows is none: its
+ * layers are like the others, and nothing longer than the window is run. */
+void model_config_limit(struct model_config *c, int64_t max_len);
 
 /* How a model's own code changes the choice of the next token (RWKV). Stored logits stay raw. */
 struct model_penalty {

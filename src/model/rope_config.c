@@ -2,6 +2,7 @@
 
 #include "base/err.h"
 #include "model/file_int.h"
+#include "model/rope.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -36,7 +37,8 @@ static int number(const struct reader *r, const json_t *v, const char *key, doub
 
 static bool known_kind(const char *kind)
 {
-    return !strcmp(kind, "default") || !strcmp(kind, "linear") || !strcmp(kind, "llama3");
+    return !strcmp(kind, "default") || !strcmp(kind, "linear") || !strcmp(kind, "llama3") ||
+           !strcmp(kind, "yarn");
 }
 
 /* The kind under both of its names, whether it counts or not. */
@@ -50,9 +52,10 @@ static int check_kinds(const struct reader *r, const json_t *object, const char 
         if (given(v) && !kind)
             return err_set(ERR_INPUT, "%s: '%s' in '%s' must be a string", r->path, keys[i], name);
         if (kind && !known_kind(kind))
-            return err_set(ERR_INPUT,
-                           "%s: %s.%s: rope scaling '%s' is not supported (default, linear, llama3 are)",
-                           r->path, name, keys[i], file_shown(shown, kind));
+            return err_set(
+                ERR_INPUT,
+                "%s: %s.%s: rope scaling '%s' is not supported (default, linear, llama3, yarn are)", r->path,
+                name, keys[i], file_shown(shown, kind));
     }
     return 0;
 }
@@ -136,23 +139,63 @@ static int read_kind(const struct reader *r, const char **kind)
 
 /* Here it is the top level that counts: standardize_rope_params runs again when the frequencies are computed,
  * and by then the key is an attribute of the configuration. */
-static int read_llama3(const struct reader *r, int64_t max_len, struct rope_setting *c)
+static int read_original(const struct reader *r, int64_t max_len, struct rope_setting *c)
 {
     static const char key[] = "original_max_position_embeddings";
     const json_t *inner = json_object_get(r->used, key), *outer = json_object_get(r->root, key);
     double len;
-    TRY(number(r, json_object_get(r->used, "low_freq_factor"), "low_freq_factor", NAN, &c->low_freq));
-    TRY(number(r, json_object_get(r->used, "high_freq_factor"), "high_freq_factor", NAN, &c->high_freq));
     TRY(number(r, given(outer) ? outer : inner, key, (double)max_len, &len));
     if (given(outer) && inner && json_number_value(inner) != len)
         str_printf(r->notes, "%s: '%s' %g at the top level counts and %g in '%s' does not\n", r->path, key,
                    len, json_number_value(inner), r->name);
-    if (len > 1e12 || c->high_freq <= c->low_freq)
+    if (len > 1e12)
+        return err_set(ERR_INPUT, "%s: '%s' is %g; it must be a length", r->path, key, len);
+    c->original_len = (int64_t)len;
+    return 0;
+}
+
+static int read_llama3(const struct reader *r, int64_t max_len, struct rope_setting *c)
+{
+    TRY(number(r, json_object_get(r->used, "factor"), "factor", NAN, &c->factor));
+    TRY(number(r, json_object_get(r->used, "low_freq_factor"), "low_freq_factor", NAN, &c->low_freq));
+    TRY(number(r, json_object_get(r->used, "high_freq_factor"), "high_freq_factor", NAN, &c->high_freq));
+    TRY(read_original(r, max_len, c));
+    if (c->high_freq <= c->low_freq)
         return err_set(ERR_INPUT,
                        "%s: llama3 rope scaling needs high_freq_factor above low_freq_factor and a real "
                        "original_max_position_embeddings",
                        r->path);
-    c->original_len = (int64_t)len;
+    return 0;
+}
+
+/* A number that may be null, which is as if it were absent. */
+static int maybe(const struct reader *r, const char *key, double def, double *out)
+{
+    const json_t *v = json_object_get(r->used, key);
+    return number(r, given(v) ? v : NULL, key, def, out);
+}
+
+/* _compute_yarn_parameters: a factor of null is the ratio of the two lengths; attention_factor goes before
+ * the ratio of mscale and mscale_all_dim, which count as a pair alone. */
+static int read_yarn(const struct reader *r, int64_t max_len, struct rope_setting *c)
+{
+    const json_t *truncate = json_object_get(r->used, "truncate");
+    double all, part;
+    if (!json_object_get(r->used, "factor"))
+        return number(r, NULL, "factor", NAN, &c->factor);
+    TRY(read_original(r, max_len, c));
+    TRY(maybe(r, "factor", (double)max_len / (double)c->original_len, &c->factor));
+    TRY(maybe(r, "beta_fast", 32, &c->yarn.fast));
+    TRY(maybe(r, "beta_slow", 1, &c->yarn.slow));
+    TRY(maybe(r, "mscale", 0, &part));
+    TRY(maybe(r, "mscale_all_dim", 0, &all));
+    const bool both = part > 0 && all > 0;
+    c->yarn.attention = both ? rope_yarn_scale(c->factor, part) / rope_yarn_scale(c->factor, all)
+                             : rope_yarn_scale(c->factor, 1);
+    TRY(maybe(r, "attention_factor", c->yarn.attention, &c->yarn.attention));
+    c->yarn.whole = !truncate || json_is_true(truncate);
+    if (truncate && !json_is_boolean(truncate))
+        return err_set(ERR_INPUT, "%s: 'truncate' in '%s' must be true or false", r->path, r->name);
     return 0;
 }
 
@@ -169,7 +212,10 @@ int rope_config_read(struct rope_setting *c, const json_t *root, const char *pat
     TRY(read_kind(&r, &kind));
     if (!strcmp(kind, "default"))
         return 0;
-    c->scaling = !strcmp(kind, "linear") ? ROPE_LINEAR : ROPE_LLAMA3;
-    TRY(number(&r, json_object_get(r.used, "factor"), "factor", NAN, &c->factor));
-    return c->scaling == ROPE_LLAMA3 ? read_llama3(&r, max_len, c) : 0;
+    if (!strcmp(kind, "linear")) {
+        c->scaling = ROPE_LINEAR;
+        return number(&r, json_object_get(r.used, "factor"), "factor", NAN, &c->factor);
+    }
+    c->scaling = !strcmp(kind, "yarn") ? ROPE_YARN : ROPE_LLAMA3;
+    return c->scaling == ROPE_YARN ? read_yarn(&r, max_len, c) : read_llama3(&r, max_len, c);
 }

@@ -21,11 +21,11 @@ static int check_length(const struct seq_shape *shape, int64_t n_max)
 {
     if (n_max <= shape->max_len)
         return 0;
-    return err_set(
-        ERR_INPUT,
-        "a sequence of %lld tokens is longer than the %lld over which the model attends to everything "
-        "(its sliding window)",
-        (long long)n_max, (long long)shape->max_len);
+    return err_set(ERR_INPUT,
+                   "a sequence of %lld tokens is longer than the %lld of its sliding window, to which the "
+                   "model's max_len "
+                   "keeps it",
+                   (long long)n_max, (long long)shape->max_len);
 }
 
 static int finish(struct seq *s, int rc)

@@ -90,11 +90,12 @@ static bool holds(const char *text, const char *s, size_t n)
 }
 
 /* Adds what stands of `own` in the text; false if something of it does not. Words that a Jinja template may
- * put together from a role's name do not count, sentences of 20 characters do. */
+ * put together from a role's name do not count, sentences of 20 characters do; a value behind a colon is one
+ * of its own ("Today Date: "). */
 static bool measure(const char *text, const char *own, size_t *found)
 {
     while (*own) {
-        size_t n = marker(own), m = n ? n : strcspn(own, "<[\n");
+        size_t n = marker(own), m = n ? n : strcspn(own, "<[\n:");
         if (m == 0) {
             own++;
             continue;

@@ -8,7 +8,7 @@ uint64_t room_wanted(const struct kv_spec *spec, const struct seq_shape *shape, 
         return 0;
     bool shares = !kv_spec_plain(spec) && kv_prefill_key(spec, n_prompt, shape) == 0;
     /* a plain cache goes on in the prompt pass's own memory */
-    uint64_t pass = shares ? shape_compress_bytes(shape, n_prompt) : 0;
+    uint64_t pass = shares ? kv_spec_acted_bytes(spec, shape, n_prompt) : 0;
     return kv_ledger_place(&l, PLACE_DEVICE) + pass;
 }
 

@@ -141,6 +141,7 @@ static int load(struct runner *r, const struct run_model *m, struct comm *c)
     ops_set_act(r->ops, m->dtype);
     const struct model_options o = {/* the host's threads, also where a GPU computes */
                                     .dtype = m->dtype,
+                                    .max_len = m->max_len,
                                     .share = r->opt.share,
                                     .threads = ops_threads(r->opt.threads),
                                     .comm = c,
@@ -161,8 +162,8 @@ int runner_load(struct runner *r, const struct run_model *m)
 
 int runner_load_together(struct runner *r, const struct run_model *m, struct comm *c)
 {
-    char *want = mem_printf("%s %s%s %s", m->path, dtype_name(m->dtype), m->ids_only ? " ids" : "",
-                            m->tokenizer ? m->tokenizer : "");
+    char *want = mem_printf("%s %s%s %s %lld", m->path, dtype_name(m->dtype), m->ids_only ? " ids" : "",
+                            m->tokenizer ? m->tokenizer : "", (long long)m->max_len);
     if (!r->loaded || strcmp(want, r->loaded) != 0) {
         unload(r);
         int rc = load(r, m, c);

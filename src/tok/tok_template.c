@@ -17,11 +17,20 @@ static const struct chat_template table[] = {
      "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful "
      "assistant.<|im_end|>\n<|im_start|>user\n",
      "<|im_end|>\n<|im_start|>assistant\n", false, "<|im_end|>", "chat_template of Qwen2.5-Instruct"},
+    {"qwen3", "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n", false,
+     "<|im_end|>", "chat_template of Qwen3 with enable_thinking=False: answers without a chain of thought"},
     {"llama3", "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n",
      "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n", true, "<|eot_id|>",
      "chat_template of Meta-Llama-3-Instruct"},
+    {"llama3.1",
+     "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December "
+     "2023\nToday Date: 26 Jul 2024\n\n<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n",
+     "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n", true, "<|eot_id|>",
+     "chat_template of Llama-3.1- and 3.2-Instruct; the date is always the one that it has where no clock "
+     "is"},
     {"mistral_instruct", "<s>[INST] ", " [/INST]", false, NULL,
      "chat_template of Mistral-7B-Instruct-v0.2, early revisions"},
+    {"mistral_v3", "<s>[INST] ", "[/INST]", false, NULL, "chat_template of Mistral-7B-Instruct-v0.3"},
     {"vicuna",
      "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
      "detailed, and "
@@ -54,8 +63,8 @@ const struct chat_template *tok_template(const char *name)
 const char *const *tok_template_names(void)
 {
     static const char *const names[N_TEMPLATES + 1] = {
-        "none",   "chatml",         "chatml-plain", "qwen2", "qwen2.5", "llama3", "mistral_instruct",
-        "vicuna", "recurrentgemma", "mamba-chat",   "rwkv"};
+        "none",     "chatml",           "chatml-plain", "qwen2",  "qwen2.5",        "qwen3",      "llama3",
+        "llama3.1", "mistral_instruct", "mistral_v3",   "vicuna", "recurrentgemma", "mamba-chat", "rwkv"};
     return names;
 }
 

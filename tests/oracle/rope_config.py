@@ -17,6 +17,7 @@ SIZES = dict(hidden_size=64, intermediate_size=96, vocab_size=300, num_hidden_la
              max_position_embeddings=4096)
 LIN = {"rope_type": "linear", "factor": 4.0}
 L3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+YARN = {"rope_type": "yarn", "factor": 4.0}
 NONE = {"rope_type": "default", "rope_theta": 10000.0}
 CASES = [
     {},
@@ -51,6 +52,20 @@ CASES = [
     {"rope_parameters": 4},
     {"rope_scaling": {"rope_type": None, "factor": 4.0}},
     {"rope_parameters": {"rope_type": "default", "rope_theta": 7e4, "partial_rotary_factor": 1.0}},
+    {"rope_scaling": YARN},
+    {"rope_scaling": {**YARN, "original_max_position_embeddings": 1024}, "rope_theta": 1e6},
+    {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}},
+    {"rope_scaling": {**YARN, "original_max_position_embeddings": 1024}, "original_max_position_embeddings": 512},
+    {"rope_scaling": {**YARN, "truncate": False}},
+    {"rope_scaling": {**YARN, "truncate": True, "beta_fast": 8, "beta_slow": 2}},
+    {"rope_scaling": {**YARN, "beta_fast": None, "beta_slow": None}},
+    {"rope_scaling": {**YARN, "attention_factor": 1.25, "mscale": 1.0, "mscale_all_dim": 0.5}},
+    {"rope_scaling": {**YARN, "attention_factor": None, "mscale": 1.0, "mscale_all_dim": 0.5}},
+    {"rope_scaling": {**YARN, "mscale": 0.7}},
+    {"rope_scaling": {**YARN, "factor": 0.5}},
+    {"rope_scaling": {**YARN, "factor": None, "original_max_position_embeddings": 512}},
+    {"rope_scaling": {"rope_type": "yarn"}},
+    {"rope_scaling": {**YARN, "original_max_position_embeddings": 40}},
 ]
 
 
@@ -60,11 +75,13 @@ def resolve(keys):
             json.dump({"model_type": "llama", **SIZES, **keys}, f)
         config = AutoConfig.from_pretrained(d)
     p = config.rope_parameters
-    LlamaRotaryEmbedding(config)  # refuses kinds that it does not know
+    table = LlamaRotaryEmbedding(config)  # refuses kinds that it does not know
     out = {"rope_type": p["rope_type"], "rope_theta": float(p["rope_theta"])}
     for k in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"):
-        if k in p and p["rope_type"] != "default" and (p["rope_type"] == "llama3" or k == "factor"):
-            out[k] = p[k]
+        if k in p and p["rope_type"] != "default" and (p["rope_type"] in ("llama3", "yarn") or k == "factor"):
+            out[k] = p[k] if p[k] is not None else SIZES["max_position_embeddings"] / p["original_max_position_embeddings"]
+    out["scale"] = float(table.attention_scaling)
+    out["inv_freq"] = [float(x) for x in table.inv_freq]
     return out
 
 
