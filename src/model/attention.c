@@ -40,6 +40,19 @@ struct att_bufs att_buffers(struct model *m, const struct layer_kind *k, int64_t
     return b;
 }
 
+static void norm_heads(struct model *m, struct tensor x, const float *w, float w_add)
+{
+    const struct tensor flat = {x.data, x.dtype, {x.n[0] * x.n[1], x.n[2], 1, 1}}; /* [T h, d] */
+    m->ops->rmsnorm(m->ops, flat, flat, w, m->cfg.norm_eps, w_add);
+}
+
+void att_head_norm(struct model *m, const struct att_bufs *b, const float *q_norm, const float *k_norm,
+                   float w_add)
+{
+    norm_heads(m, b->q, q_norm, w_add);
+    norm_heads(m, b->k, k_norm, w_add);
+}
+
 /* Rows of every sequence as the caches want them. */
 static void split_rows(struct model *m, struct att_bufs *b, const struct batch_item *item, int n)
 {

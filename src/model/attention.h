@@ -26,6 +26,10 @@ struct att_bufs {
 int64_t att_row_values(const struct layer_kind *k, int64_t D);
 /* From the workspace, in the backend's dtype. */
 struct att_bufs att_buffers(struct model *m, const struct layer_kind *k, int64_t T, int64_t D);
+/* b's queries and keys <- their rmsnorm over the d values of every head; norms [d] as in ops->rmsnorm. Before
+ * att_step. */
+void att_head_norm(struct model *m, const struct att_bufs *b, const float *q_norm, const float *k_norm,
+                   float w_add);
 /* b->out <- attention of b's rows before rotation over the caches of this layer, which take them up. */
 int att_step(struct model *m, int layer, struct att_bufs *b, const struct batch_item *item, int n);
 
