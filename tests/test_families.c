@@ -5,9 +5,11 @@
 
 static const char *const backends[] = {"ref", "cpu"};
 static const char *const fixtures[] = {
-    "fixtures/family/mamba",  "fixtures/family/mamba_ms",   "fixtures/family/mamba_gguf",
-    "fixtures/family/mamba2", "fixtures/family/mamba2_ms",  "fixtures/family/mamba2_gguf",
-    "fixtures/family/rwkv5",  "fixtures/family/rwkv5_bf16", "fixtures/family/griffin"};
+    "fixtures/family/mamba",      "fixtures/family/mamba_ms",   "fixtures/family/mamba_gguf",
+    "fixtures/family/mamba2",     "fixtures/family/mamba2_ms",  "fixtures/family/mamba2_gguf",
+    "fixtures/family/rwkv5",      "fixtures/family/rwkv5_bf16", "fixtures/family/griffin",
+    "fixtures/family/gemma3",     "fixtures/family/gemma3_old", "fixtures/family/gemma3_images",
+    "fixtures/family/gemma3_gguf"};
 enum { FIXTURES = sizeof fixtures / sizeof *fixtures };
 
 /* Between passes of other shapes: the plain loops compute every row alike, libraries need not. */
@@ -274,7 +276,7 @@ static void test_no_cache(void **state)
         struct model_file *f;
         struct seq_shape shape;
         struct kv_spec spec;
-        if (strstr(fixtures[i], "gguf"))
+        if (strstr(fixtures[i], "gguf") || strstr(fixtures[i], "gemma3"))
             continue;
         OK(model_file_open(&f, fixtures[i]));
         model_config_shape(model_file_config(f), DT_F16, NULL, &shape);
@@ -284,6 +286,10 @@ static void test_no_cache(void **state)
         model_file_close(f);
     }
 }
+
+#define GEMMA3                                                                                               \
+    "{\"model_type\": \"gemma3_text\", \"hidden_size\": 32, \"intermediate_size\": 40, "                     \
+    "\"num_hidden_layers\": 2"
 
 /* What a header may not say, and in which words that is refused. */
 static void test_headers(void **state)
@@ -307,6 +313,19 @@ static void test_headers(void **state)
         {"{\"model_type\": \"recurrent_gemma\", \"attention_bias\": true}", "attention_bias"},
         {"{\"model_type\": \"recurrent_gemma\", \"num_attention_heads\": 10, \"lru_width\": 2561}",
          "go together"},
+        {GEMMA3 ", \"hidden_activation\": \"gelu\"}", "hidden_activation"},
+        {GEMMA3 ", \"final_logit_softcapping\": 30.0}", "final_logit_softcapping"},
+        {GEMMA3 ", \"attn_logit_softcapping\": 50.0}", "attn_logit_softcapping"},
+        {GEMMA3 ", \"use_bidirectional_attention\": true}", "use_bidirectional_attention"},
+        {GEMMA3 ", \"sliding_window\": null}", "'sliding_window' is null"},
+        {GEMMA3 ", \"sliding_window\": 0}", "sliding_window"},
+        {GEMMA3 ", \"layer_types\": [\"full_attention\"]}", "1 entries for 2 layers"},
+        {GEMMA3 ", \"layer_types\": [\"full_attention\", \"chunked_attention\"]}",
+         "layer_types[1] is 'chunked_attention'"},
+        {GEMMA3 ", \"num_attention_heads\": 6}", "go together"},
+        {GEMMA3 ", \"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 1e6}}",
+         "an object 'full_attention'"},
+        {GEMMA3 ", \"rope_parameters\": {\"sliding_attention\": {\"rope_type\": \"longrope\"}}}", "longrope"},
     };
     char *dir = scratch_make();
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
