@@ -115,9 +115,10 @@ static bool shape_tensor(const struct config_reader *r, const char *name)
 static int shape_rope(const struct config_reader *r, const struct model_config *c, const char *layer_type,
                       struct rope_setting *out)
 {
-    (void)c, (void)layer_type;
+    const bool local = layer_type && !strcmp(layer_type, "sliding_attention");
+    (void)c;
     *out = (struct rope_setting){.factor = 1, .low_freq = 1, .high_freq = 1, .partial = 1};
-    return r->real(r, "rope_theta", 10000, &out->theta);
+    return r->real(r, local ? "rope_local_base_freq" : "rope_theta", 10000, &out->theta);
 }
 
 static int shape_dtype(const struct config_reader *r, struct model_config *c)

@@ -13,7 +13,8 @@ static const char *const fixtures[] = {
     "fixtures/family/rwkv5",           "fixtures/family/rwkv5_bf16", "fixtures/family/griffin",
     "fixtures/family/qwen3",           "fixtures/family/qwen3_gguf", "fixtures/family/qwen2_yarn",
     "fixtures/family/qwen2_yarn_gguf", "fixtures/family/llama32",    "fixtures/family/mistral_window",
-    "fixtures/family/qwen2_window"};
+    "fixtures/family/qwen2_window",    "fixtures/family/gemma3",     "fixtures/family/gemma3_old",
+    "fixtures/family/gemma3_images",   "fixtures/family/gemma3_gguf"};
 enum {
     FIXTURES = sizeof fixtures / sizeof *fixtures,
     CACHE_FREE = 9
@@ -439,6 +440,9 @@ static void test_identities(void **state)
         free(from);
     }
 }
+#define GEMMA3                                                                                               \
+    "{\"model_type\": \"gemma3_text\", \"hidden_size\": 32, \"intermediate_size\": 40, "                     \
+    "\"num_hidden_layers\": 2"
 
 /* What a header may not say, and in which words that is refused. */
 static void test_headers(void **state)
@@ -462,6 +466,19 @@ static void test_headers(void **state)
         {"{\"model_type\": \"recurrent_gemma\", \"attention_bias\": true}", "attention_bias"},
         {"{\"model_type\": \"recurrent_gemma\", \"num_attention_heads\": 10, \"lru_width\": 2561}",
          "go together"},
+        {GEMMA3 ", \"hidden_activation\": \"gelu\"}", "hidden_activation"},
+        {GEMMA3 ", \"final_logit_softcapping\": 30.0}", "final_logit_softcapping"},
+        {GEMMA3 ", \"attn_logit_softcapping\": 50.0}", "attn_logit_softcapping"},
+        {GEMMA3 ", \"use_bidirectional_attention\": true}", "use_bidirectional_attention"},
+        {GEMMA3 ", \"sliding_window\": null}", "'sliding_window' is null"},
+        {GEMMA3 ", \"sliding_window\": 0}", "sliding_window"},
+        {GEMMA3 ", \"layer_types\": [\"full_attention\"]}", "1 entries for 2 layers"},
+        {GEMMA3 ", \"layer_types\": [\"full_attention\", \"chunked_attention\"]}",
+         "layer_types[1] is 'chunked_attention'"},
+        {GEMMA3 ", \"num_attention_heads\": 6}", "go together"},
+        {GEMMA3 ", \"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 1e6}}",
+         "an object 'full_attention'"},
+        {GEMMA3 ", \"rope_parameters\": {\"sliding_attention\": {\"rope_type\": \"longrope\"}}}", "longrope"},
     };
     char *dir = scratch_make();
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

@@ -15,6 +15,7 @@
 struct reader {
     const char *path; /* of config.json */
     const json_t *root;
+    const json_t *outer; /* the whole file, where root is an object in it; else NULL */
     struct str *notes;
 };
 
@@ -78,7 +79,9 @@ static int get_bool(const struct reader *r, const char *key, bool def, bool *out
 
 static int read_dtype(const struct reader *r, struct model_config *c)
 {
-    const json_t *v = json_object_get(r->root, "dtype"), *old = json_object_get(r->root, "torch_dtype");
+    const bool inside = given(json_object_get(r->root, "dtype")) || given(json_object_get(r->root, "torch_dtype"));
+    const json_t *at = inside || !r->outer ? r->root : r->outer;
+    const json_t *v = json_object_get(at, "dtype"), *old = json_object_get(at, "torch_dtype");
     if (given(v) && given(old) && !json_equal(v, old))
         str_printf(r->notes, "%s: 'dtype' counts and 'torch_dtype' beside it does not\n", r->path);
     v = given(v) ? v : old;
@@ -169,13 +172,24 @@ static bool conf_tensor(const struct config_reader *r, const char *name)
 static int conf_rope(const struct config_reader *r, const struct model_config *c, const char *layer_type,
                      struct rope_setting *out)
 {
-    (void)layer_type;
-    return rope_config_read(out, conf_of(r)->root, r->path, c->max_len, conf_of(r)->notes);
+    return rope_config_read(out, conf_of(r)->root, r->path, c->max_len, layer_type, conf_of(r)->notes);
 }
 
 static int conf_dtype(const struct config_reader *r, struct model_config *c)
 {
     return read_dtype(conf_of(r), c);
+}
+
+/* A model of several media keeps the text model's keys in an object of their own. */
+static void go_inside(struct reader *r, const struct family *f)
+{
+    const json_t *inner = f->inner ? json_object_get(r->root, f->inner) : NULL;
+    if (!json_is_object(inner))
+        return;
+    r->outer = r->root;
+    r->root = inner;
+    str_printf(r->notes, "%s: the text model in '%s' is computed; what sees images is not read\n", r->path,
+               f->inner);
 }
 
 /* model_type, or what a layout without that key is known by. */
@@ -218,6 +232,7 @@ static int read_root(struct reader *r, struct model_config *c)
     }
     strncpy(c->family, fam->name, sizeof c->family - 1);
     strncpy(c->architecture, type, sizeof c->architecture - 1);
+    go_inside(r, fam);
     return fam->read(c, &own);
 }
 
@@ -227,7 +242,7 @@ int config_read(struct model_config *cfg, const char *dir, struct str *notes)
     char *path = file_join(dir, "config.json");
     json_t *root;
     int rc = file_json(path, &root);
-    struct reader r = {path, root, notes};
+    struct reader r = {.path = path, .root = root, .notes = notes};
     if (rc == 0)
         rc = read_root(&r, cfg);
     json_decref(root);

@@ -125,16 +125,29 @@ static void check_head(struct model_file *f)
     file_tensor_release(f, h->name);
 }
 
-/* Other layouts' names become the family's. */
+/* The name that a pair makes of another one, NULL if it is not the pair's. Owned. */
+static char *renamed(const struct name_pair *p, const char *name)
+{
+    const size_t n = strlen(p->own);
+    const bool begins = n && p->own[n - 1] == '.' && !strncmp(name, p->own, n);
+    return begins                  ? mem_printf("%s%s", p->hf, name + n)
+           : !strcmp(name, p->own) ? mem_strdup(p->hf)
+                                   : NULL;
+}
+
+/* Other layouts' names become the family's; the first pair that fits counts. */
 static void rename_tensors(struct model_file *f)
 {
-    const struct name_pair *p = family_find(f->cfg.architecture)->aliases;
-    for (; p && p->own; p++)
-        for (int i = 0; i < f->n; i++)
-            if (!strcmp(f->t[i].name, p->own)) {
-                free(f->t[i].name);
-                f->t[i].name = mem_strdup(p->hf);
-            }
+    const struct name_pair *pairs = family_find(f->cfg.architecture)->aliases;
+    for (int i = 0; pairs && i < f->n; i++) {
+        char *name = NULL;
+        for (const struct name_pair *p = pairs; p->own && !name; p++)
+            name = renamed(p, f->t[i].name);
+        if (name) {
+            free(f->t[i].name);
+            f->t[i].name = name;
+        }
+    }
 }
 
 /* A file of tensors alone: the family whose they are knows its sizes from their shapes. */

@@ -312,9 +312,14 @@ static bool meta_tensor(const struct config_reader *r, const char *name)
 static int meta_rope(const struct config_reader *r, const struct model_config *c, const char *layer_type,
                      struct rope_setting *out)
 {
-    (void)layer_type;
-    TRY(check_lengths(meta_of(r), c));
-    return read_rope(meta_of(r), c, out);
+    struct reader *m = meta_of(r);
+    TRY(check_lengths(m, c));
+    TRY(read_rope(m, c, out));
+    if (!layer_type || strcmp(layer_type, "sliding_attention") != 0)
+        return 0;
+    /* windows are never scaled (llama.cpp src/models/gemma3.cpp) */
+    *out = (struct rope_setting){.factor = 1, .low_freq = 1, .high_freq = 1, .partial = 1};
+    return get_real(m, "rope.freq_base_swa", 10000, &out->theta);
 }
 
 static int meta_dtype(const struct config_reader *r, struct model_config *c)

@@ -10,16 +10,6 @@
 #include <math.h>
 #include <string.h>
 
-static int only(const struct config_reader *r, const char *key, const char *value)
-{
-    const char *s = NULL;
-    char shown[80];
-    TRY(r->text(r, key, &s));
-    return !s || !strcmp(s, value) ? 0
-                                   : err_set(ERR_INPUT, "%s: '%s' is '%s', which is not supported (%s is)",
-                                             r->path, key, file_shown(shown, s), value);
-}
-
 /* Which layers attend: a pattern that repeats, or one word per layer. */
 static int read_pattern(const struct config_reader *r, const struct model_config *c, struct griffin_config *w)
 {
@@ -100,11 +90,8 @@ int griffin_read(struct model_config *c, const struct config_reader *r)
 {
     struct griffin_config *w = griffin_own(c);
     double eps, cap;
-    bool bias;
-    TRY(only(r, "hidden_activation", "gelu_pytorch_tanh"));
-    TRY(r->flag(r, "attention_bias", false, &bias));
-    if (bias)
-        return err_set(ERR_INPUT, "%s: 'attention_bias' is true, which is not supported", r->path);
+    TRY(reader_only(r, "hidden_activation", "gelu_pytorch_tanh"));
+    TRY(reader_not(r, "attention_bias"));
     TRY(read_sizes(r, c, w));
     TRY(read_pattern(r, c, w));
     TRY(r->real(r, "rms_norm_eps", 1e-6, &eps));

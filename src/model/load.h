@@ -63,8 +63,8 @@ int load_slice(struct load *l, const struct model_file *f, struct weight *out, c
  * returns. */
 void load_through(struct load *l, load_map *of, const void *ctx);
 /* After all declarations: ERR_INPUT names every tensor that is missing or has another shape or type, and
- * those that were not declared, but for those whose names end in one of `spare` ("a|b"; NULL: they do not
- * matter). */
+ * those that were not declared, but for those whose names end in one of `spare` ("a|b", as family.spare;
+ * NULL: they do not matter). */
 int load_check(struct load *l, const struct model_file *f, const char *spare);
 /* Packs everything; pages of the file are let go as they are used up. With opt->share one process of the node
  * packs and the others map its bytes; with opt->comm one rank reads and the others receive. ERR_NOMEM if the

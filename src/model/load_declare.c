@@ -112,13 +112,14 @@ void load_through(struct load *l, load_map *of, const void *ctx)
     l->item[l->n - 1].ctx = ctx;
 }
 
-/* Is `name` or its end one of "a|b|c"? */
+/* Is `name` or its end one of "a|b|c", or its beginning one that ends in a dot? */
 static bool spared(const char *list, const char *name)
 {
     const size_t n = strlen(name);
     for (const char *p = list; p && *p; p += strcspn(p, "|"), p += *p == '|') {
         const size_t k = strcspn(p, "|");
-        if (k <= n && !strncmp(name + n - k, p, k))
+        const bool begins = k && p[k - 1] == '.';
+        if (k <= n && !strncmp(begins ? name : name + n - k, p, k))
             return true;
     }
     return false;

@@ -227,9 +227,14 @@ struct family {
     const char *typical;
     /* The input embedding, to which the head may be tied: "model.embed_tokens.weight". */
     const char *embed;
-    /* Ends of names of tensors that may lie in the file and are not computed with: "a|b". */
+    /* Ends of names of tensors that may lie in the file and are not computed with: "a|b"; what ends in a dot
+     * is the beginning of names. */
     const char *spare;
-    /* Names of tensors in other layouts of folders, to the family's; NULL: none. */
+    /* The object of config.json in which the keys lie where the model is part of a bigger one: "text_config";
+     * NULL: there is no such layout. */
+    const char *inner;
+    /* Names of tensors in other layouts of folders, to the family's; what ends in a dot is the beginning of
+     * names. NULL: none. */
     const struct name_pair *aliases;
     const struct gguf_names *gguf; /* reader.h; NULL: the format has no such architecture */
     /* The model_type of a config.json that has none, if this family's original layout is like that; else

@@ -40,6 +40,12 @@ struct config_reader {
     int (*dtype)(const struct config_reader *r, struct model_config *c); /* c->dtype, the checkpoint's */
 };
 
+/* Refuses a key that says something else than what is computed: a text other than `value` (absent is fine), a
+ * switch that is on, any value at all. ERR_INPUT names file, key and value. */
+int reader_only(const struct config_reader *r, const char *key, const char *value);
+int reader_not(const struct config_reader *r, const char *key);
+int reader_none(const struct config_reader *r, const char *key);
+
 /* Names of a family in GGUF files (`own`) beside Hugging Face's. */
 struct gguf_names {
     const struct name_pair

@@ -14,7 +14,19 @@ struct reader {
     const json_t *root;
     const char *name; /* of the object that counts: "rope_scaling", "rope_parameters"; NULL: there is none */
     const json_t *used; /* that object */
+    const struct layer_rope *type; /* of whose layers; NULL: of all */
+    json_t *merged;                /* owned: an object that stands in no file */
     struct str *notes;
+};
+
+/* Where layers of a type have their theta when no object of theirs has it, as in Gemma3TextConfig. */
+struct layer_rope {
+    const char *type, *theta_key;
+    double theta;
+};
+static const struct layer_rope layer_ropes[] = {
+    {"full_attention", "rope_theta", 1e6},
+    {"sliding_attention", "rope_local_base_freq", 1e4},
 };
 
 static bool given(const json_t *v)
@@ -73,11 +85,33 @@ static int check_object(const struct reader *r, const char *name)
         if (!json_is_object(v))
             continue;
         TRY(check_kinds(r, v, file_shown(shown, key)));
+        if (r->type)
+            continue;
         return err_set(ERR_INPUT,
                        "%s: '%s' has one object per layer type ('%s'), which is not supported for this "
                        "model_type",
                        r->path, name, shown);
     }
+    return 0;
+}
+
+/* Of layers of a type: their object of `rope_parameters`, into which `rope_scaling` goes for those that see
+ * everything (configuration_gemma3.py, convert_rope_params_to_dict). */
+static int choose_typed(struct reader *r)
+{
+    const json_t *all = json_object_get(r->root, "rope_parameters"), *own = json_object_get(all, r->type->type);
+    const json_t *scaling = json_object_get(r->root, "rope_scaling");
+    if (json_object_size(all) && !json_is_object(json_object_get(all, layer_ropes[0].type)) &&
+        !json_is_object(json_object_get(all, layer_ropes[1].type)))
+        return err_set(ERR_INPUT, "%s: 'rope_parameters' needs an object '%s' and one '%s' for this model_type",
+                       r->path, layer_ropes[0].type, layer_ropes[1].type);
+    r->name = r->type->type;
+    r->used = json_is_object(own) ? own : NULL;
+    if (r->type != &layer_ropes[0] || !json_object_size(scaling))
+        return 0;
+    r->merged = r->used ? json_copy((json_t *)(uintptr_t)r->used) : json_pack("{ss}", "rope_type", "default");
+    json_object_update(r->merged, (json_t *)(uintptr_t)scaling);
+    r->used = r->merged;
     return 0;
 }
 
@@ -87,6 +121,8 @@ static int choose(struct reader *r)
     static const char *const names[] = {"rope_scaling", "rope_parameters"};
     for (int i = 0; i < 2; i++)
         TRY(check_object(r, names[i]));
+    if (r->type)
+        return choose_typed(r);
     for (int i = 1; i >= 0; i--) {
         const json_t *v = json_object_get(r->root, names[i]);
         if (json_object_size(v)) {
@@ -100,21 +136,21 @@ static int choose(struct reader *r)
 static void tell_loser(const struct reader *r, const struct rope_setting *c)
 {
     const json_t *other = json_object_get(r->root, "rope_parameters");
-    if (r->used && r->used != other && json_object_size(other) && !json_equal(r->used, other))
+    if (!r->type && r->used && r->used != other && json_object_size(other) && !json_equal(r->used, other))
         str_printf(r->notes,
                    "%s: 'rope_scaling' counts and 'rope_parameters' beside it does not, as in transformers "
                    "(rope_theta is %g)\n",
                    r->path, c->theta);
 }
 
-/* A number that may stand inside the object or at the top level: the inner one counts. */
-static int either(const struct reader *r, const char *key, double def, double *out)
+/* A number that may stand inside the object or, as `outside`, at the top level: the inner one counts. */
+static int either(const struct reader *r, const char *key, const char *outside, double def, double *out)
 {
-    const json_t *inner = json_object_get(r->used, key), *outer = json_object_get(r->root, key);
+    const json_t *inner = json_object_get(r->used, key), *outer = json_object_get(r->root, outside);
     double lost = 0;
-    TRY(number(r, inner ? inner : given(outer) ? outer : NULL, key, def, out));
+    TRY(number(r, inner ? inner : given(outer) ? outer : NULL, inner ? key : outside, def, out));
     if (inner && given(outer))
-        TRY(number(r, outer, key, def, &lost));
+        TRY(number(r, outer, outside, def, &lost));
     if (inner && given(outer) && lost != *out)
         str_printf(r->notes, "%s: '%s' %g in '%s' counts and %g at the top level does not\n", r->path, key,
                    *out, r->name, lost);
@@ -199,23 +235,33 @@ static int read_yarn(const struct reader *r, int64_t max_len, struct rope_settin
     return 0;
 }
 
-int rope_config_read(struct rope_setting *c, const json_t *root, const char *path, int64_t max_len,
-                     struct str *notes)
+static int read_setting(struct reader *r, struct rope_setting *c, int64_t max_len)
 {
-    struct reader r = {.path = path, .root = root, .notes = notes};
+    const struct layer_rope *t = r->type;
     const char *kind = NULL;
     *c = (struct rope_setting){.scaling = ROPE_PLAIN, .factor = 1, .low_freq = 1, .high_freq = 1};
-    TRY(choose(&r));
-    TRY(either(&r, "rope_theta", 10000, &c->theta));
-    tell_loser(&r, c);
-    TRY(either(&r, "partial_rotary_factor", 1, &c->partial));
-    TRY(read_kind(&r, &kind));
+    TRY(choose(r));
+    TRY(either(r, "rope_theta", t ? t->theta_key : "rope_theta", t ? t->theta : 10000, &c->theta));
+    tell_loser(r, c);
+    TRY(either(r, "partial_rotary_factor", "partial_rotary_factor", 1, &c->partial));
+    TRY(read_kind(r, &kind));
     if (!strcmp(kind, "default"))
         return 0;
     if (!strcmp(kind, "linear")) {
         c->scaling = ROPE_LINEAR;
-        return number(&r, json_object_get(r.used, "factor"), "factor", NAN, &c->factor);
+        return number(r, json_object_get(r->used, "factor"), "factor", NAN, &c->factor);
     }
     c->scaling = !strcmp(kind, "yarn") ? ROPE_YARN : ROPE_LLAMA3;
-    return c->scaling == ROPE_YARN ? read_yarn(&r, max_len, c) : read_llama3(&r, max_len, c);
+    return c->scaling == ROPE_YARN ? read_yarn(r, max_len, c) : read_llama3(r, max_len, c);
+}
+
+int rope_config_read(struct rope_setting *c, const json_t *root, const char *path, int64_t max_len,
+                     const char *layer_type, struct str *notes)
+{
+    struct reader r = {.path = path, .root = root, .notes = notes};
+    for (size_t i = 0; layer_type && i < sizeof layer_ropes / sizeof *layer_ropes; i++)
+        r.type = strcmp(layer_type, layer_ropes[i].type) ? r.type : &layer_ropes[i];
+    int rc = read_setting(&r, c, max_len);
+    json_decref(r.merged);
+    return rc;
 }

@@ -12,8 +12,9 @@ struct json_t;
  * rope_type before its old name type; only original_max_position_embeddings counts at the top level
  * first. Every key that loses to another value is told by a line in `notes`. A
  * kind of scaling that is not implemented is refused wherever it stands, as is what transformers refuses.
- * `max_len`: max_position_embeddings. ERR_INPUT names file and key. */
+ * `layer_type`: "full_attention" or "sliding_attention" where each has a setting of its own (Gemma-3), NULL:
+ * all layers have one. `max_len`: max_position_embeddings. ERR_INPUT names file and key. */
 int rope_config_read(struct rope_setting *out, const struct json_t *root, const char *path, int64_t max_len,
-                     struct str *notes);
+                     const char *layer_type, struct str *notes);
 
 #endif
