@@ -84,13 +84,14 @@ static bool add_literal(struct str *out, const char *s, size_t n)
     return bytes || utf8_valid(str_c(out), out->n);
 }
 
+/* Digits alone: not "+5", nor what a NUL cuts short. */
 static bool number_between(const char *s, size_t n, int64_t max, int64_t *v)
 {
     char text[12] = "";
     if (n == 0 || n >= sizeof text)
         return false;
     memcpy(text, s, n);
-    return str_to_int(text, v) && *v > 0 && *v <= max;
+    return strspn(text, "0123456789") == n && str_to_int(text, v) && *v > 0 && *v <= max;
 }
 
 /* The literal holds blanks too: it lies between the first one and the last. */
