@@ -1,8 +1,8 @@
 /* The vocabulary of RWKV's World models, held against a second reader of the format. Hardly any change of a
  * whole vocabulary leaves one that opens: a byte without a token, a count that does not fit, an id that comes
- * twice end it. So the input is read three times: as it is; behind a line for every byte; and behind those
- * with every line's id and count set right and the lines that cannot be set right left out, which must open.
- */
+ * twice end it. So the input is read as it is; behind a line for every byte; behind those with every line's
+ * id and count set right and the lines that cannot be set right left out, which must open; and each wrong
+ * line alone behind them, which must not. */
 #include "fuzz_tok.h"
 
 #include "base/mem.h"
@@ -14,6 +14,7 @@
 
 enum {
     FIRST_BYTE = 60000, /* id of the byte 0 */
+    MOST_ALONE = 8,     /* wrong lines of an input that are read alone */
     MOST = 1 << 15
 }; /* the second reader is slow */
 
@@ -219,16 +220,18 @@ static bool check_file(const char *s, size_t n)
 
 struct mended {
     struct vocabulary v;
-    struct str file;
+    struct str bytes, file; /* a line for every byte; those and the mended lines */
     int32_t id;
+    int n_alone;
 };
 static bool mend_line(void *ctx, const char *s, const char *end)
 {
     struct mended *m = ctx;
     struct str text = {0};
     int64_t id;
-    const size_t n_text = read_line(s, end, &id, &text) < 0 ? 0 : text.n;
-    if (n_text && vocabulary_add(&m->v, m->id, &text)) {
+    const int good = read_line(s, end, &id, &text);
+    const size_t n_text = text.n;
+    if (good >= 0 && vocabulary_add(&m->v, m->id, &text)) {
         const char *a = memchr(s, ' ', (size_t)(end - s)), *b = end;
         while (b[-1] != ' ')
             b--;
@@ -236,30 +239,43 @@ static bool mend_line(void *ctx, const char *s, const char *end)
         str_addn(&m->file, a, (size_t)(b - a));
         str_printf(&m->file, "%zu\n", n_text);
     }
+    if (good < 1 && m->bytes.n && m->n_alone++ < MOST_ALONE) { /* no other line may be what is refused */
+        struct str one = {0};
+        str_addn(&one, m->bytes.data, m->bytes.n);
+        str_addn(&one, s, (size_t)(end - s));
+        need(!check_file(one.data, one.n));
+        str_free(&one);
+    }
     str_free(&text);
     return m->v.n < 600;
+}
+static void add_bytes(struct mended *m)
+{
+    for (int b = 0; b < 256; b++) {
+        char line[32];
+        snprintf(line, sizeof line, "%d b'\\x%02x' 1", FIRST_BYTE + b, (unsigned)b);
+        m->id = FIRST_BYTE + b;
+        mend_line(m, line, line + strlen(line));
+    }
+    str_addn(&m->bytes, m->file.data, m->file.n);
+    m->id = 1;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
     struct str behind = {0};
-    struct mended m = {.id = 1};
+    struct mended m = {0};
     if (n > MOST)
         return 0;
     check_file((const char *)data, n);
-    for (int b = 0; b < 256; b++) {
-        char line[32];
-        snprintf(line, sizeof line, "%d b'\\x%02x' 1", FIRST_BYTE + b, (unsigned)b);
-        str_printf(&behind, "%s\n", line);
-        m.id = FIRST_BYTE + b;
-        mend_line(&m, line, line + strlen(line));
-    }
-    m.id = 1;
-    str_addn(&behind, (const char *)data, n);
+    add_bytes(&m);
+    str_addn(&behind, m.bytes.data, m.bytes.n);
+    str_addn(&behind, data, n);
     check_file(behind.data, behind.n);
     each_line((const char *)data, n, mend_line, &m);
     need(check_file(m.file.data, m.file.n));
     vocabulary_free(&m.v);
+    str_free(&m.bytes);
     str_free(&m.file);
     str_free(&behind);
     return 0;
