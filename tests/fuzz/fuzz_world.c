@@ -2,7 +2,7 @@
  * whole vocabulary leaves one that opens: a byte without a token, a count that does not fit, an id that comes
  * twice end it. So the input is read as it is; behind a line for every byte; behind those with every line's
  * id and count set right and the lines that cannot be set right left out, which must open; and each wrong
- * line alone behind them, which must not. */
+ * line alone behind them, which must not, nor with a text or an id twice. */
 #include "fuzz_tok.h"
 
 #include "base/mem.h"
@@ -171,16 +171,18 @@ static size_t encode(const struct vocabulary *v, const char *s, size_t n, int32_
 }
 static void same_ids(const struct tok *t, const struct vocabulary *v, const struct str *s)
 {
-    int32_t *want = mem_alloc(s->n + 1, sizeof *want), *ids = NULL;
-    const size_t n_want = encode(v, s->data, s->n, want);
+    int32_t *want = mem_alloc(s->n, sizeof *want), *ids = NULL;
+    char *own = mem_alloc(s->n, 1), *back = NULL; /* own: its end is watched */
+    memcpy(own, s->data, s->n);
+    const size_t n_want = encode(v, own, s->n, want);
     int64_t n = 0;
-    char *back = NULL;
     size_t n_back = 0;
-    need(tok_encode(t, s->data, s->n, true, &ids, &n) == 0 && n == (int64_t)n_want);
+    need(tok_encode(t, own, s->n, true, &ids, &n) == 0 && n == (int64_t)n_want);
     need(memcmp(ids, want, n_want * sizeof *ids) == 0);
     need(tok_decode(t, ids, n, false, &back, &n_back) == 0 && n_back == s->n);
-    need(memcmp(back, s->data, n_back) == 0);
+    need(memcmp(back, own, n_back) == 0);
     free(want);
+    free(own);
     free(ids);
     free(back);
 }
@@ -220,10 +222,21 @@ static bool check_file(const char *s, size_t n)
 
 struct mended {
     struct vocabulary v;
-    struct str bytes, file; /* a line for every byte; those and the mended lines */
+    struct str bytes, file; /* a line for every byte; those and the mended ones */
+    struct str last;        /* of the last of them what stands behind its id */
     int32_t id;
     int n_alone;
 };
+/* `more` behind those lines: whether it opens. */
+static bool check_with(const struct str *lines, const char *more, size_t n)
+{
+    struct str s = {0};
+    str_addn(&s, lines->data, lines->n);
+    str_addn(&s, more, n);
+    const bool good = check_file(s.data, s.n);
+    str_free(&s);
+    return good;
+}
 static bool mend_line(void *ctx, const char *s, const char *end)
 {
     struct mended *m = ctx;
@@ -235,17 +248,14 @@ static bool mend_line(void *ctx, const char *s, const char *end)
         const char *a = memchr(s, ' ', (size_t)(end - s)), *b = end;
         while (b[-1] != ' ')
             b--;
+        str_clear(&m->last);
+        str_addn(&m->last, a, (size_t)(b - a));
+        str_printf(&m->last, "%zu\n", n_text);
         str_printf(&m->file, "%d", m->id++);
-        str_addn(&m->file, a, (size_t)(b - a));
-        str_printf(&m->file, "%zu\n", n_text);
+        str_addn(&m->file, m->last.data, m->last.n);
     }
-    if (good < 1 && m->bytes.n && m->n_alone++ < MOST_ALONE) { /* no other line may be what is refused */
-        struct str one = {0};
-        str_addn(&one, m->bytes.data, m->bytes.n);
-        str_addn(&one, s, (size_t)(end - s));
-        need(!check_file(one.data, one.n));
-        str_free(&one);
-    }
+    if (good < 1 && m->bytes.n && m->n_alone++ < MOST_ALONE) /* no other line may be what is refused */
+        need(!check_with(&m->bytes, s, (size_t)(end - s)));
     str_free(&text);
     return m->v.n < 600;
 }
@@ -261,22 +271,33 @@ static void add_bytes(struct mended *m)
     m->id = 1;
 }
 
+/* The last line's text with another id, its id with another text. */
+static void check_twice(struct mended *m)
+{
+    struct str more = {0};
+    str_printf(&more, "%d", m->id);
+    str_addn(&more, m->last.data, m->last.n);
+    need(!check_with(&m->file, more.data, more.n));
+    str_clear(&more);
+    str_printf(&more, "%d 'a text that is not there' 24\n", m->id > 1 ? m->id - 1 : FIRST_BYTE);
+    need(!check_with(&m->file, more.data, more.n));
+    str_free(&more);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
-    struct str behind = {0};
     struct mended m = {0};
     if (n > MOST)
         return 0;
     check_file((const char *)data, n);
     add_bytes(&m);
-    str_addn(&behind, m.bytes.data, m.bytes.n);
-    str_addn(&behind, data, n);
-    check_file(behind.data, behind.n);
+    check_with(&m.bytes, (const char *)data, n);
     each_line((const char *)data, n, mend_line, &m);
     need(check_file(m.file.data, m.file.n));
+    check_twice(&m);
     vocabulary_free(&m.v);
     str_free(&m.bytes);
     str_free(&m.file);
-    str_free(&behind);
+    str_free(&m.last);
     return 0;
 }
