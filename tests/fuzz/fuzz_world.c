@@ -14,7 +14,7 @@
 
 enum {
     FIRST_BYTE = 60000, /* id of the byte 0 */
-    MOST_ALONE = 8,     /* wrong lines of an input that are read alone */
+    MOST_ALONE = 8,     /* wrong lines that are read alone, words that are cut short */
     MOST = 1 << 15
 }; /* the second reader is slow */
 
@@ -203,6 +203,14 @@ static void check_words(const struct tok *t, const struct vocabulary *v)
         most = v->word[i].id > most ? v->word[i].id : most;
     need(tok_n_vocab(t) == most + 1);
     same_ids(t, v, &s);
+    for (size_t i = v->n > MOST_ALONE ? v->n - MOST_ALONE : 0; i < v->n;
+         i++) { /* ends where a word goes on */
+        const struct word *w = &v->word[i];
+        str_clear(&s);
+        str_addn(&s, w->text, w->n - 1);
+        if (s.n && utf8_valid(s.data, s.n))
+            same_ids(t, v, &s);
+    }
     str_free(&s);
 }
 
