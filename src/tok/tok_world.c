@@ -134,7 +134,11 @@ static int read_lines(struct tok *t, const char *data, size_t n)
 
 static int check_ids(const struct tok_map *vocab)
 {
-    bool *used = mem_alloc(TOK_MAX_ID + 1, sizeof *used);
+    int32_t most = 0;
+    for (size_t i = 0; i < vocab->cap; i++)
+        if (vocab->slot[i].key && vocab->slot[i].value > most)
+            most = vocab->slot[i].value;
+    bool *used = mem_alloc((size_t)most + 1, sizeof *used);
     int rc = 0;
     for (size_t i = 0; i < vocab->cap && rc >= 0; i++) {
         if (!vocab->slot[i].key)

@@ -292,6 +292,17 @@ static void check_twice(struct mended *m)
     str_free(&more);
 }
 
+/* Every byte but one. */
+static void check_missing(const struct mended *m, size_t byte)
+{
+    const char *line = m->bytes.data;
+    for (size_t i = 0; i < byte; i++)
+        line = strchr(line, '\n') + 1;
+    const struct str before = {m->bytes.data, (size_t)(line - m->bytes.data), 0};
+    const char *behind = strchr(line, '\n') + 1;
+    need(!check_with(&before, behind, (size_t)(m->bytes.data + m->bytes.n - behind)));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
     struct mended m = {0};
@@ -303,6 +314,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     each_line((const char *)data, n, mend_line, &m);
     need(check_file(m.file.data, m.file.n));
     check_twice(&m);
+    check_missing(&m, n % 2 ? 255 : n / 2 % 256);
     vocabulary_free(&m.v);
     str_free(&m.bytes);
     str_free(&m.file);
