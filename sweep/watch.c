@@ -27,9 +27,9 @@
 
 struct watch {
     double s_wait;
-    int rank, n_rank;
-    char (*host)[WATCH_HOST]; /* [n_rank] */
-    pthread_t thread;
+    pthread_t thread; /* runs already when the ranks become known */
+    atomic_int rank, n_rank;
+    _Atomic(char *) host; /* [n_rank, WATCH_HOST]; set after n_rank */
     atomic_bool ending;
     atomic_uint_fast64_t step, bundle;
     atomic_int waits_for;
@@ -77,9 +77,10 @@ double watch_limit(const struct watch *w, int rank, double s_step)
     double s = whole_limit(w, s_step);
     if (rank == WATCH_SELF)
         return SHARE_SELF * s;
-    if (w->rank == 0)
+    const int own = atomic_load(&w->rank);
+    if (own == 0)
         return SHARE_LEADER * s;
-    return w->rank == 1 ? s : s + S_BEHIND;
+    return own == 1 ? s : s + S_BEHIND;
 }
 
 /* The line without "kvsweep: " and newline; no call in it takes memory, since the working thread may hang
@@ -88,13 +89,15 @@ static void write_line(const struct watch *w, int rank, double s, const char *wh
                        char *text, size_t size)
 {
     char who[WATCH_HOST + 32], where[64] = "";
-    bool self = rank == w->rank;
-    if (rank >= 0 && w->host && rank < w->n_rank)
-        snprintf(who, sizeof who, "rank %d on %s", rank, w->host[rank]);
+    const int own = atomic_load(&w->rank);
+    const char *host = atomic_load(&w->host);
+    bool self = rank == own;
+    if (rank >= 0 && host && rank < atomic_load(&w->n_rank))
+        snprintf(who, sizeof who, "rank %d on %s", rank, host + (size_t)rank * WATCH_HOST);
     else if (rank >= 0)
         snprintf(who, sizeof who, "rank %d", rank);
     else
-        snprintf(who, sizeof who, "another rank than %d", w->rank);
+        snprintf(who, sizeof who, "another rank than %d", own);
     if (bundle)
         snprintf(where, sizeof where, "%sbundle %016llx", what && *what ? ", " : " in ",
                  (unsigned long long)bundle);
@@ -114,8 +117,8 @@ static void end_process(const struct watch *w, double s)
 {
     char text[512], line[600];
     int rank = atomic_load(&w->waits_for);
-    write_line(w, rank == WATCH_SELF ? w->rank : rank, s, atomic_load(&w->what), atomic_load(&w->bundle),
-               text, sizeof text);
+    write_line(w, rank == WATCH_SELF ? atomic_load(&w->rank) : rank, s, atomic_load(&w->what),
+               atomic_load(&w->bundle), text, sizeof text);
     int n = snprintf(line, sizeof line, "kvsweep: %s\n", text);
     ssize_t k = write(STDERR_FILENO, line, (size_t)n);
     (void)k;
@@ -150,7 +153,7 @@ int watch_open(struct watch **out, double s_wait, int rank)
 {
     struct watch *w = mem_alloc(1, sizeof *w);
     w->s_wait = s_wait;
-    w->rank = rank;
+    atomic_store(&w->rank, rank);
     atomic_store(&w->waits_for, WATCH_SELF);
     int e = pthread_create(&w->thread, NULL, look, w);
     *out = e ? NULL : w;
@@ -166,7 +169,7 @@ void watch_close(struct watch *w)
         return;
     atomic_store(&w->ending, true);
     pthread_join(w->thread, NULL);
-    free(w->host);
+    free(atomic_load(&w->host));
     free(w);
 }
 
@@ -174,9 +177,9 @@ void watch_ranks(struct watch *w, int rank, int n_rank, const char (*host)[WATCH
 {
     if (!w)
         return;
-    w->host = mem_dup(host, (size_t)n_rank * sizeof *host);
-    w->rank = rank;
-    w->n_rank = n_rank;
+    atomic_store(&w->n_rank, n_rank);
+    atomic_store(&w->rank, rank);
+    atomic_store(&w->host, (char *)mem_dup(host, (size_t)n_rank * sizeof *host));
 }
 
 void watch_step(struct watch *w)

@@ -209,6 +209,30 @@ static void logits_lost_under_way(void **state)
     place_remove(&p);
 }
 
+/* In a process of its own: units until no more fit into `limit` bytes, the number of each group that was
+ * taken into `out`. Returns the status: 0 if the error says so, stays, and closing does no harm. */
+static int write_until_full(const struct place *p, const struct grid *g, int limit, int out)
+{
+    struct sink *s;
+    const struct rlimit lim = {(rlim_t)limit, (rlim_t)limit};
+    int rc = sink_hdf5.open(&s, p->path, &g->plan);
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &lim);
+    for (int i = 0; i < g->n && rc == 0; i += 3) {
+        rc = grid_put(g, &sink_hdf5, s, i, i + 3 < g->n ? i + 3 : g->n);
+        if (rc == 0 && write(out, &i, sizeof i) != sizeof i)
+            _exit(3);
+    }
+    if (rc == 0)
+        rc = sink_hdf5.refresh(s, true, true); /* the rebuilt file itself may be too large */
+    bool clear = rc == ERR_AGAIN && strstr(err_text(), "File too large");
+    bool sticks = sink_put_records(&sink_hdf5, s, g->record, 1) == ERR_AGAIN;
+    bool closes = sink_hdf5.close(s) == ERR_AGAIN;
+    if (!clear)
+        fprintf(stderr, "rc %d: %s\n", rc, err_text());
+    return clear && sticks && closes ? 0 : 1;
+}
+
 /* A file system that takes no more: one clear error, then nothing is taken any more; what was acknowledged is
  * there. */
 static void disk_full(void **state)
@@ -222,24 +246,9 @@ static void disk_full(void **state)
         assert_int_equal(pipe(pipefd), 0);
         pid_t pid = fork();
         if (pid == 0) {
-            struct sink *s;
-            struct rlimit lim = {(rlim_t)limit, (rlim_t)limit};
-            int rc = sink_hdf5.open(&s, p.path, &g.plan);
-            signal(SIGXFSZ, SIG_IGN);
-            setrlimit(RLIMIT_FSIZE, &lim);
-            for (int i = 0; i < g.n && rc == 0; i += 3) {
-                rc = grid_put(&g, &sink_hdf5, s, i, i + 3 < g.n ? i + 3 : g.n);
-                if (rc == 0 && write(pipefd[1], &i, sizeof i) != sizeof i)
-                    _exit(3);
-            }
-            if (rc == 0)
-                rc = sink_hdf5.refresh(s, true, true); /* the rebuilt file itself may be too large */
-            bool clear = rc == ERR_AGAIN && strstr(err_text(), "File too large");
-            bool sticks = sink_put_records(&sink_hdf5, s, g.record, 1) == ERR_AGAIN;
-            bool closes = sink_hdf5.close(s) == ERR_AGAIN;
-            if (!clear)
-                fprintf(stderr, "rc %d: %s\n", rc, err_text());
-            exit(clear && sticks && closes ? 0 : 1); /* exit: HDF5's own clean-up must survive it too */
+            int rc = write_until_full(&p, &g, limit, pipefd[1]);
+            grid_free(&g); /* checkers of memory look at the end of this process too */
+            exit(rc);      /* exit: HDF5's own clean-up must survive it too */
         }
         close(pipefd[1]);
         for (int i; read(pipefd[0], &i, sizeof i) == sizeof i;)

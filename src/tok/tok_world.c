@@ -84,13 +84,14 @@ static bool add_literal(struct str *out, const char *s, size_t n)
     return bytes || utf8_valid(str_c(out), out->n);
 }
 
+/* Digits alone: not "+5", nor what a NUL cuts short. */
 static bool number_between(const char *s, size_t n, int64_t max, int64_t *v)
 {
     char text[12] = "";
     if (n == 0 || n >= sizeof text)
         return false;
     memcpy(text, s, n);
-    return str_to_int(text, v) && *v > 0 && *v <= max;
+    return strspn(text, "0123456789") == n && str_to_int(text, v) && *v > 0 && *v <= max;
 }
 
 /* The literal holds blanks too: it lies between the first one and the last. */
@@ -133,7 +134,11 @@ static int read_lines(struct tok *t, const char *data, size_t n)
 
 static int check_ids(const struct tok_map *vocab)
 {
-    bool *used = mem_alloc(TOK_MAX_ID + 1, sizeof *used);
+    int32_t most = 0;
+    for (size_t i = 0; i < vocab->cap; i++)
+        if (vocab->slot[i].key && vocab->slot[i].value > most)
+            most = vocab->slot[i].value;
+    bool *used = mem_alloc((size_t)most + 1, sizeof *used);
     int rc = 0;
     for (size_t i = 0; i < vocab->cap && rc >= 0; i++) {
         if (!vocab->slot[i].key)

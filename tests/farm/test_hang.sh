@@ -58,7 +58,7 @@ if [ -n "$MPIRUN" ]; then
         ended stopped$r $((WAIT + 20)) "kvsweep.*: rank $r on $host has given no sign of life for [0-9]+ s.*; $kept"
     done
     for r in 1 0; do # the work spins, other threads live
-        hook=("LD_PRELOAD=$HANG" "KVS_HANG=$r:calloc:$DIR/spin$r")
+        hook=("LD_PRELOAD=$HANG" "KVS_HANG=$r:expf:$DIR/spin$r")
         begin spin$r 2
         hook=()
         : >"$DIR/spin$r"
@@ -81,7 +81,7 @@ begin sync alone
 hook=()
 : >"$DIR/sync"
 ended sync $((WAIT + 15)) "kvsweep: rank 0 on $host has made no progress for [0-9]+ s \(writes results\); $kept"
-hook=("LD_PRELOAD=$HANG" "KVS_HANG=0:calloc:$DIR/term")
+hook=("LD_PRELOAD=$HANG" "KVS_HANG=0:expf:$DIR/term")
 begin term alone
 hook=()
 : >"$DIR/term"

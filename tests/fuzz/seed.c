@@ -1,5 +1,5 @@
 /* Writes the seeds of formats that the program itself writes, as they are now: seed DIR makes DIR/record,
- * DIR/journal and messages between ranks, DIR/wire_result and DIR/wire_work. */
+ * DIR/journal and messages between ranks, DIR/wire_N for every kind N. */
 #include "../records.h"
 
 #include "base/str.h"
@@ -45,17 +45,25 @@ static void put(const char *dir, const char *name, const struct str *s)
     }
 }
 
+/* One of every kind, DIR/wire_0 and so on. */
 static void put_messages(const char *dir, const struct str *small, const struct str *big)
 {
-    struct str s = {0};
-    struct wire_msg m = {.kind = MSG_RESULT, .job = 3, .n_small = small->n, .n_big = big->n};
-    wire_put(&s, &m, small->data, big->data);
-    put(dir, "wire_result", &s);
-    str_clear(&s);
-    m = (struct wire_msg){.kind = MSG_WORK, .job = 1, .work = {.n = 2, .unit = {4, 5}, .s_cost = 1}};
-    wire_put(&s, &m, NULL, NULL);
-    put(dir, "wire_work", &s);
-    str_free(&s);
+    static const char text[] = "unit 7: out of memory";
+    for (int32_t kind = 0; kind < MSG_N; kind++) {
+        struct str s = {0};
+        char name[16];
+        struct wire_msg m = {.kind = kind, .job = 3, .loaded = 1, .s_step = 0.5, .weights = {5, 6}};
+        if (kind == MSG_RESULT)
+            m.n_small = small->n, m.n_big = big->n;
+        else if (kind == MSG_ERROR)
+            m.n_small = sizeof text - 1, m.rc = -1;
+        else if (kind == MSG_WORK)
+            m.work = (struct job){.n = 2, .unit = {4, 5}, .s_cost = 1};
+        wire_put(&s, &m, kind == MSG_ERROR ? text : small->data, big->data);
+        snprintf(name, sizeof name, "wire_%d", (int)kind);
+        put(dir, name, &s);
+        str_free(&s);
+    }
 }
 
 int main(int argc, char **argv)
