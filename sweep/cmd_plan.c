@@ -182,6 +182,10 @@ static void print_absent(const struct plan *p)
     for (int i = 0; i < p->n_task; i++)
         if (p->task[i].stand_in)
             printf("task %s: its haystack is absent; a synthetic one stands in\n", p->task[i].cfg->id);
+    for (int i = 0; i < p->n_task; i++)
+        if (p->task[i].guessed)
+            printf("task %s counts tokens: four bytes each where a model's tokenizer is absent\n",
+                   p->task[i].cfg->id);
     print_absent_rows(p);
 }
 
@@ -282,7 +286,7 @@ static json_t *json_task(const struct plan *p, int i)
     const struct plan_task *t = &p->task[i];
     json_t *o = json_pack("{s:s, s:s, s:i, s:s}", "id", t->cfg->id, "params", t->params, "examples",
                           t->n_example, "metric", task_metric(p, i));
-    if (!t->absent && !t->stand_in)
+    if (!t->absent && !t->stand_in && !t->guessed)
         json_object_set_new(o, "source_sha256", json_string(task_source_sha256(p->model[0].task[i])));
     if (t->absent)
         json_object_set_new(o, "absent", json_string("data"));

@@ -125,6 +125,25 @@ int plan_task_open(struct task **t, const struct config_task *cfg, const struct 
     return rc < 0 ? err_prefix(rc, "%s", cfg->where) : 0;
 }
 
+static int64_t guess_count(void *ctx, const char *text, size_t n_bytes)
+{
+    (void)ctx, (void)text;
+    return (int64_t)(n_bytes + 3) / 4;
+}
+
+/* For one model. A task that counts tokens has four bytes a token where a plan for looking at only has no
+ * tokenizer. */
+static int open_for(struct plan *p, int i, struct plan_model *m, const struct config_task *cfg)
+{
+    struct plan_task *t = &p->task[i];
+    if (!t->per_model || m->tok)
+        return plan_task_open(&m->task[i], cfg, t->per_model ? m->tok : NULL);
+    const struct token_counter guess = {guess_count, NULL};
+    t->guessed = true;
+    int rc = task_open(&m->task[i], cfg->type, cfg->params, &guess);
+    return rc < 0 ? err_prefix(rc, "%s", cfg->where) : 0;
+}
+
 /* A text among the parameters of a task, or NULL. */
 static const char *text_param(const struct config_task *cfg, const char *name)
 {
@@ -150,7 +169,7 @@ static int open_absent(struct plan *p, int i, struct plan_model *m)
     int rc = param_set(cfg.type->params, cfg.params, "haystack", "synthetic", cfg.where);
     t->stand_in = true;
     if (rc == 0)
-        rc = plan_task_open(&m->task[i], &cfg, t->per_model ? m->tok : NULL);
+        rc = open_for(p, i, m, &cfg);
     config_params_free(cfg.type, cfg.params);
     return rc;
 }
@@ -196,13 +215,13 @@ static int open_task(struct plan *p, int i, int model)
         m->task[i] = p->model[0].task[i];
         return 0;
     }
-    if (t->per_model) {
+    if (t->per_model && !(p->sketch && m->assumed)) {
         char *why = mem_printf("task %s counts tokens", t->cfg->id);
         int rc = need_tok(p, model, why);
         free(why);
         TRY(rc);
     }
-    int rc = plan_task_open(&m->task[i], t->cfg, t->per_model ? m->tok : NULL);
+    int rc = open_for(p, i, m, t->cfg);
     if (rc < 0 && p->sketch) {
         char *why = mem_strdup(err_text());
         if (open_absent(p, i, m) < 0)

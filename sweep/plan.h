@@ -58,6 +58,7 @@ struct plan_task {
     bool absent;   /* plan_sketch: its rows are not there; their published number is assumed, and there are no
                       units */
     bool stand_in; /* plan_sketch: its haystack is not there; a synthetic one stands in */
+    bool guessed;  /* plan_sketch: it counts tokens, and of a model without tokenizer they are guessed */
 };
 struct plan_unit {
     uint64_t hi, lo;
