@@ -354,12 +354,12 @@ int book_join(struct book *dst, const struct book *src, int32_t **setting_map, i
 int book_same_plan(const struct book *old, const struct sink_run *now, const char *where)
 {
     const char *a = old->run.plan_text, *b = now->plan_text ? now->plan_text : "";
-    for (int line = 1; *a || *b; line++) {
+    while (*a || *b) {
         size_t na = strcspn(a, "\n"), nb = strcspn(b, "\n");
         if (na != nb || memcmp(a, b, na) != 0)
             return err_set(ERR_INPUT,
-                           "%s belongs to another plan: line %d is \"%.*s\" there and \"%.*s\" now", where,
-                           line, (int)(na < 300 ? na : 300), a, (int)(nb < 300 ? nb : 300), b);
+                           "%s belongs to another plan (\"%.*s\" there, \"%.*s\" now): choose another output",
+                           where, (int)(na < 300 ? na : 300), a, (int)(nb < 300 ? nb : 300), b);
         a += na + (a[na] == '\n');
         b += nb + (b[nb] == '\n');
     }

@@ -22,18 +22,38 @@ static bool is_longbench(const char *category)
     return false;
 }
 
-/* Puts a task into the group of that name, made when first named. */
-static void put(struct means_group *group, int *n, const char *name, int task, int n_task)
+/* How many tasks before it have its id. */
+static int variant_of(const char *const *id, int task)
+{
+    int n = 0;
+    for (int t = 0; id && t < task; t++)
+        n += !strcmp(id[t], id[task]);
+    return n;
+}
+
+static bool is_named(const struct means_group *g, const char *name)
+{
+    const size_t n = strlen(name);
+    return !strncmp(g->name, name, n) && (!g->name[n] || (g->own && g->name[n] == ' '));
+}
+
+/* Puts a task into the group of that name and its variant, made when first named. */
+static void put(struct means_group *group, int *n, const char *name, int variant, int task, int n_task)
 {
     int i = 0;
-    while (i < *n && strcmp(group[i].name, name) != 0)
+    while (i < *n && (group[i].variant != variant || !is_named(&group[i], name)))
         i++;
-    if (i == *n)
-        group[(*n)++] = (struct means_group){name, mem_alloc((size_t)n_task, sizeof(int)), 0};
+    if (i == *n) {
+        char *own = variant ? mem_printf("%s (variant %d)", name, variant + 1) : NULL;
+        group[(*n)++] = (struct means_group){.name = own ? own : name,
+                                             .own = own,
+                                             .variant = variant,
+                                             .task = mem_alloc((size_t)n_task, sizeof(int))};
+    }
     group[i].task[group[i].n_task++] = task;
 }
 
-void means_init(struct means *m, const char *const *category, int n_task, bool paper)
+void means_init(struct means *m, const char *const *id, const char *const *category, int n_task, bool paper)
 {
     const size_t n = (size_t)n_task + 1;
     *m = (struct means){.paper = paper,
@@ -46,16 +66,19 @@ void means_init(struct means *m, const char *const *category, int n_task, bool p
     for (int pass = 0; pass < 2; pass++) /* LongBench first */
         for (int t = 0; t < n_task; t++)
             if (strcmp(category[t], not_averaged) != 0 && m->longbench[t] == !pass)
-                put(m->whole, &m->n_whole, pass ? category[t] : whole_longbench, t, n_task);
+                put(m->whole, &m->n_whole, pass ? category[t] : whole_longbench, variant_of(id, t), t,
+                    n_task);
     for (int t = 0; t < n_task; t++)
         if (strcmp(category[t], not_averaged) != 0)
-            put(m->category, &m->n_category, category[t], t, n_task);
+            put(m->category, &m->n_category, category[t], variant_of(id, t), t, n_task);
 }
 
 static void free_groups(struct means_group *g, int n)
 {
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         free(g[i].task);
+        free(g[i].own);
+    }
     free(g);
 }
 

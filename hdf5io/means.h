@@ -5,8 +5,11 @@
  * Task: mean over the examples that ended well. Category: mean over its tasks' scores. Whole: mean over the
  * scores of its tasks, not over its categories. LongBench is one whole (15 datasets; passage_count is run but
  * not averaged); every other category, the needle above all, is a whole by itself and never averaged with it.
- * Tasks without a score are left out. In paper mode scores of LongBench datasets are rounded to two decimals
- * (of 100) before they are averaged, and so are the averages, as the reference's scripts do. */
+ * A task that stands in the file with several parameters (max_new=8, max_new=4) is in as many experiments,
+ * which share their questions: its second variant belongs to a group of its own, "needle (variant 2)",
+ * counted in the order of /tasks. Tasks without a score are left out. In paper mode scores of LongBench
+ * datasets are rounded to two decimals (of 100) before they are averaged, and so are the averages, as the
+ * reference's scripts do. */
 #ifndef KVS_HDF5IO_MEANS_H
 #define KVS_HDF5IO_MEANS_H
 
@@ -17,6 +20,8 @@
 
 struct means_group {
     const char *name; /* a category's, or "longbench" */
+    char *own;        /* the name, where it is made here */
+    int variant;      /* 0: the first */
     int *task;        /* [n_task], in the order of /tasks */
     int n_task;
 };
@@ -27,8 +32,8 @@ struct means {
     struct means_group *category, *whole; /* those that have tasks to average; LongBench is the first whole */
     int n_category, n_whole;
 };
-/* category[t]: of task t; the texts are borrowed. */
-void means_init(struct means *m, const char *const *category, int n_task, bool paper);
+/* id[t], category[t]: of task t; the texts are borrowed. id NULL: no two tasks have one id. */
+void means_init(struct means *m, const char *const *id, const char *const *category, int n_task, bool paper);
 void means_free(struct means *m);
 
 /* The scores of a task so far, in the order of its examples: a sum's last bit, which rounding can show, is

@@ -183,10 +183,14 @@ static void init_means(struct summary *s)
 {
     const struct results *r = s->r;
     const char **category = mem_alloc((size_t)r->n_task + 1, sizeof *category);
-    for (int t = 0; t < r->n_task; t++)
+    const char **id = mem_alloc((size_t)r->n_task + 1, sizeof *id);
+    for (int t = 0; t < r->n_task; t++) {
         category[t] = r->task[t].category;
-    means_init(&s->means, category, r->n_task, r->mode && !strcmp(r->mode, "paper"));
+        id[t] = r->task[t].id;
+    }
+    means_init(&s->means, id, category, r->n_task, r->mode && !strcmp(r->mode, "paper"));
     free(category);
+    free(id);
 }
 
 void summary_make(struct summary *s, const struct results *r, enum summary_depth depth)

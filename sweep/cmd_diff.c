@@ -320,7 +320,8 @@ static void make_lines(const struct side *x, struct pairs *p, struct lines *l)
     for (int t = 0; t < m->n_task; t++) {
         struct str label = {0};
         summary_task_label(x->r, t, &label);
-        add_line(l, p, m, "task", mem_strdup(str_c(&label)), &(struct means_group){NULL, &t, 1}, &r);
+        add_line(l, p, m, "task", mem_strdup(str_c(&label)), &(struct means_group){.task = &t, .n_task = 1},
+                 &r);
         str_free(&label);
     }
     adjust(l, 0);

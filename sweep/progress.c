@@ -32,7 +32,7 @@ static void open_scores(struct progress *g)
         category[t] = task_traits(p->model[0].task[t])->category;
         g->first[t + 1] = g->first[t] + p->task[t].n_example;
     }
-    means_init(&g->means, category, p->n_task, p->config->mode == MODE_PAPER);
+    means_init(&g->means, NULL, category, p->n_task, p->config->mode == MODE_PAPER);
     free(category);
     const size_t n = (size_t)p->n_setting * (size_t)g->first[p->n_task];
     g->score = mem_alloc(n, sizeof *g->score);

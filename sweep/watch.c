@@ -101,9 +101,10 @@ static void write_line(const struct watch *w, int rank, double s, const char *wh
     if (bundle)
         snprintf(where, sizeof where, "%sbundle %016llx", what && *what ? ", " : " in ",
                  (unsigned long long)bundle);
-    snprintf(text, size, "%s has %s for %d s%s%s%s%s; what is finished is kept, the same command goes on",
-             who, self ? "made no progress" : "given no sign of life", (int)(s + 0.5),
-             what && *what ? " (" : "", what ? what : "", where, what && *what ? ")" : "");
+    snprintf(text, size, "%s%s has %s for %d s%s%s%s%s; what is finished is kept, the same command goes on",
+             stop_wished() == STOP_NO ? "" : "stopped by a signal; ", who,
+             self ? "made no progress" : "given no sign of life", (int)(s + 0.5), what && *what ? " (" : "",
+             what ? what : "", where, what && *what ? ")" : "");
 }
 
 int watch_lost(const struct watch *w, int rank, double s, const char *what, uint64_t bundle)

@@ -446,13 +446,31 @@ static void test_means(void **state)
             json_array_foreach(score, k, x) means_add(&sum[t], json_number_value(x));
         }
         struct means m;
-        means_init(&m, category, n, true);
+        means_init(&m, NULL, category, n, true);
         for (int j = 0; j < n; j++)
             near(100 * means_of_task(&m, j, &sum[j]), json_number_value(json_array_get(percent, (size_t)j)),
                  1e-9);
         check_groups(&m, c, sum);
         means_free(&m);
     }
+}
+
+/* Variants of one task are experiments of their own: never one mean. */
+static void test_means_variants(void **state)
+{
+    (void)state;
+    const char *const id[] = {"passkey", "recite", "passkey", "passkey"}, *const category[] = {
+                                                                              "needle", "needle", "needle",
+                                                                              "needle"};
+    struct means m;
+    means_init(&m, id, category, 4, false);
+    assert_int_equal(m.n_whole, 3);
+    assert_int_equal(m.whole[0].n_task, 2);
+    assert_string_equal(m.whole[0].name, "needle");
+    assert_string_equal(m.whole[1].name, "needle (variant 2)");
+    assert_true(m.whole[2].n_task == 1 && m.whole[2].task[0] == 3);
+    assert_int_equal(m.n_category, 3);
+    means_free(&m);
 }
 
 /* Fair mode rounds nothing; tasks without any score are left out. */
@@ -466,7 +484,7 @@ static void test_means_fair(void **state)
     means_add(&sum[1], 0.125);
     means_add(&sum[3], 1.0 / 3);
     means_add(&sum[2], 0.9);
-    means_init(&m, category, 5, false);
+    means_init(&m, NULL, category, 5, false);
     near(means_of_task(&m, 1, &sum[1]), 0.1875, 1e-15);
     assert_int_equal(m.n_whole, 2);
     near(means_of_group(&m, &m.whole[0], sum), 0.5 * (0.1875 + 1.0 / 3), 1e-15);
@@ -478,14 +496,15 @@ static void test_means_fair(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_wilson),      cmocka_unit_test(test_tango),
-        cmocka_unit_test(test_mcnemar),     cmocka_unit_test(test_holm),
-        cmocka_unit_test(test_flips),       cmocka_unit_test(test_flips_drawn),
-        cmocka_unit_test(test_bootstrap_t), cmocka_unit_test(test_kinds),
-        cmocka_unit_test(test_many),        cmocka_unit_test(test_in_order),
-        cmocka_unit_test(test_combined),    cmocka_unit_test(test_compare),
-        cmocka_unit_test(test_detectable),  cmocka_unit_test(test_select),
-        cmocka_unit_test(test_means),       cmocka_unit_test(test_means_fair),
+        cmocka_unit_test(test_wilson),         cmocka_unit_test(test_tango),
+        cmocka_unit_test(test_mcnemar),        cmocka_unit_test(test_holm),
+        cmocka_unit_test(test_flips),          cmocka_unit_test(test_flips_drawn),
+        cmocka_unit_test(test_bootstrap_t),    cmocka_unit_test(test_kinds),
+        cmocka_unit_test(test_many),           cmocka_unit_test(test_in_order),
+        cmocka_unit_test(test_combined),       cmocka_unit_test(test_compare),
+        cmocka_unit_test(test_detectable),     cmocka_unit_test(test_select),
+        cmocka_unit_test(test_means),          cmocka_unit_test(test_means_fair),
+        cmocka_unit_test(test_means_variants), cmocka_unit_test(test_means_variants),
     };
     return cmocka_run_group_tests(tests, load, unload);
 }

@@ -276,9 +276,10 @@ bool str_to_bytes(const char *text, uint64_t *v)
         char a[8], b[8];
         snprintf(a, sizeof a, "%siB", suffix[i]);
         snprintf(b, sizeof b, "%sB", suffix[i]);
+        const bool decimal = i && !strcmp(end, b); /* MB is a million bytes, MiB and M are 2^20 */
         if (!strcmp(end, suffix[i]) || (i && !strcmp(end, a)) || !strcmp(end, b)) {
-            x = ldexp(x, 10 * i);
-            if (!(x < 0x1p63))
+            x = decimal ? x * pow(1000, i) : ldexp(x, 10 * i);
+            if (!(x < 0x1p63) || (i == 0 && x != floor(x)))
                 return false;
             *v = (uint64_t)x;
             return true;

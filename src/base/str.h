@@ -42,7 +42,7 @@ void str_bytes(char out[32], double bytes);
 /* Whole text as a number; false on trailing characters, overflow, NaN or infinity. */
 bool str_to_double(const char *text, double *v);
 bool str_to_int(const char *text, int64_t *v);
-/* "256MiB", "2GiB", "1.5G", "4096": bytes. */
+/* "256MiB", "2GiB", "1.5G", "500MB" (decimal), "4096": bytes. */
 bool str_to_bytes(const char *text, uint64_t *v);
 
 /* UTF-8: decodes one code point from s[0..n); returns its length 1..4, or 0 if the bytes are not valid there.
