@@ -421,7 +421,7 @@ static void streaming_in_windows(void **state)
 }
 
 /* Keys and values [n,Hk,d] as a cache of all tokens quantises them, expanded. */
-static void expand(const struct kv_cache *all, int64_t n, float *out[2])
+static void expand(const struct kv_cache *all, int64_t n, bool inverse, float *out[2])
 {
     struct kv_dump d[KV_DUMP_MAX];
     int n_dump = 0;
@@ -433,7 +433,9 @@ static void expand(const struct kv_cache *all, int64_t n, float *out[2])
         const uint16_t *min = dump_find(d, n_dump, i ? "v_min" : "k_min")->data;
         out[i] = mem_alloc((size_t)values, sizeof(float));
         for (int64_t j = 0; j < values; j++)
-            out[i][j] = (float)code[j] * f16_to_f32(scale[j / 16]) + f16_to_f32(min[j / 16]);
+            out[i][j] = (inverse ? (float)code[j] / f16_to_f32(scale[j / 16])
+                                 : (float)code[j] * f16_to_f32(scale[j / 16])) +
+                        f16_to_f32(min[j / 16]);
     }
     dump_free(d, n_dump);
 }
@@ -499,7 +501,7 @@ static void flexgen_in_windows(void **state)
         }
         assert_int_equal(kv_open(&all, &spec, &g.shape, g.ops, 0, n, n), 0);
         rig_feed(&g, &all, &f, n, 64);
-        expand(&all, n, coded);
+        expand(&all, n, own, coded);
         kv_close(&all);
         kv_spec_free(&spec);
         g.shape.kind[0] = kind_attention(4, 2, 16, WINDOW);
