@@ -525,8 +525,10 @@ static void flexgen_in_windows(void **state)
     }
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc > 1)
+        rig_backend = argv[1];
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bytes_of_shapes),
         cmocka_unit_test(flops),
