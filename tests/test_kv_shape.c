@@ -2,6 +2,8 @@
  * whose layers differ. */
 #include "kv_rig.h"
 
+#include "kernels/half.h"
+
 enum { WINDOW = 16 };
 
 /* Layers 0 and 3 see all tokens, 1 and 2 a window, 4 keeps a state of 3*10 halves and 2*4*5 floats. */
@@ -418,8 +420,115 @@ static void streaming_in_windows(void **state)
         }
 }
 
-int main(void)
+/* Keys and values [n,Hk,d] as a cache of all tokens quantises them, expanded. */
+static void expand(const struct kv_cache *all, int64_t n, bool inverse, float *out[2])
 {
+    struct kv_dump d[KV_DUMP_MAX];
+    int n_dump = 0;
+    const int64_t values = n * all->kind->n_kv_head * all->kind->d_k;
+    assert_int_equal(kv_dump(all, d, &n_dump), 0);
+    for (int i = 0; i < 2; i++) {
+        const uint8_t *code = dump_find(d, n_dump, i ? "v_codes" : "k_codes")->data;
+        const uint16_t *scale = dump_find(d, n_dump, i ? "v_scale" : "k_scale")->data;
+        const uint16_t *min = dump_find(d, n_dump, i ? "v_min" : "k_min")->data;
+        out[i] = mem_alloc((size_t)values, sizeof(float));
+        for (int64_t j = 0; j < values; j++)
+            out[i][j] = (inverse ? (float)code[j] / f16_to_f32(scale[j / 16])
+                                 : (float)code[j] * f16_to_f32(scale[j / 16])) +
+                        f16_to_f32(min[j / 16]);
+    }
+    dump_free(d, n_dump);
+}
+
+/* What row p of head 0 must be over its window, where the keys [from, to) are those of `coded`. */
+static void check_coded(const struct rig *g, const struct feed *f, float *const coded[2], int64_t p,
+                        int64_t from, int64_t to)
+{
+    const int64_t H = g->shape.kind[0].n_head, Hk = g->shape.kind[0].n_kv_head, d = g->shape.kind[0].d_k;
+    const float *q = f->q + p * H * d;
+    double out[64] = {0}, sum = 0;
+    for (int64_t j = p - WINDOW + 1 > 0 ? p - WINDOW + 1 : 0; j <= p; j++) {
+        const bool is = j >= from && j < to;
+        const float *key = (is ? coded[0] : f->k) + j * Hk * d, *v = (is ? coded[1] : f->v) + j * Hk * d;
+        double dot = 0;
+        for (int64_t c = 0; c < d; c++)
+            dot += (double)q[c] * (double)key[c];
+        double e = exp(dot / sqrt((double)d));
+        sum += e;
+        for (int64_t c = 0; c < d; c++)
+            out[c] += e * (double)v[c];
+    }
+    for (int64_t c = 0; c < d; c++)
+        if (!(fabs((double)f->out[p * H * d + c] - out[c] / sum) <= 4e-3))
+            fail_msg("row %d: %g, not %g", (int)p, (double)f->out[p * H * d + c], out[c] / sum);
+}
+
+/* A cache after its prompt, of a pass of its own or a fork, then decode steps and a question read at once. */
+static void run_coded(struct rig *g, struct feed *f, const struct kv_spec *spec, struct kv_cache *c,
+                      int64_t n_prompt, int64_t n, int64_t chunk)
+{
+    assert_int_equal(rig_prompt(g, c, spec, f, n_prompt, n, chunk), 0);
+    rig_feed(g, c, f, n - 70, 1);
+    rig_feed(g, c, f, n, 70);
+}
+
+/* FlexGen's codes in layers with a window: a ring, over whose end prompts, chunks and decode steps go. */
+static void flexgen_in_windows(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {
+        "flexgen:group=16,window_layers=1", "flexgen:group=16,when=after,window_layers=1",
+        "flexgen:group=16,when=decode,window_layers=1", "flexgen-upstream:group=16,window_layers=1",
+        "flexgen-upstream:group=16,when=prefill,window_layers=1"};
+    static const int64_t prompts[] = {5, WINDOW, 3 * WINDOW + 5, 130};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts * 4; i++) {
+        struct rig g;
+        struct feed f;
+        struct kv_spec spec;
+        struct kv_cache c, all;
+        struct kv_ledger l = {0}, told;
+        float *coded[2];
+        const char *text = texts[i / 4];
+        const int64_t n_prompt = prompts[i % 4], n = n_prompt + 200;
+        const bool after = strstr(text, "after") || (strstr(text, "upstream") && !strstr(text, "when")),
+                   decode = strstr(text, "decode"), own = strstr(text, "upstream");
+        window_rig(&g, 0);
+        feed_init(&f, &g, n, 11);
+        assert_int_equal(kv_spec_parse(&spec, "flexgen:group=16"), 0);
+        if (own) {
+            kv_spec_free(&spec);
+            assert_int_equal(kv_spec_parse(&spec, "flexgen-upstream:group=16,when=prefill"), 0);
+        }
+        assert_int_equal(kv_open(&all, &spec, &g.shape, g.ops, 0, n, n), 0);
+        rig_feed(&g, &all, &f, n, 64);
+        expand(&all, n, own, coded);
+        kv_close(&all);
+        kv_spec_free(&spec);
+        g.shape.kind[0] = kind_attention(4, 2, 16, WINDOW);
+        assert_int_equal(kv_spec_parse(&spec, text), 0);
+        assert_int_equal(kv_spec_check(&spec, &g.shape), 0);
+        run_coded(&g, &f, &spec, &c, n_prompt, n, 1 + 40 * (int64_t)(i % 3));
+        for (int64_t p = 0; p < n; p++) {
+            const bool plain = p < n_prompt && (after || decode);
+            check_coded(&g, &f, coded, p, decode ? n_prompt : 0, plain ? 0 : own ? p : p + 1);
+        }
+        kv_bytes(&c, &l);
+        assert_int_equal(kv_predict(&spec, &g.shape, n_prompt, n, &told), 0);
+        assert_int_equal(kv_ledger_total(&told), kv_ledger_total(&l));
+        assert_true(decode || kv_ledger_total(&l) < shape_full_bytes(&g.shape, n) * 3);
+        kv_close(&c);
+        kv_spec_free(&spec);
+        free(coded[0]);
+        free(coded[1]);
+        feed_free(&f);
+        rig_free(&g);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1)
+        rig_backend = argv[1];
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bytes_of_shapes),
         cmocka_unit_test(flops),
@@ -431,6 +540,7 @@ int main(void)
         cmocka_unit_test(skipped_layers),
         cmocka_unit_test(layers_refused),
         cmocka_unit_test(streaming_in_windows),
+        cmocka_unit_test(flexgen_in_windows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -180,6 +180,78 @@ static void test_gguf_refused(void **state)
     scratch_remove(d);
 }
 
+static void add_f32(struct bytes *b, const char *key, float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    text(b, key), u32(b, 6), u32(b, bits);
+}
+
+/* A header of qwen2 with YaRN and one key more; what its rope is, or what is said against it. */
+static int open_yarn(const char *key, float value, struct model_config *c)
+{
+    char *d = scratch_make(), *path = file_join(d, "f.gguf");
+    struct model_file *f;
+    struct bytes b;
+    start(&b, 3, 1, 11);
+    add_text(&b, "general.architecture", "qwen2");
+    add_u32(&b, "qwen2.embedding_length", 64);
+    add_u32(&b, "qwen2.feed_forward_length", 96);
+    add_u32(&b, "qwen2.block_count", 2);
+    add_u32(&b, "qwen2.attention.head_count", 4);
+    add_u32(&b, "qwen2.context_length", 512);
+    add_f32(&b, "qwen2.attention.layer_norm_rms_epsilon", 1e-6f);
+    add_text(&b, "qwen2.rope.scaling.type", "yarn");
+    add_f32(&b, "qwen2.rope.scaling.factor", 4);
+    add_u32(&b, "qwen2.rope.scaling.original_context_length", 128);
+    if (strstr(key, "sliding_window"))
+        add_u32(&b, key, (uint32_t)value);
+    else
+        add_f32(&b, key, value);
+    tensor(&b, "token_embd.weight", 2, 64, 2, 0, 0), pad(&b, b.n + 1024);
+    scratch_put(d, "f.gguf", b.p, b.n);
+    free(b.p);
+    int rc = model_file_open(&f, path);
+    if (rc == 0) {
+        *c = *model_file_config(f);
+        model_file_close(f);
+    }
+    free(path);
+    scratch_remove(d);
+    return rc;
+}
+
+/* YaRN's keys as llama.cpp's converter writes them; those that it computes otherwise than transformers are
+ * refused unless they say what both do. */
+static void test_gguf_yarn(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *key, *says; /* NULL: it opens */
+        float value;
+    } cases[] = {
+        {"qwen2.rope.scaling.yarn_attn_factor", NULL, 1.138629436f},
+        {"qwen2.rope.scaling.yarn_attn_factor", "'qwen2.rope.scaling.yarn_attn_factor' is 1.25", 1.25f},
+        {"qwen2.rope.scaling.yarn_ext_factor", NULL, 1},
+        {"qwen2.rope.scaling.yarn_ext_factor", "yarn_ext_factor' is 0.5", 0.5f},
+        {"qwen2.rope.scaling.yarn_log_multiplier", "yarn_log_multiplier' is not supported", 0.1f},
+        {"qwen2.rope.scaling.attn_factor", "attn_factor' is 2", 2},
+        {"qwen2.attention.sliding_window", "does not say which layers slide", 128},
+        {"qwen2.attention.sliding_window", NULL, 512},
+        {"qwen2.rope.scaling.yarn_beta_fast", NULL, 16},
+    };
+    struct model_config c = {0};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int rc = open_yarn(cases[i].key, cases[i].value, &c);
+        if (cases[i].says ? rc != ERR_INPUT || !strstr(err_text(), cases[i].says) : rc != 0)
+            fail_msg("%s=%g: %s", cases[i].key, (double)cases[i].value, rc ? err_text() : "opens");
+        if (rc == 0)
+            assert_true(c.rope[0].scaling == ROPE_YARN && c.rope[0].factor == 4 &&
+                        c.rope[0].original_len == 128 && c.rope[0].yarn.whole && c.window == 0);
+    }
+    assert_true(c.rope[0].yarn.fast == 16 && c.rope[0].yarn.slow == 1);
+}
+
 /* Header cut at every length: always one line, never a crash. */
 static void test_cut_gguf(void **state)
 {
@@ -409,10 +481,11 @@ static void test_fuzz_safetensors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_hostile_gguf),        cmocka_unit_test(test_gguf_refused),
-        cmocka_unit_test(test_missing_and_extra),   cmocka_unit_test(test_cut_gguf),
-        cmocka_unit_test(test_hostile_safetensors), cmocka_unit_test(test_wrong_shape),
-        cmocka_unit_test(test_fuzz_gguf),           cmocka_unit_test(test_fuzz_safetensors),
+        cmocka_unit_test(test_hostile_gguf),     cmocka_unit_test(test_gguf_refused),
+        cmocka_unit_test(test_gguf_yarn),        cmocka_unit_test(test_missing_and_extra),
+        cmocka_unit_test(test_cut_gguf),         cmocka_unit_test(test_hostile_safetensors),
+        cmocka_unit_test(test_wrong_shape),      cmocka_unit_test(test_fuzz_gguf),
+        cmocka_unit_test(test_fuzz_safetensors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -22,7 +22,10 @@
  * `when` (both): prefill: prompt rows attend by the rule of decode rows, in a prompt pass of their own;
  * after: the prompt pass is plain and all of the prompt becomes codes at its end; decode: the prompt stays as
  * it is and generated tokens alone become codes. Keys and values are rounded to the cache dtype before
- * anything else. */
+ * anything else.
+ *
+ * In a layer with a window (window_layers=1) codes lie in a ring, and calls of many rows go part by part, so
+ * that a part never takes the place of what its first row still sees. */
 #include "base/err.h"
 #include "base/mem.h"
 #include "kv/method.h"
@@ -49,6 +52,8 @@ static const struct param flexgen_table[] = {
 static const struct param upstream_table[] = {
     FLEX_BITS("4"), FLEX_GROUP(64), KV_WHEN_PARAM(struct flex_params, KV_WHEN_AFTER), {0}};
 
+enum { PART = 64 }; /* rows of a part */
+
 enum { K_CODES, K_SCALE, K_MIN, V_CODES, V_SCALE, V_MIN, K_OWN, V_OWN, N_MEM };
 
 struct flexgen {
@@ -56,6 +61,7 @@ struct flexgen {
     struct kv_mem mem[N_MEM];
     struct kv_dense *prompt; /* when=decode, from its end on; NULL: none */
     int64_t n_exact;         /* tokens in it; the first token with codes */
+    int64_t slots;           /* room for codes: token t has slot (t - n_exact) % slots */
 };
 
 extern const struct kv_method kv_method_flexgen_upstream; /* below */
@@ -130,8 +136,10 @@ static int flex_open(struct kv_cache *c)
     const struct flex_params *p = c->params;
     struct flexgen *s = c->state = mem_alloc(1, sizeof *s);
     s->n_exact = p->when == KV_WHEN_DECODE ? c->n_prompt : 0;
-    const size_t n = (size_t)(c->n_max - s->n_exact);
-    const size_t values = n * (size_t)c->kind->n_kv_head * (size_t)c->kind->d_k;
+    s->slots = c->n_max - s->n_exact;
+    if (c->kind->window) /* a ring has whole parts, one more than the window needs */
+        s->slots = min64(s->slots, (c->kind->window + 2 * PART - 1) / PART * PART);
+    const size_t values = (size_t)s->slots * (size_t)c->kind->n_kv_head * (size_t)c->kind->d_k;
     for (int i = 0; i < 2; i++) {
         struct kv_mem *m = &s->mem[i ? V_CODES : K_CODES];
         TRY(kv_mem_open(c, &m[0], values * (size_t)p->bits / 8, MEM_CODES));
@@ -152,13 +160,18 @@ static void flex_close(struct kv_cache *c)
     free(s);
 }
 
+static int64_t slot_of(const struct flexgen *s, int64_t token)
+{
+    return s->slots ? (token - s->n_exact) % s->slots : 0;
+}
+
 /* Room of the codes of keys (i = 0) or values (i = 1) from token `at` on. */
 static struct quant_args flex_quant(const struct kv_cache *c, int i, struct tensor src, int64_t at)
 {
     const struct flex_params *p = c->params;
     const struct flexgen *s = c->state;
     const struct kv_mem *m = &s->mem[i ? V_CODES : K_CODES];
-    const int64_t values = (at - s->n_exact) * c->kind->n_kv_head * c->kind->d_k; /* before it */
+    const int64_t values = slot_of(s, at) * c->kind->n_kv_head * c->kind->d_k; /* before it */
     return (struct quant_args){.layout = QUANT_TOKEN,
                                .bits = (int32_t)p->bits,
                                .group = (int32_t)p->group,
@@ -169,21 +182,41 @@ static struct quant_args flex_quant(const struct kv_cache *c, int i, struct tens
                                .inverse = is_upstream(c)};
 }
 
-static struct kv_run flex_run(const struct kv_cache *c, int i, int64_t n)
+/* Tokens [from, to) in codes, oldest first: 0, 1 or, in a ring, 2 runs. */
+static int flex_runs(const struct kv_cache *c, int i, int64_t from, int64_t to, struct kv_run *out)
 {
     const struct flexgen *s = c->state;
-    const struct quant_args q = flex_quant(c, i, (struct tensor){0}, s->n_exact);
-    return (struct kv_run){.layout = QUANT_TOKEN,
-                           .dtype = c->shape->dtype,
-                           .bits = q.bits,
-                           .group = q.group,
-                           .f16_values = true,
-                           .inverse = q.inverse,
-                           .data = q.codes,
-                           .scale = q.scale,
-                           .min = q.min,
-                           .n = n,
-                           .pos = s->n_exact};
+    int n_run = 0;
+    for (int64_t n; from < to; from += n) {
+        const struct quant_args q = flex_quant(c, i, (struct tensor){0}, from);
+        n = min64(to - from, s->slots - slot_of(s, from));
+        out[n_run++] = (struct kv_run){.layout = QUANT_TOKEN,
+                                       .dtype = c->shape->dtype,
+                                       .bits = q.bits,
+                                       .group = q.group,
+                                       .f16_values = true,
+                                       .inverse = q.inverse,
+                                       .data = q.codes,
+                                       .scale = q.scale,
+                                       .min = q.min,
+                                       .n = n,
+                                       .pos = from};
+    }
+    return n_run;
+}
+
+/* Codes of the tokens of a frozen prompt that its ring holds: pieces end where either ring does. */
+static void quant_ring(struct kv_cache *c, const struct kv_dense *dense)
+{
+    const struct flexgen *s = c->state;
+    const int64_t held = dense->k.n[0];
+    struct quant_args q[2];
+    for (int64_t at = max64(0, dense->n - held), n; at < dense->n; at += n) {
+        n = min64(dense->n - at, min64(held - at % held, s->slots - slot_of(s, at)));
+        q[0] = flex_quant(c, 0, tensor_rows(&dense->k, at % held, n), at);
+        q[1] = flex_quant(c, 1, tensor_rows(&dense->v, at % held, n), at);
+        c->ops->quant(c->ops, q, 2);
+    }
 }
 
 static int flex_from_dense(struct kv_cache *c, struct kv_dense *dense)
@@ -194,10 +227,8 @@ static int flex_from_dense(struct kv_cache *c, struct kv_dense *dense)
         s->prompt = kv_dense_ref(dense);
         return 0;
     }
-    struct quant_args q[2] = {flex_quant(c, 0, tensor_rows(&dense->k, 0, dense->n), 0),
-                              flex_quant(c, 1, tensor_rows(&dense->v, 0, dense->n), 0)};
     if (dense->n)
-        c->ops->quant(c->ops, q, 2);
+        quant_ring(c, dense);
     return 0;
 }
 
@@ -226,17 +257,19 @@ static void flex_attend(const struct kv_cache *c, const struct kv_rows *r, const
                         struct attend_args *a)
 {
     const struct flexgen *s = c->state;
-    const int64_t T = r->q.n[0], n = c->n - s->n_exact; /* the new rows are counted */
+    const int64_t T = r->q.n[0]; /* the new rows are counted in c->n */
+    const int64_t first = c->kind->window ? max64(0, r->pos - c->kind->window + 1) : 0; /* that a row sees */
     const bool own = is_upstream(c), in_place = own && T == 1;
     kv_attend_init(a, c, r);
     struct attend_set *set = &a->set[0];
     for (int i = 0; i < 2; i++) {
         struct kv_run *run = i ? set->v : set->k;
         int n_run = 0;
-        if (s->prompt && s->prompt->n)
-            run[n_run++] = kv_run_of(i ? &s->prompt->v : &s->prompt->k, 0, s->prompt->n, 0);
-        if (n > in_place)
-            run[n_run++] = flex_run(c, i, n - in_place);
+        if (s->prompt) {
+            const struct tensor *ring = i ? &s->prompt->v : &s->prompt->k;
+            n_run = kv_ring_runs(ring, 0, max64(first, s->prompt->n - ring->n[0]), s->prompt->n, run);
+        }
+        n_run += flex_runs(c, i, max64(first, s->n_exact), c->n - in_place, run + n_run);
         if (in_place)
             run[n_run++] = kv_run_of(&j->own[i], 0, 1, r->pos);
         set->n_k = set->n_v = n_run;
@@ -289,11 +322,8 @@ static int flex_release(struct kv_cache *const *c, struct flex_job *j, int n)
     return rc;
 }
 
-static int flex_step(struct kv_cache *const *c, struct kv_rows *rows, int n)
+static int flex_rows(struct kv_cache *const *c, struct kv_rows *rows, int n)
 {
-    for (int i = 0; i < n; i++)
-        if (((const struct flex_params *)c[i]->params)->when != KV_WHEN_PREFILL)
-            TRY(kv_after_prompt(c[i]));
     const size_t count = (size_t)n;
     struct flex_batch b = {mem_alloc(count, sizeof *b.job), mem_alloc(3 * count, sizeof *b.rope),
                            mem_alloc(2 * count, sizeof *b.quant), mem_alloc(count, sizeof *b.attend)};
@@ -310,6 +340,42 @@ static int flex_step(struct kv_cache *const *c, struct kv_rows *rows, int n)
     return rc < 0 ? rc : released;
 }
 
+/* The next part of every cache that has rows left; a part ends where a part of the ring does. Returns how
+ * many caches had some. */
+static int flex_part(struct kv_cache *const *c, const struct kv_rows *rows, int n, struct kv_cache **some,
+                     struct kv_rows *part)
+{
+    int m = 0;
+    for (int i = 0; i < n; i++) {
+        const int64_t at = c[i]->n - rows[i].pos,
+                      own = c[i]->n - ((const struct flexgen *)c[i]->state)->n_exact;
+        if (at == rows[i].q.n[0])
+            continue;
+        some[m] = c[i];
+        part[m++] = kv_rows_part(&rows[i], at, min64(rows[i].q.n[0] - at, PART - own % PART));
+    }
+    const int rc = m ? flex_rows(some, part, m) : 0;
+    return rc < 0 ? rc : m;
+}
+
+static int flex_step(struct kv_cache *const *c, struct kv_rows *rows, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (((const struct flex_params *)c[i]->params)->when != KV_WHEN_PREFILL)
+            TRY(kv_after_prompt(c[i]));
+    if (!c[0]->kind->window)
+        return flex_rows(c, rows, n);
+    struct kv_cache **some = mem_alloc((size_t)n, sizeof *some);
+    struct kv_rows *part = mem_alloc((size_t)n, sizeof *part);
+    int rc;
+    do
+        rc = flex_part(c, rows, n, some, part);
+    while (rc > 0);
+    free(some);
+    free(part);
+    return rc;
+}
+
 static void flex_bytes(const struct kv_cache *c, struct kv_ledger *l)
 {
     const struct flexgen *s = c->state;
@@ -318,14 +384,15 @@ static void flex_bytes(const struct kv_cache *c, struct kv_ledger *l)
         kv_dense_count(s->prompt, l);
 }
 
-/* kept_bits: mean bits per key or value element over the tokens seen. */
+/* kept_bits: mean bits per key or value element over the tokens seen, of a window over those in it. */
 static void flex_budgets(const struct kv_cache *c, struct kv_budgets *b)
 {
     const struct flex_params *p = c->params;
     const struct flexgen *s = c->state;
     if (!c->n)
         return;
-    double exact = (double)s->n_exact / (double)c->n;
+    const int64_t held = c->kind->window ? min64(c->n, c->kind->window) : c->n;
+    double exact = (double)max64(0, held - (c->n - s->n_exact)) / (double)held;
     b->value[KV_KEPT_BITS] = (1 - exact) * ((double)p->bits + 32.0 / (double)p->group) +
                              exact * 8.0 * (double)dtype_bytes(c->shape->dtype);
 }
@@ -345,13 +412,13 @@ static void unpack(const struct kv_cache *c, int i, int64_t n, uint8_t *out)
     free(packed);
 }
 
-/* Of the tokens in codes. */
+/* Of the tokens in codes; a ring's slots in their own order. */
 static int flex_dump(const struct kv_cache *c, struct kv_dump out[KV_DUMP_MAX], int *n)
 {
     static const char *const name[2][3] = {{"k_codes", "k_scale", "k_min"}, {"v_codes", "v_scale", "v_min"}};
     const struct flex_params *p = c->params;
     const struct flexgen *s = c->state;
-    const int64_t hk = c->kind->n_kv_head, d = c->kind->d_k, rows = c->n - s->n_exact;
+    const int64_t hk = c->kind->n_kv_head, d = c->kind->d_k, rows = min64(c->n - s->n_exact, s->slots);
     const int64_t codes[3] = {rows, hk, d}, groups[3] = {rows, hk, d / p->group};
     for (int i = 0; i < 2; i++) {
         unpack(c, i, rows, kv_dump_add(out, n, name[i][0], DT_U8, codes));
@@ -366,7 +433,7 @@ static int flex_dump(const struct kv_cache *c, struct kv_dump out[KV_DUMP_MAX], 
 }
 
 #define FLEX_HOOKS                                                                                           \
-    .params_bytes = sizeof(struct flex_params), .nominal_ratio = flex_nominal,                               \
+    .params_bytes = sizeof(struct flex_params), .windows = true, .nominal_ratio = flex_nominal,              \
     .keeps_prompt = flex_keeps_prompt, .open = flex_open, .from_dense = flex_from_dense, .step = flex_step,  \
     .bytes = flex_bytes, .budgets = flex_budgets, .dump = flex_dump, .close = flex_close
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Small random-weight checkpoints of families that are not llama, with what their reference implementations compute in float32.
+"""Small random-weight checkpoints of all families (of llama those that model_make.py has not), with what their reference implementations
+compute in float32.
 
     python tests/oracle/family_make.py tests/fixtures/family [NAME …]
 
