@@ -109,6 +109,46 @@ static void test_oracles(void **state)
     }
 }
 
+/* What a sequence takes is what its shape says, at any length, and what was predicted. */
+static void check_bytes(struct rig *r)
+{
+    for (int64_t n = 1; n < 1000; n += 333) {
+        struct seq s;
+        struct kv_ledger l = {0}, predicted = {0};
+        OK(seq_open(&s, r->m, &r->shape, &r->full, n, n));
+        seq_bytes(&s, &l);
+        OK(kv_predict(&r->full, &r->shape, n, n, &predicted));
+        assert_int_equal(kv_ledger_total(&l), kv_ledger_total(&predicted));
+        seq_close(&s);
+    }
+}
+
+/* RecurrentGemma as transformers 4.40 computes it: an option of the sequence. Its default gives other
+ * answers. */
+static void test_griffin_bug(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        struct rig r;
+        struct oracle o;
+        struct model_overrides over = {.rope_theta_factor = 1};
+        if (!have_backend(backends[i]))
+            continue;
+        oracle_read(&o, "fixtures/family/griffin_hf_bug");
+        open_fixture(&r, "fixtures/family/griffin", backends[i], DT_F32);
+        assert_true(check_lengths(&r, &o) > 0.1);
+        OK(family_params_set(family_find("recurrent_gemma"), &over.options, "attention_mask=hf_bug", "test"));
+        OK(model_seq_shape(r.m, r.shape.dtype, &over, &r.shape));
+        const double worst = check_lengths(&r, &o);
+        print_message("hf_bug %s: max |delta logit| %.2g\n", backends[i], worst);
+        assert_true(worst <= 1e-3);
+        check_greedy(&r, &o);
+        check_bytes(&r);
+        rig_close(&r);
+        free(o.raw);
+    }
+}
+
 /* The logits of every token of a pass that is cut at these places. */
 static float *pass(struct rig *r, const struct oracle *o, int64_t n, const int64_t *cuts)
 {
@@ -213,20 +253,6 @@ static void check_forks(struct rig *r, const struct oracle *o, int64_t n, double
     seq_close(&fork[1]);
     seq_close(&plain);
     free(want);
-}
-
-/* What a sequence takes is what its shape says, at any length, and what was predicted. */
-static void check_bytes(struct rig *r)
-{
-    for (int64_t n = 1; n < 1000; n += 333) {
-        struct seq s;
-        struct kv_ledger l = {0}, predicted = {0};
-        OK(seq_open(&s, r->m, &r->shape, &r->full, n, n));
-        seq_bytes(&s, &l);
-        OK(kv_predict(&r->full, &r->shape, n, n, &predicted));
-        assert_int_equal(kv_ledger_total(&l), kv_ledger_total(&predicted));
-        seq_close(&s);
-    }
 }
 
 static void test_ways(void **state)
@@ -500,10 +526,14 @@ static void test_headers(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_oracles),    cmocka_unit_test(test_ways),
-        cmocka_unit_test(test_16_bit),     cmocka_unit_test(test_no_cache),
-        cmocka_unit_test(test_windows),    cmocka_unit_test(test_methods_beside_windows),
-        cmocka_unit_test(test_identities), cmocka_unit_test(test_headers)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_oracles),
+                                       cmocka_unit_test(test_griffin_bug),
+                                       cmocka_unit_test(test_ways),
+                                       cmocka_unit_test(test_16_bit),
+                                       cmocka_unit_test(test_no_cache),
+                                       cmocka_unit_test(test_windows),
+                                       cmocka_unit_test(test_methods_beside_windows),
+                                       cmocka_unit_test(test_identities),
+                                       cmocka_unit_test(test_headers)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -64,6 +64,16 @@ static int window_runs(const struct kv_cache *c, const struct kv_window_step *s,
     return n + kv_window_runs(&p->own, s, i, out + n);
 }
 
+/* The prompt's last keys, numbered from 0, before its rows (layer_kind.last_window). */
+static void see_last(const struct kv_window_step *s, int64_t window, struct attend_args *a)
+{
+    a->q_pos = 0;
+    a->set[0].dist_max = ATTEND_FAR;
+    a->set[0].n_k = a->set[0].n_v = 1;
+    a->set[0].k[0] = kv_run_of(&s->to[0], s->n - window, window, 0);
+    a->set[0].v[0] = kv_run_of(&s->to[1], s->n - window, window, 0);
+}
+
 static void window_prepare(struct kv_cache *c, const struct kv_rows *r, const struct kv_window_step *s,
                            struct rope_args rope[3], struct attend_args *a)
 {
@@ -71,6 +81,10 @@ static void window_prepare(struct kv_cache *c, const struct kv_rows *r, const st
     rope[1] = kv_rotate(r->k, s->to[0], c->kind->rope, r->pos);
     rope[2] = kv_rotate(r->v, s->to[1], NULL, 0);
     kv_attend_init(a, c, r);
+    if (c->kind->last_window && s->pos == 0 && s->n > c->kind->window) {
+        see_last(s, c->kind->window, a);
+        return;
+    }
     a->set[0].n_k = window_runs(c, s, 0, a->set[0].k);
     a->set[0].n_v = window_runs(c, s, 1, a->set[0].v);
 }

@@ -24,6 +24,8 @@ struct layer_kind {
     int32_t n_head, n_kv_head; /* attention */
     int32_t d_k, d_v;          /* of a cached key and value row per head */
     int64_t window;            /* newest keys that a query sees, its own included; 0: all */
+    bool last_window; /* the rows of a prompt longer than the window see its last keys alone, the i-th row the
+                         first i + 1 of them (an error of some implementations; the prompt is one pass) */
     int32_t n_rot,
         rope_of; /* first n_rot of d_k are rotated (0: none), by this rotary setting of the model */
     const struct rope *rope; /* NULL: not rotated, or known from a header alone */
@@ -46,8 +48,9 @@ struct seq_shape {
     int32_t n_layer, n_kind;
     uint8_t kind_of[SHAPE_LAYERS]; /* [n_layer] */
     struct layer_kind kind[SHAPE_KINDS];
-    enum dtype dtype; /* of cached keys and values */
-    int64_t max_len;  /* positions that the model can index */
+    enum dtype dtype;  /* of cached keys and values */
+    int64_t max_len;   /* positions that the model can index */
+    bool whole_prompt; /* a prompt is one pass, not one of chunks: its early rows depend on the last ones */
     struct shape_options options;
 };
 

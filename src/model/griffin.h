@@ -19,12 +19,19 @@ static inline const struct griffin_config *griffin_of(const struct model_config 
 {
     return (const struct griffin_config *)(const void *)c->own.bytes;
 }
+/* In shape_options. */
+enum { GRIFFIN_MASK_CORRECT, GRIFFIN_MASK_HF_BUG };
+struct griffin_params {
+    int64_t attention_mask;
+};
 enum griffin_state { GRIFFIN_TAIL, GRIFFIN_LRU };
 
 int griffin_read(struct model_config *c, const struct config_reader *r);
 void griffin_describe(const struct model_config *c, struct str *out);
 struct layer_kind griffin_kind(const struct model_config *c); /* of the layers that attend */
 void griffin_shape(const struct model_config *c, struct seq_shape *s);
+void griffin_apply(const struct model_config *c, struct seq_shape *s);
+extern const struct param griffin_params[];
 void griffin_cost(const struct model_config *c, struct model_cost *cost);
 
 #endif

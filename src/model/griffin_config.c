@@ -8,6 +8,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stddef.h>
 #include <string.h>
 
 /* Which layers attend: a pattern that repeats, or one word per layer. */
@@ -132,6 +133,27 @@ void griffin_shape(const struct model_config *c, struct seq_shape *s)
     *s = (struct seq_shape){
         .n_layer = c->n_layer, .n_kind = 2, .kind = {recurrent, griffin_kind(c)}, .max_len = INT32_MAX};
     memcpy(s->kind_of, w->attention, (size_t)c->n_layer);
+}
+
+const struct param griffin_params[] = {
+    {"attention_mask", PARAM_CHOICE, offsetof(struct griffin_params, attention_mask), 0, 0, 1,
+     "correct|hf_bug", NULL,
+     "hf_bug: as transformers 4.40 to 4.57 do, a long prompt's rows see its last keys alone, and an answer "
+     "one "
+     "key less than the model was trained with"},
+    {0},
+};
+
+/* transformers 4.40.2 models/recurrent_gemma/modeling_recurrent_gemma.py, RecurrentGemmaSdpaAttention: it
+ * cuts the prompt's keys to the last W and keeps the mask's first W columns. */
+void griffin_apply(const struct model_config *c, struct seq_shape *s)
+{
+    const struct griffin_params *o = (const struct griffin_params *)(const void *)s->options.v;
+    if (o->attention_mask != GRIFFIN_MASK_HF_BUG)
+        return;
+    s->kind[1].window = griffin_of(c)->W;
+    s->kind[1].last_window = true;
+    s->whole_prompt = true;
 }
 
 void griffin_cost(const struct model_config *c, struct model_cost *cost)

@@ -34,8 +34,10 @@ void slot_free(struct slot *l)
     *l = (struct slot){0};
 }
 
-int64_t engine_chunk_end(const struct engine *e, int64_t at, int64_t n, bool last_alone)
+int64_t engine_chunk_end(const struct engine *e, const struct seq *s, int64_t at, int64_t n, bool last_alone)
 {
+    if (s->shape.whole_prompt)
+        return n;
     int64_t bulk = last_alone && n > 1 ? n - 1 : n, end = (at / e->chunk + 1) * e->chunk;
     return at >= bulk ? n : end < bulk ? end : bulk;
 }
@@ -46,7 +48,7 @@ int engine_prefill(struct engine *e, struct seq *s, const int32_t *ids, int64_t 
     e->passes++;
     e->prompt_tokens += n;
     for (int64_t at = 0; at < n;) {
-        int64_t end = engine_chunk_end(e, at, n, last_alone);
+        int64_t end = engine_chunk_end(e, s, at, n, last_alone);
         struct batch_item item = {.seq = s, .ids = ids + at, .n = end - at};
         TRY(model_forward(e->model, &item, 1, end == n ? LOGITS_LAST : LOGITS_NONE, logits));
         TRY(poll_call(&e->poll));

@@ -37,9 +37,9 @@ struct engine {
     struct ops *ops;
     struct model *model;
     const struct tok *tok; /* NULL: ids only */
-    int n_top;      /* K to keep of every token */
-    int first_rows; /* full logits to keep: 0, 1, or INT32_MAX for all */
-    int64_t chunk;  /* rows of a prefill chunk, the backend's wish; chunks are cut at its multiples */
+    int n_top;             /* K to keep of every token */
+    int first_rows;        /* full logits to keep: 0, 1, or INT32_MAX for all */
+    int64_t chunk;         /* rows of a prefill chunk, the backend's wish; chunks are cut at its multiples */
     struct poll poll;
     /* Sees every row of logits (f32 device row of n_vocab) before a token is chosen. May be NULL. */
     void (*observe)(void *ctx, struct slot *l, struct tensor row);
@@ -54,10 +54,11 @@ int engine_prefill(struct engine *e, struct seq *s, const int32_t *ids, int64_t 
 /* The plain pass of a prompt, frozen, and its last row of logits; `full` is the plain method. `watch`: what
  * sequences that will start from it want noted of its keys (kv_wants). */
 int engine_plain(struct engine *e, const struct kv_spec *full, const struct seq_shape *shape,
-                 const int32_t *ids, int64_t n, unsigned watch, struct seq_prompt *out, struct tensor *logits);
-/* Where the prefill chunk that begins at `at` ends: at a multiple of the chunk, or before a last token that
- * goes alone. */
-int64_t engine_chunk_end(const struct engine *e, int64_t at, int64_t n, bool last_alone);
+                 const int32_t *ids, int64_t n, unsigned watch, struct seq_prompt *out,
+                 struct tensor *logits);
+/* Where the prefill chunk of s that begins at `at` ends: at a multiple of the chunk, or before a last token
+ * that goes alone; at the end where a prompt is one pass. */
+int64_t engine_chunk_end(const struct engine *e, const struct seq *s, int64_t at, int64_t n, bool last_alone);
 /* Chooses the next token of each of n slots from the same row of logits (slots that share a prompt pass), or
  * row i for slot i when logits has n rows. */
 int engine_choose(struct engine *e, struct slot *const *slot, int n, struct tensor logits);

@@ -23,7 +23,7 @@ static int emit(struct runner *r, struct probe_logits *p, struct tensor logits)
 static int feed(struct runner *r, struct probe_logits *p, struct seq *s, bool last_alone, struct tensor *last)
 {
     for (int64_t at = 0; at < p->n_ids;) {
-        int64_t end = engine_chunk_end(&r->engine, at, p->n_ids, last_alone);
+        int64_t end = engine_chunk_end(&r->engine, s, at, p->n_ids, last_alone);
         struct batch_item item = {.seq = s, .ids = p->ids + at, .n = end - at};
         TRY(model_forward(r->model, &item, 1, p->all_positions ? LOGITS_ALL : LOGITS_LAST, last));
         if (p->all_positions || end == p->n_ids)

@@ -32,10 +32,30 @@ def write_oracle(path, logits_of, n_vocab, seed, n_prompt=700, rows=ROWS, n_gree
             top = np.sort(row)[::-1]
             gaps.append(top[0] - top[1])
             seq.append(int(row.argmax()))
+    write(path, ids, seq, logits[rows], gaps, rows)
+
+
+def write_steps(path, step, n_vocab, seed, n_prompt=700, rows=ROWS, n_greedy=N_GREEDY):
+    """The same of a model whose prompt rows depend on what follows them: step(ids, at) -> float32 [n_vocab] of the last token of ids
+    behind `at` tokens that it was given before (0: anew)."""
+    ids = torch.randint(0, n_vocab, (n_prompt,), generator=torch.Generator().manual_seed(seed)).tolist()
+    with torch.no_grad():
+        logits = np.stack([step(ids[:row + 1], 0) for row in rows])
+        seq, gaps, row = list(ids), [], step(ids, 0)
+        for _ in range(n_greedy):
+            top = np.sort(row)[::-1]
+            gaps.append(top[0] - top[1])
+            seq.append(int(row.argmax()))
+            row = step(seq[-1:], len(seq) - 1)
+    write(path, ids, seq, logits, gaps, rows)
+
+
+def write(path, ids, seq, logits, gaps, rows):
+    n_prompt, n_vocab, n_greedy = len(ids), logits.shape[1], len(gaps)
     with open(path, "wb") as f:
         f.write(struct.pack("<4i", n_prompt, n_greedy, n_vocab, len(rows)))
         f.write(np.asarray(rows, "<i4").tobytes() + np.asarray(seq, "<i4").tobytes())
-        f.write(logits[rows].astype("<f4").tobytes() + np.asarray(gaps, "<f4").tobytes())
+        f.write(logits.astype("<f4").tobytes() + np.asarray(gaps, "<f4").tobytes())
     print(path, "logits", logits.min(), logits.max(), "least gap", min(gaps), flush=True)
 
 
