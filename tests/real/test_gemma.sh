@@ -33,7 +33,7 @@ for r in rows:
 for key in sorted(table):
     print(*key, f"{sum(table[key]) / len(table[key]):.2f}", sep="\t")
 settings = {r["method"]: r for r in csv.DictReader(open(sys.argv[1]))}
-assert float(settings["full"]["true_ratio"]) == 1
+assert 0.95 < float(settings["full"]["true_ratio"]) <= 1 # a fork holds the prompt's window and puts its own rows behind
 # 15 windows of 512 stay as they are: the sequence shrinks less than its 3 full layers do
 assert 1 < float(settings["streaming"]["true_ratio"]) < 4
 P
