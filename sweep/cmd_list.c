@@ -116,9 +116,9 @@ static int list_models(struct app *app)
             bool there = file_exists(m.path) || file_is_dir(m.path);
             str_printf(&s, "%s\t%s\t%lld\t%s\t%s%s\n", m.id, m.template, (long long)m.max_len, m.path,
                        there          ? "there"
-                       : m.fetch.pypi ? "get it with: kvsweep fetch "
+                       : m.fetch.n_part ? "get it with: kvsweep fetch "
                                       : "missing",
-                       !there && m.fetch.pypi ? m.id : "");
+                       !there && m.fetch.n_part ? m.id : "");
             config_model_close(&m);
         }
         free(*id);

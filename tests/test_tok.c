@@ -135,6 +135,12 @@ static void tables_from_json(struct tables *a, const char *name, const char *pre
             a->g.bos = (int32_t)k;
 }
 
+static int32_t key_or(const json_t *j, const char *key, int32_t def)
+{
+    const json_t *v = json_object_get(j, key);
+    return v ? (int32_t)json_integer_value(v) : def;
+}
+
 static void tables_from_gguf(struct tables *a, const char *name)
 {
     *a = (struct tables){.j = load(name, "gguf.json")};
@@ -154,12 +160,12 @@ static void tables_from_gguf(struct tables *a, const char *name)
                              .type = a->type,
                              .score = a->score,
                              .n_token = (int32_t)n,
-                             .bos = 1,
-                             .eos = 2,
-                             .unk = 0,
+                             .bos = key_or(a->j, "bos_token_id", 1),
+                             .eos = key_or(a->j, "eos_token_id", 2),
+                             .unk = key_or(a->j, "unknown_token_id", 0),
                              .add_bos = -1,
                              .add_eos = -1,
-                             .add_space_prefix = -1};
+                             .add_space_prefix = json_object_get(a->j, "add_space_prefix") ? 0 : -1};
 }
 
 static void check_tables(struct tables *a, const char *name)
@@ -184,6 +190,8 @@ static void test_gguf(void **state)
     check_tables(&a, "qwen2");
     tables_from_gguf(&a, "llama2");
     check_tables(&a, "llama2");
+    tables_from_gguf(&a, "gemma-spm"); /* sentencepiece's ids, of texts with U+2581 too */
+    check_tables(&a, "gemma-spm");
 }
 
 static void refused(struct tok_gguf g, const char *want)
@@ -452,6 +460,7 @@ static void test_templates(void **state)
         {"mistral_v3", "<s>[INST]  hi [/INST]"},
         {"mistral_instruct", "<s>[INST]  hi  [/INST]"},
         {"recurrentgemma", "<bos><start_of_turn>user\nhi<end_of_turn>\n<start_of_turn>model\n"},
+        {"gemma", "<bos><start_of_turn>user\nhi<end_of_turn>\n<start_of_turn>model\n"},
         {"mamba-chat", "<|user|>\n hi <|endoftext|>\n<|assistant|>\n"},
     };
     for (size_t i = 0; i < sizeof want / sizeof *want; i++) {

@@ -79,7 +79,8 @@ static int get_bool(const struct reader *r, const char *key, bool def, bool *out
 
 static int read_dtype(const struct reader *r, struct model_config *c)
 {
-    const bool inside = given(json_object_get(r->root, "dtype")) || given(json_object_get(r->root, "torch_dtype"));
+    const bool inside =
+        given(json_object_get(r->root, "dtype")) || given(json_object_get(r->root, "torch_dtype"));
     const json_t *at = inside || !r->outer ? r->root : r->outer;
     const json_t *v = json_object_get(at, "dtype"), *old = json_object_get(at, "torch_dtype");
     if (given(v) && given(old) && !json_equal(v, old))

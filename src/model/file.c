@@ -130,9 +130,7 @@ static char *renamed(const struct name_pair *p, const char *name)
 {
     const size_t n = strlen(p->own);
     const bool begins = n && p->own[n - 1] == '.' && !strncmp(name, p->own, n);
-    return begins                  ? mem_printf("%s%s", p->hf, name + n)
-           : !strcmp(name, p->own) ? mem_strdup(p->hf)
-                                   : NULL;
+    return begins ? mem_printf("%s%s", p->hf, name + n) : !strcmp(name, p->own) ? mem_strdup(p->hf) : NULL;
 }
 
 /* Other layouts' names become the family's; the first pair that fits counts. */

@@ -75,9 +75,14 @@ static int read_sizes(const struct config_reader *r, struct model_config *c)
     c->n_head = (int32_t)heads;
     c->n_kv_head = (int32_t)kv;
     c->head_dim = (int32_t)dim;
+    return 0;
+}
+
+static int check_heads(const struct model_config *c, const char *path)
+{
     if (c->n_head % c->n_kv_head || c->head_dim % 2)
         return err_set(ERR_INPUT, "%s: %d query heads of %d values and %d key/value heads do not go together",
-                       r->path, c->n_head, c->head_dim, c->n_kv_head);
+                       path, c->n_head, c->head_dim, c->n_kv_head);
     return 0;
 }
 
@@ -126,7 +131,8 @@ int gemma3_read(struct model_config *c, const struct config_reader *r)
     TRY(read_ropes(r, c));
     c->norm_eps = (float)eps;
     w->norm_add = r->hf ? 1 : 0;
-    return r->dtype(r, c);
+    TRY(r->dtype(r, c));
+    return check_heads(c, r->path); /* last: a plan learns from this reading which keys there are */
 }
 
 void gemma3_describe(const struct model_config *c, struct str *out)

@@ -13,7 +13,7 @@ struct reader {
     const char *path;
     const json_t *root;
     const char *name; /* of the object that counts: "rope_scaling", "rope_parameters"; NULL: there is none */
-    const json_t *used; /* that object */
+    const json_t *used;            /* that object */
     const struct layer_rope *type; /* of whose layers; NULL: of all */
     json_t *merged;                /* owned: an object that stands in no file */
     struct str *notes;
@@ -99,12 +99,14 @@ static int check_object(const struct reader *r, const char *name)
  * everything (configuration_gemma3.py, convert_rope_params_to_dict). */
 static int choose_typed(struct reader *r)
 {
-    const json_t *all = json_object_get(r->root, "rope_parameters"), *own = json_object_get(all, r->type->type);
+    const json_t *all = json_object_get(r->root, "rope_parameters"),
+                 *own = json_object_get(all, r->type->type);
     const json_t *scaling = json_object_get(r->root, "rope_scaling");
     if (json_object_size(all) && !json_is_object(json_object_get(all, layer_ropes[0].type)) &&
         !json_is_object(json_object_get(all, layer_ropes[1].type)))
-        return err_set(ERR_INPUT, "%s: 'rope_parameters' needs an object '%s' and one '%s' for this model_type",
-                       r->path, layer_ropes[0].type, layer_ropes[1].type);
+        return err_set(ERR_INPUT,
+                       "%s: 'rope_parameters' needs an object '%s' and one '%s' for this model_type", r->path,
+                       layer_ropes[0].type, layer_ropes[1].type);
     r->name = r->type->type;
     r->used = json_is_object(own) ? own : NULL;
     if (r->type != &layer_ropes[0] || !json_object_size(scaling))

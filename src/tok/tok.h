@@ -32,8 +32,8 @@ struct tok_gguf {
 
 /* `dir` is a model folder with tokenizer.json, or else SentencePiece's tokenizer.model, or else the
  * vocabulary of RWKV's World models, rwkv_vocab_v20230424.txt (and tokenizer_config.json,
- * special_tokens_map.json, added_tokens.json, generation_config.json where present: tokens that stand there alone,
- * bos/eos ids, add_bos_token, clean_up_tokenization_spaces). ERR_INPUT names file and key. */
+ * special_tokens_map.json, added_tokens.json, generation_config.json where present: tokens that stand there
+ * alone, bos/eos ids, add_bos_token, clean_up_tokenization_spaces). ERR_INPUT names file and key. */
 int tok_open_dir(struct tok **t, const char *dir);
 /* A *.tiktoken file: one "BASE64 RANK" per line, the bytes of a token and its id, which is also the order of
  * the merges. Texts are cut by the pattern of cl100k_base, and nothing in them is a special token (tiktoken's
@@ -101,7 +101,8 @@ int tok_decode(const struct tok *t, const int32_t *ids, int64_t n_ids, bool skip
 
 /* Named chat templates for one user turn. */
 struct chat_template {
-    const char *name;   /* chatml, llama3, mistral_instruct, vicuna, recurrentgemma, mamba-chat, rwkv, none */
+    const char
+        *name; /* chatml, llama3, mistral_instruct, vicuna, recurrentgemma, gemma, mamba-chat, rwkv, none */
     const char *before; /* text before the prompt */
     const char *after;  /* text after it */
     bool trim;          /* strip white space at both ends of the prompt first */

@@ -41,13 +41,11 @@ void bpe_free(struct bpe *b)
     *b = (struct bpe){0};
 }
 
-static const char BLANK[] = "\xe2\x96\x81"; /* U+2581 */
-
 /* U+2581 somewhere behind another character. */
 static bool blank_inside(const char *s, size_t n)
 {
     for (size_t i = 1; i + 3 <= n; i++)
-        if (memcmp(s + i, BLANK, 3) == 0 && (i < 3 || memcmp(s + i - 3, BLANK, 3) != 0))
+        if (memcmp(s + i, TOK_BLANK, 3) == 0 && (i < 3 || memcmp(s + i - 3, TOK_BLANK, 3) != 0))
             return true;
     return false;
 }
@@ -64,7 +62,7 @@ void bpe_finish(struct bpe *b)
         int n = utf8_put(text, cp);
         b->low_char[cp] = tok_map_get(&b->vocab, text, (size_t)n);
     }
-    b->cut_at_blank = !b->prefix && !b->suffix && tok_map_get(&b->vocab, BLANK, 3) >= 0;
+    b->cut_at_blank = !b->prefix && !b->suffix && tok_map_get(&b->vocab, TOK_BLANK, 3) >= 0;
     for (size_t i = 0; i < b->vocab.cap && b->cut_at_blank; i++)
         if (b->vocab.slot[i].key && blank_inside(b->vocab.slot[i].key, b->vocab.slot[i].n))
             b->cut_at_blank = false;
@@ -253,7 +251,7 @@ void bpe_encode(struct bpe_run *r, const char *s, size_t n, struct ids *out)
     }
     size_t from = 0;
     for (size_t at = 3; r->bpe->cut_at_blank && at + 3 <= n; at++)
-        if (memcmp(s + at, BLANK, 3) == 0 && memcmp(s + at - 3, BLANK, 3) != 0) {
+        if (memcmp(s + at, TOK_BLANK, 3) == 0 && memcmp(s + at - 3, TOK_BLANK, 3) != 0) {
             encode_cached(r, s + from, at - from, out);
             from = at;
         }

@@ -144,6 +144,53 @@ int tok_read_scores(struct tok *t, const struct tok_gguf *g, bool legacy)
     return set_ids(t, g, true);
 }
 
+/* Looks for user-defined pieces that are blanks in normalized text, as SentencePiece does. */
+static void find_blanks_in_normal(struct tok *t)
+{
+    for (size_t i = 0; i < t->n_added; i++) {
+        struct added_token *a = &t->added[i];
+        if (!a->special && memmem(a->text, a->n, TOK_BLANK, strlen(TOK_BLANK)))
+            a->normalized = a->as_is = true;
+    }
+}
+
+static char *with_blanks(const char *text)
+{
+    struct str s = {0};
+    for (; *text; text++)
+        if (*text == ' ')
+            str_add(&s, TOK_BLANK);
+        else
+            str_addc(&s, *text);
+    return s.data;
+}
+
+/* llama.cpp's converter spells the U+2581 of user-defined pieces (Gemma's runs of blanks) as blanks, because
+ * llama.cpp looks for them in raw text. There a U+2581 that a text itself holds is none of them; for
+ * SentencePiece, with which the models were trained, it is, so they get their spelling back. */
+static int read_llama(struct tok *t, const struct tok_gguf *g)
+{
+    enum { USER = 4 };
+    const size_t n = g->n_token > 0 ? (size_t)g->n_token : 0;
+    const char **token = mem_alloc(n + 1, sizeof *token);
+    char **changed = mem_alloc(n + 1, sizeof *changed); /* owned */
+    struct tok_gguf own = *g;
+    size_t n_changed = 0;
+    for (size_t i = 0; i < n; i++) {
+        const bool blank = g->type && g->type[i] == USER && strchr(g->token[i], ' ');
+        token[i] = blank ? changed[n_changed++] = with_blanks(g->token[i]) : g->token[i];
+    }
+    own.token = token;
+    int rc = tok_read_scores(t, &own, true);
+    if (rc == 0)
+        find_blanks_in_normal(t);
+    for (size_t i = 0; i < n_changed; i++)
+        free(changed[i]);
+    free(changed);
+    free(token);
+    return rc;
+}
+
 static int read_gguf(struct tok *t, const struct tok_gguf *g)
 {
     if (!g->model)
@@ -151,7 +198,7 @@ static int read_gguf(struct tok *t, const struct tok_gguf *g)
     if (strcmp(g->model, "gpt2") == 0)
         TRY(read_gpt2(t, g));
     else if (strcmp(g->model, "llama") == 0)
-        TRY(tok_read_scores(t, g, true));
+        TRY(read_llama(t, g));
     else
         return err_set(ERR_INPUT, "tokenizer.ggml.model: \"%.40s\" is not supported (gpt2, llama)", g->model);
     return tok_finish(t);

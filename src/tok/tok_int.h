@@ -11,6 +11,8 @@
 
 enum { TOK_MAX_ID = (1 << 24) - 1 }; /* ids above this are refused: tables are indexed by id */
 
+#define TOK_BLANK "\xe2\x96\x81" /* U+2581, which SentencePiece writes for a blank */
+
 /* ---- tok_map.c ---- */
 
 /* Byte string → int32. Keys are copied into chunks that live as long as the map, so pointers to them stay

@@ -102,26 +102,24 @@ int tok_merges_from_scores(struct bpe *b, const char *const *token, const float 
     return rc;
 }
 
-static const char BLANK[] = "\xe2\x96\x81"; /* U+2581 */
-
 void tok_set_llama(struct tok *t, bool add_space_prefix, bool legacy)
 {
     t->bpe.fuse_unk = t->bpe.byte_fallback = true;
     struct step *s;
     if (legacy) {
         if (add_space_prefix)
-            step_set_content(steps_add(&t->normalizer, STEP_PREPEND), BLANK, 3);
+            step_set_content(steps_add(&t->normalizer, STEP_PREPEND), TOK_BLANK, 3);
         s = steps_add(&t->normalizer, STEP_REPLACE);
         step_set_pattern(s, " ", 1);
-        step_set_content(s, BLANK, 3);
+        step_set_content(s, TOK_BLANK, 3);
     } else {
         s = steps_add(&t->pre, STEP_METASPACE);
-        step_set_content(s, BLANK, 3);
+        step_set_content(s, TOK_BLANK, 3);
         s->scheme = add_space_prefix ? PREPEND_FIRST : PREPEND_NEVER;
     }
     t->has_decoder = true;
     s = steps_add(&t->decoder, STEP_REPLACE);
-    step_set_pattern(s, BLANK, 3);
+    step_set_pattern(s, TOK_BLANK, 3);
     step_set_content(s, " ", 1);
     steps_add(&t->decoder, STEP_BYTE_FALLBACK);
     steps_add(&t->decoder, STEP_FUSE);

@@ -38,6 +38,8 @@ static const struct chat_template table[] = {
      " ASSISTANT:", false, NULL, "FastChat vicuna_v1.1 (LongChat)"},
     {"recurrentgemma", "<bos><start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n", true, NULL,
      "chat_template of recurrentgemma-it; its stop set has <eos> alone"},
+    {"gemma", "<bos><start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n", true, "<end_of_turn>",
+     "chat_template of gemma-3-it"},
     {"mamba-chat", "<|user|>\n", "<|endoftext|>\n<|assistant|>\n", false, NULL,
      "Zephyr's form with this tokenizer's EOS"},
     {"rwkv",
@@ -63,8 +65,9 @@ const struct chat_template *tok_template(const char *name)
 const char *const *tok_template_names(void)
 {
     static const char *const names[N_TEMPLATES + 1] = {
-        "none",     "chatml",           "chatml-plain", "qwen2",  "qwen2.5",        "qwen3",      "llama3",
-        "llama3.1", "mistral_instruct", "mistral_v3",   "vicuna", "recurrentgemma", "mamba-chat", "rwkv"};
+        "none",     "chatml",           "chatml-plain", "qwen2",  "qwen2.5",        "qwen3", "llama3",
+        "llama3.1", "mistral_instruct", "mistral_v3",   "vicuna", "recurrentgemma", "gemma", "mamba-chat",
+        "rwkv"};
     return names;
 }
 

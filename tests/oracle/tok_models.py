@@ -350,6 +350,21 @@ def write_gemma(out):
     shutil.move(path, os.path.join(alone, "tokenizer.model"))
     with open(os.path.join(alone, "tokenizer_config.json"), "w") as f:
         json.dump({"clean_up_tokenization_spaces": False, **names}, f)
+    write_spm_gguf(alone)
+
+
+def write_spm_gguf(folder):
+    """The tables that llama.cpp's converter makes of the file: blanks in user-defined pieces, whose U+2581 it replaces."""
+    import sentencepiece
+    sp = sentencepiece.SentencePieceProcessor(model_file=os.path.join(folder, "tokenizer.model"))
+    ids = range(sp.get_piece_size())
+    kinds = [2 if sp.is_unknown(i) else 3 if sp.is_control(i) else 6 if sp.is_byte(i) else 1 for i in ids]
+    kinds = [4 if kind == 1 and sp.get_score(i) == 0 and sp.id_to_piece(i) in GEMMA_RUNS else kind for i, kind in zip(ids, kinds)]
+    tokens = [sp.id_to_piece(i).replace("▁", " ") if kind == 4 else sp.id_to_piece(i) for i, kind in zip(ids, kinds)]
+    with open(os.path.join(folder, "gguf.json"), "w") as f:
+        json.dump({"model": "llama", "tokens": tokens, "scores": [sp.get_score(i) for i in ids], "token_type": kinds,
+                   "bos_token_id": sp.bos_id(), "eos_token_id": sp.eos_id(), "unknown_token_id": sp.unk_id(),
+                   "add_space_prefix": False}, f, ensure_ascii=False, separators=(",", ":"))
 
 
 def write_gguf(path, out):

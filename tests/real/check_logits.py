@@ -1,6 +1,6 @@
 """The real model against transformers in float32: logits at chosen positions and 64 greedy tokens.
 
-  check_logits.py OUT.h5 FIXTURE.json   (OUT.h5 from `kvsweep logits --all-positions --max-new 64`)
+  check_logits.py OUT.h5 FIXTURE.json [LIMIT]   (LIMIT: of differences, 1e-3; OUT.h5 from `kvsweep logits --all-positions --max-new 64`)
 """
 import json
 import sys
@@ -8,7 +8,7 @@ import sys
 import h5py
 import numpy as np
 
-LIMIT = 1e-3
+LIMIT = float(sys.argv[3]) if len(sys.argv) > 3 else 1e-3
 f = json.load(open(sys.argv[2]))
 with h5py.File(sys.argv[1]) as h:
     ids, logits = h["ids"][:], h["logits"][:]
