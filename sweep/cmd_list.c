@@ -115,9 +115,9 @@ static int list_models(struct app *app)
         if (rc == 0 && (rc = config_model_open(&m, *id, NULL, &src)) == 0) {
             bool there = file_exists(m.path) || file_is_dir(m.path);
             str_printf(&s, "%s\t%s\t%lld\t%s\t%s%s\n", m.id, m.template, (long long)m.max_len, m.path,
-                       there          ? "there"
+                       there            ? "there"
                        : m.fetch.n_part ? "get it with: kvsweep fetch "
-                                      : "missing",
+                                        : "missing",
                        !there && m.fetch.n_part ? m.id : "");
             config_model_close(&m);
         }
@@ -163,8 +163,8 @@ static void print_quoted(const char *key, const char *text)
 static int list_templates(struct app *app)
 {
     (void)app;
-    for (const char *const *name = tok_template_names(); *name; name++) {
-        const struct chat_template *t = tok_template(*name);
+    const struct chat_template *t;
+    for (int i = 0; (t = tok_template_at(i)); i++) {
         printf("%s\n  %s%s\n", t->name, t->source, t->trim ? "; blanks around the prompt are cut off" : "");
         print_quoted("before", t->before);
         print_quoted("after ", t->after);

@@ -106,10 +106,15 @@ static int check_template(const struct config_model *m, const struct node *n)
 {
     if (tok_template(m->template))
         return 0;
+    const char *names[65];
     struct str all = {0};
-    for (const char *const *t = tok_template_names(); *t; t++)
-        str_printf(&all, "%s%s", all.n ? ", " : "", *t);
-    const char *near = str_nearest(m->template, tok_template_names());
+    int i = 0;
+    for (const struct chat_template *t; i < 64 && (t = tok_template_at(i)); i++) {
+        names[i] = t->name;
+        str_printf(&all, "%s%s", i ? ", " : "", t->name);
+    }
+    names[i] = NULL;
+    const char *near = str_nearest(m->template, names);
     int rc = node_error(node_get(n, "template"), "template: unknown template '%s'%s%s%s; use one of %s",
                         m->template, near ? "; did you mean '" : "", near ? near : "", near ? "'" : "",
                         str_c(&all));

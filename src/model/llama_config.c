@@ -64,23 +64,10 @@ static int read_sizes(const struct config_reader *r, const struct defaults *d, s
     return 0;
 }
 
-/* Refuses a key whose value is not the one that is computed. */
-static int must_be_false(const struct config_reader *r, const char *key)
-{
-    bool v;
-    TRY(r->flag(r, key, false, &v));
-    return v ? err_set(ERR_INPUT, "%s: '%s' is true, which is not supported", r->path, r->name(r, key)) : 0;
-}
-
 static int refuse_others(const struct config_reader *r)
 {
-    const char *act = NULL;
     int64_t experts;
-    char shown[80];
-    TRY(r->text(r, "hidden_act", &act));
-    if (act && strcmp(act, "silu") != 0)
-        return err_set(ERR_INPUT, "%s: hidden_act '%s' is not supported (silu is)", r->path,
-                       file_shown(shown, act));
+    TRY(reader_only(r, "hidden_act", "silu"));
     if (r->has(r, "quantization_config") == READER_GIVEN)
         return err_set(ERR_INPUT, "%s: 'quantization_config': quantised folders are not supported, GGUF is",
                        r->path);
@@ -88,7 +75,7 @@ static int refuse_others(const struct config_reader *r)
     if (experts)
         return err_set(ERR_INPUT, "%s: '%s' is %" PRId64 ": mixtures of experts are not supported", r->path,
                        r->name(r, "num_local_experts"), experts);
-    return must_be_false(r, "mlp_bias");
+    return reader_not(r, "mlp_bias");
 }
 
 static int read_biases(const struct config_reader *r, const struct defaults *d, struct model_config *c)

@@ -114,12 +114,12 @@ const char *chat_template_nearest(const char *text)
 {
     const char *best = NULL;
     size_t most = 0;
-    for (const char *const *name = tok_template_names(); *name; name++) {
-        const struct chat_template *t = tok_template(*name);
+    const struct chat_template *t;
+    for (int i = 0; (t = tok_template_at(i)); i++) {
         size_t found = 0;
         if (measure(text, t->before, &found) && measure(text, t->after, &found) && found > most) {
             most = found;
-            best = *name;
+            best = t->name;
         }
     }
     return best;

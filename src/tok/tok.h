@@ -110,7 +110,7 @@ struct chat_template {
     const char *source;
 };
 const struct chat_template *tok_template(const char *name); /* NULL if unknown */
-const char *const *tok_template_names(void);                /* NULL-terminated, for errors and `list` */
+const struct chat_template *tok_template_at(int i);         /* NULL past the end */
 /* before + prompt + after, owned. */
 char *tok_template_apply(const struct chat_template *t, const char *prompt);
 

@@ -62,13 +62,9 @@ const struct chat_template *tok_template(const char *name)
     return NULL;
 }
 
-const char *const *tok_template_names(void)
+const struct chat_template *tok_template_at(int i)
 {
-    static const char *const names[N_TEMPLATES + 1] = {
-        "none",     "chatml",           "chatml-plain", "qwen2",  "qwen2.5",        "qwen3", "llama3",
-        "llama3.1", "mistral_instruct", "mistral_v3",   "vicuna", "recurrentgemma", "gemma", "mamba-chat",
-        "rwkv"};
-    return names;
+    return i >= 0 && i < N_TEMPLATES ? &table[i] : NULL;
 }
 
 char *tok_template_apply(const struct chat_template *t, const char *prompt)

@@ -87,7 +87,7 @@ hook=()
 : >"$DIR/term"
 sleep 0.3
 kill -TERM $pid
-ended term $((WAIT + 15)) "kvsweep: rank 0 on $host has made no progress for [0-9]+ s .*; $kept"
+ended term $((WAIT + 15)) "kvsweep: stopped by a signal; rank 0 on $host has made no progress for [0-9]+ s .*; $kept"
 # A job that is suspended as a whole for longer than the limit goes on.
 begin suspended alone --wait 2
 kill -STOP $pid
