@@ -417,7 +417,8 @@ int node_int(const struct node *map, const char *key, int64_t lo, int64_t hi, in
     int64_t v = 0;
     if (!text)
         return 0;
-    if (!str_to_int(text, &v) || v < lo || v > hi)
+    const bool octal = text[0] == '0' && text[1]; /* 010 is 8 to some readers of YAML and 10 to others */
+    if (octal || !str_to_int(text, &v) || v < lo || v > hi)
         return node_error(node_get(map, key), "%s: '%s' is not allowed; use a whole number from %lld to %lld",
                           key, text, (long long)lo, (long long)hi);
     *out = v;

@@ -36,7 +36,7 @@ static int read_header(struct plan_model *m, const struct config *c, const struc
     struct model_file *f = NULL;
     int rc = model_file_open(&f, cfg->path);
     if (rc < 0)
-        return err_prefix(rc, "model '%s'", cfg->id);
+        return err_prefix(rc, "%s: model '%s'", cfg->where, cfg->id);
     m->config = *model_file_config(f);
     uint64_t hash[2];
     model_file_hash(f, hash);

@@ -162,9 +162,9 @@ static void refusals(void **state)
     OK(sink_hdf5.close(s));
     struct sink_plan plan = g.plan;
     plan.run.plan_text = "mode=fair\nseed=43\nlogits=first\n";
-    REFUSED(sink_hdf5.open(&s, p.path, &plan), "line 2 is \"seed=42\" there and \"seed=43\" now");
+    REFUSED(sink_hdf5.open(&s, p.path, &plan), "(\"seed=42\" there, \"seed=43\" now)");
     finish(p.path, &g);
-    REFUSED(sink_hdf5.open(&s, p.path, &plan), "line 2 is \"seed=42\" there and \"seed=43\" now");
+    REFUSED(sink_hdf5.open(&s, p.path, &plan), "(\"seed=42\" there, \"seed=43\" now)");
     assert_false(file_exists(p.journal));
     REFUSED(sink_pack(p.path, 10), "deflate is 10");
     hid_t f = H5Fopen(p.path, H5F_ACC_RDWR, H5P_DEFAULT); /* a table that others wrote anew has no checksum */

@@ -296,7 +296,8 @@ int kv_spec_parse(struct kv_spec *s, const char *text)
         s->params = mem_alloc(1, s->method->params_bytes);
     param_defaults(s->method->params, s->params);
     if (text[n] == ':')
-        rc = set_params(s, text + n + 1, where);
+        rc = text[n + 1] ? set_params(s, text + n + 1, where)
+                         : err_set(ERR_INPUT, "%s: no parameter stands behind ':'", where);
     if (rc == 0 && s->method->check)
         rc = s->method->check(s->params, NULL);
     free(where);

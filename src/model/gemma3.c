@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "kernels/half.h"
 #include "model/attention.h"
+#include "model/llama.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -207,7 +208,7 @@ const struct family family_gemma3 = {
     .read = gemma3_read,
     .describe = gemma3_describe,
     .shape = gemma3_shape,
-    .cost = gemma3_cost,
+    .cost = llama_cost,
     .bind = gemma3_bind,
     .forward = gemma3_forward,
     .close = gemma3_close,

@@ -26,7 +26,6 @@ int gemma3_read(struct model_config *c, const struct config_reader *r);
 void gemma3_describe(const struct model_config *c, struct str *out);
 struct layer_kind gemma3_kind(const struct model_config *c, bool slides);
 void gemma3_shape(const struct model_config *c, struct seq_shape *s);
-void gemma3_cost(const struct model_config *c, struct model_cost *cost);
 extern const struct gguf_names gemma3_gguf;
 
 #endif

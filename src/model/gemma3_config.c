@@ -169,19 +169,6 @@ void gemma3_shape(const struct model_config *c, struct seq_shape *s)
     }
 }
 
-void gemma3_cost(const struct model_config *c, struct model_cost *cost)
-{
-    const int64_t D = c->d_model, F = c->d_ff, Hd = (int64_t)c->n_head * c->head_dim,
-                  fused = Hd + 2 * (int64_t)c->n_kv_head * c->head_dim;
-    *cost = (struct model_cost){.product = {{"q,k,v", fused, D, c->n_layer},
-                                            {"o", D, Hd, c->n_layer},
-                                            {"gate,up", 2 * F, D, c->n_layer},
-                                            {"down", D, F, c->n_layer},
-                                            {"head", c->n_vocab, D, 1}},
-                                .n_product = 5,
-                                .head = 4};
-}
-
 static const struct name_pair keys[] = {
     {"attention.sliding_window_pattern", "sliding_window_pattern"},
     {"attn_logit_softcapping", "attn_logit_softcapping"},

@@ -24,7 +24,7 @@ struct layer_kind llama_kind(const struct model_config *c);
 int llama_read(struct model_config *c, const struct config_reader *r);
 void llama_describe(const struct model_config *c, struct str *out);
 void llama_shape(const struct model_config *c, struct seq_shape *s);
-void llama_cost(const struct model_config *c, struct model_cost *cost);
+void llama_cost(const struct model_config *c, struct model_cost *cost); /* of any gated block of attention */
 extern const struct gguf_names llama_gguf;
 
 #endif
