@@ -17,8 +17,8 @@ struct bench_product {
 
 /* Floating-point operations per second that oneDNN reaches on these products alone, one after the other, with
  * its own choice of layout and cutting, weights packed before: the sum of 2 m k n over the sum of the times,
- * each product timed for at least `seconds` / n. x and weights are bf16 or f32, y is f32. 0 without oneDNN.
- */
+ * each product timed for at least `seconds` / n. x and weights are bf16 (f32 where oneDNN has no
+ * bf16 on this processor) or f32, y is f32. 0 without oneDNN. */
 double bench_product_rate(const struct bench_product *p, int n, enum dtype dtype, int threads,
                           double seconds);
 
