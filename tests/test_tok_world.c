@@ -46,29 +46,48 @@ static void test_encode(void **state)
     tok_close(t);
 }
 
-static void test_decode(void **state)
+typedef int decoder(const struct tok *t, const int32_t *ids, int64_t n, bool skip_special, char **text,
+                    size_t *n_bytes);
+
+/* The cases under a key, [[ids, text], …]; returns how many. */
+static size_t check_decoded(const char *key, decoder *decode, bool skip_special)
 {
-    (void)state;
     struct tok *t;
     OK(tok_open_dir(&t, folder));
-    json_t *list = cases("decode"), *pair;
-    size_t i;
+    json_t *list = cases(key), *pair;
+    size_t i, n_case = json_array_size(list);
     json_array_foreach(list, i, pair)
     {
         const json_t *from = json_array_get(pair, 0), *want = json_array_get(pair, 1);
-        int32_t ids[16];
+        int32_t ids[64];
         int64_t n = (int64_t)json_array_size(from);
         char *text;
         size_t bytes;
+        assert_in_range(n, 0, 64);
         for (int64_t k = 0; k < n; k++)
             ids[k] = (int32_t)json_integer_value(json_array_get(from, (size_t)k));
-        OK(tok_decode(t, ids, n, false, &text, &bytes));
-        assert_int_equal(bytes, json_string_length(want));
-        assert_memory_equal(text, json_string_value(want), bytes);
+        OK(decode(t, ids, n, skip_special, &text, &bytes));
+        if (bytes != json_string_length(want) || memcmp(text, json_string_value(want), bytes) != 0)
+            fail_msg("%s %zu: '%s' instead of '%s'", key, i, text, json_string_value(want));
         free(text);
     }
     json_decref(list);
     tok_close(t);
+    return n_case;
+}
+
+static void test_decode(void **state)
+{
+    (void)state;
+    assert_true(check_decoded("decode", tok_decode, false) > 100);
+}
+
+/* An answer that ends within a character keeps what stands before it; nothing follows its end. */
+static void test_answer(void **state)
+{
+    (void)state;
+    for (int skip = 0; skip < 2; skip++)
+        assert_true(check_decoded("answer", tok_decode_answer, skip) > 200);
 }
 
 /* The end is left out like any special token. */
@@ -130,6 +149,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_encode),
         cmocka_unit_test(test_decode),
+        cmocka_unit_test(test_answer),
         cmocka_unit_test(test_end),
         cmocka_unit_test(test_refused),
     };

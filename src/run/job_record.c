@@ -59,8 +59,8 @@ static int answer_text(struct runner *r, const struct job *j, const struct slot 
 {
     int n = l->n_new;
     bool ended = l->stop == STOP_EOS || (l->stop == STOP_NEWLINE && !j->prompt.keep_newline);
-    TRY(tok_decode(r->tok, l->token, ended && n ? n - 1 : n, !j->prompt.keep_special, &rec->text,
-                   &rec->n_text));
+    TRY(tok_decode_answer(r->tok, l->token, ended && n ? n - 1 : n, !j->prompt.keep_special, &rec->text,
+                          &rec->n_text));
     if (j->prompt.cut_at_newline)
         keep_first_line(rec->text, &rec->n_text);
     return 0;

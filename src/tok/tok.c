@@ -549,6 +549,20 @@ int tok_decode(const struct tok *t, const int32_t *ids, int64_t n_ids, bool skip
     return rc;
 }
 
+int tok_decode_answer(const struct tok *t, const int32_t *ids, int64_t n_ids, bool skip_special, char **text,
+                      size_t *n_bytes)
+{
+    struct str out = {0};
+    if (!t->world.n)
+        return tok_decode(t, ids, n_ids, skip_special, text, n_bytes);
+    world_answer(t, ids, n_ids, &out);
+    *text = mem_strndup(str_c(&out), out.n);
+    if (n_bytes)
+        *n_bytes = out.n;
+    str_free(&out);
+    return 0;
+}
+
 int tok_join(const struct tok *t, const char *const *piece, size_t n, char **text)
 {
     struct pieces p = {0};

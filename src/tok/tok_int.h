@@ -324,6 +324,10 @@ int tok_read_scores(struct tok *t, const struct tok_gguf *g, bool legacy);
 #define TOK_WORLD_FILE "rwkv_vocab_v20230424.txt"
 /* tok_world.c: a vocabulary of RWKV's World models, and its longest matches (the trie holds ids). */
 int tok_read_world(struct tok *t, const char *path);
+/* Appends the text of an answer as PIPELINE.generate of the package `rwkv` shows it (utils.py): tokens wait
+ * until they are whole characters together; what never becomes so, the end (id 0) or U+FFFD itself keeps all
+ * that follows. `out` is empty. */
+void world_answer(const struct tok *t, const int32_t *ids, int64_t n, struct str *out);
 void world_encode(const struct added_trie *trie, const char *s, size_t n, struct ids *out);
 /* tok_spm.c: a SentencePiece model file (BPE) */
 int tok_read_spm(struct tok *t, const char *path, bool legacy);

@@ -169,6 +169,19 @@ int tok_read_world(struct tok *t, const char *path)
     return rc < 0 ? err_prefix(rc, "%s", path) : 0;
 }
 
+void world_answer(const struct tok *t, const int32_t *ids, int64_t n, struct str *out)
+{
+    static const char unknown[] = "\xef\xbf\xbd";
+    size_t shown = 0;
+    for (int64_t i = 0; i < n && tok_piece(t, ids[i]); i++) {
+        str_addn(out, t->text[ids[i]], t->n_text[ids[i]]);
+        const char *waits = str_c(out) + shown;
+        if (utf8_valid(waits, out->n - shown) && !memmem(waits, out->n - shown, unknown, 3))
+            shown = out->n;
+    }
+    out->n = shown;
+}
+
 void world_encode(const struct added_trie *trie, const char *s, size_t n, struct ids *out)
 {
     for (size_t at = 0; at < n;) {

@@ -4,7 +4,8 @@
     python tests/oracle/tok_world.py RWKV_PACKAGE_FOLDER tests/fixtures/tok/world            a small vocabulary and its cases
     python tests/oracle/tok_world.py RWKV_PACKAGE_FOLDER FOLDER --whole 10000                the whole vocabulary, more texts
 
-Writes FOLDER/rwkv_vocab_v20230424.txt and FOLDER/cases.json: [[text, ids], …] and, of random ids, [[ids, text], …].
+Writes FOLDER/rwkv_vocab_v20230424.txt and FOLDER/cases.json: [[text, ids], …] and, of random ids, [[ids, text], …], decoded at
+once ("decode") and as the package prints an answer while it makes it ("answer": utils.PIPELINE.generate; only the model is ours).
 The small vocabulary is made of all bytes, every 150th token of each kind of literal, and the tokens named in WORDS.
 """
 import json
@@ -13,7 +14,9 @@ import random
 import sys
 
 sys.path.insert(0, sys.argv[1])
+import torch  # noqa: E402
 from rwkv.rwkv_tokenizer import TRIE_TOKENIZER  # noqa: E402
+from rwkv.utils import PIPELINE, PIPELINE_ARGS  # noqa: E402
 
 NAME = "rwkv_vocab_v20230424.txt"
 source = os.path.join(sys.argv[1], "rwkv", NAME)
@@ -49,7 +52,39 @@ while len(texts) < n:
     texts.append("".join(parts))
 ids = [int(line.split(" ")[0]) for line, _ in kept]
 decoded = [[]] + [[rnd.choice(ids) for _ in range(rnd.randrange(1, 7))] for _ in range(n // 3)] + [[ids[0], 0], [max(ids), ids[3]]]
+
+
+class Pipeline(PIPELINE):
+    """Its loop and its tokenizer; the tokens are given."""
+
+    def __init__(self, tokens):
+        self.model, self.tokenizer, self.tokens = self, tok, list(tokens)
+
+    def forward(self, tokens, state):
+        return torch.zeros(65536), state
+
+    def sample_logits(self, logits, temperature=1.0, top_p=0.85, top_k=0):
+        return self.tokens.pop(0)
+
+
+def answer(tokens):
+    return Pipeline(tokens).generate("a", token_count=len(tokens), args=PIPELINE_ARGS(top_p=0))
+
+
+byte = {b: tok.token2idx[bytes([b])] for b in range(256)}
+smile, hi, end = [byte[b] for b in "😀".encode()], [byte[b] for b in b"hi"], [0]
+answers = [
+    hi, hi + end, hi + end + hi, hi + smile, hi + smile + hi, hi + smile[:2], hi + smile[:2] + hi, hi + smile[2:] + hi, smile[:1] + hi,
+    hi + [tok.token2idx["\ufffd".encode()]] + hi, hi + [65530] + hi, hi + [byte[0]] + hi, hi + [byte[0xED], byte[0xA0], byte[0x80]] + hi,
+]
+by_text = random.Random(6)
+for _ in range(200):  # texts byte by byte, some with a byte too many or too few, some with an end within
+    run = [byte[b] for b in by_text.choice(texts).encode()[: by_text.randrange(1, 40)]]
+    if by_text.random() < 0.4:
+        run.insert(by_text.randrange(len(run) + 1), by_text.choice([0, byte[0x80], byte[0xE4], by_text.choice(ids)]))
+    answers.append(run)
+cases = {"encode": [[t, tok.encode(t)] for t in texts], "decode": [[d, tok.decode(d)] for d in decoded], "answer": [[a, answer(a)] for a in answers]}
 with open(os.path.join(folder, "cases.json"), "w") as f:
-    json.dump({"encode": [[t, tok.encode(t)] for t in texts], "decode": [[d, tok.decode(d)] for d in decoded]}, f, ensure_ascii=True, separators=(",", ":"))
+    json.dump(cases, f, ensure_ascii=True, separators=(",", ":"))
     f.write("\n")
 print(len(kept), "tokens", len(texts), "texts", sorted(seen.items()))
