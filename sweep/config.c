@@ -19,13 +19,12 @@ char *config_where(const struct node *n)
     return n->line ? mem_printf("%s:%d:%d", n->file, n->line, n->col) : mem_strdup(n->file);
 }
 
-/* dtype: auto, f32, bf16 or f16. */
-static int read_dtype(const struct node *root, const char *key, int *out)
+int config_dtype(const struct node *map, const char *key, int *out)
 {
     static const char *const words[] = {"auto", "f32", "bf16", "f16", NULL};
     static const int value[] = {CONFIG_AUTO, DT_F32, DT_BF16, DT_F16};
     int i = 0;
-    TRY(node_choice(root, key, words, &i));
+    TRY(node_choice(map, key, words, &i));
     *out = value[i];
     return 0;
 }
@@ -124,8 +123,8 @@ static int read_root(struct config *c, const struct node *root, const struct con
     int mode = MODE_FAIR;
     TRY(node_choice(root, "mode", modes, &mode));
     c->mode = (enum run_mode)mode;
-    TRY(read_dtype(root, "dtype", &c->dtype));
-    TRY(read_dtype(root, "cache_dtype", &c->cache_dtype));
+    TRY(config_dtype(root, "dtype", &c->dtype));
+    TRY(config_dtype(root, "cache_dtype", &c->cache_dtype));
     TRY(read_memory(root, &c->memory));
     TRY(read_threads(root, &c->threads));
     TRY(read_logits(c, root));

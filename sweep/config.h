@@ -23,6 +23,8 @@ struct config_model {
     char *id, *path, *template, *where; /* where: "FILE:LINE:COL" */
     char *tokenizer;                    /* folder; NULL: the model's own files have it */
     bool never_stops;                   /* run_model */
+    bool dtype_named;                   /* `dtype: auto` of a sweep is the next for it */
+    enum dtype dtype;
     char *params;                       /* of its family: "penalties=rwkv"; NULL: none given */
     bool template_named;                /* not left out: "none" may be what is meant */
     struct config_default *defaults;    /* [n_default] */

@@ -6,6 +6,8 @@
 
 /* "FILE:LINE:COL" of a node, or the option it came from; owned. */
 char *config_where(const struct node *n);
+/* auto (or absent), f32, bf16 or f16: CONFIG_AUTO or enum dtype. */
+int config_dtype(const struct node *map, const char *key, int *out);
 /* The `shape` of a model file (config_shape.c); NULL: *c stays as it is. */
 int config_shape(struct model_config *c, const struct node *n);
 /* Appends "key=value" of a family's parameter, checked against the first family that has it; and all of a

@@ -145,6 +145,19 @@ static int read_stop(struct config_model *m, const struct node *n)
     return 0;
 }
 
+/* What its weights and activations are where a sweep says auto. */
+static int read_dtype(struct config_model *m, const struct node *n)
+{
+    int dtype;
+    if (!node_get(n, "dtype"))
+        return 0;
+    TRY(config_dtype(n, "dtype", &dtype));
+    m->dtype_named = dtype != CONFIG_AUTO;
+    if (m->dtype_named)
+        m->dtype = (enum dtype)dtype;
+    return 0;
+}
+
 static int read_params(struct config_model *m, const struct node *n)
 {
     struct str text = {0};
@@ -162,8 +175,9 @@ static int read_params(struct config_model *m, const struct node *n)
 /* Reads a map over what *m holds. */
 static int read_model(struct config_model *m, const struct node *n)
 {
-    static const char *const keys[] = {"id",    "path",   "tokenizer", "template", "stop",   "max_len",
-                                       "fetch", "source", "shape",     "defaults", "params", NULL};
+    static const char *const keys[] = {"id",       "path",   "tokenizer", "template", "stop",
+                                       "max_len",  "dtype",  "fetch",     "source",   "shape",
+                                       "defaults", "params", NULL};
     free(m->where);
     m->where = config_where(n);
     TRY(node_keys(n, keys, "model"));
@@ -174,6 +188,7 @@ static int read_model(struct config_model *m, const struct node *n)
     TRY(set_text(n, "tokenizer", &m->tokenizer));
     TRY(set_text(n, "template", &m->template));
     TRY(read_stop(m, n));
+    TRY(read_dtype(m, n));
     TRY(node_int(n, "max_len", 0, INT64_C(1) << 31, &m->max_len));
     TRY(read_fetch(&m->fetch, node_get(n, "fetch")));
     TRY(config_shape(&m->shape, node_get(n, "shape")));

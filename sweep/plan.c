@@ -11,10 +11,13 @@
 #include <string.h>
 #include <xxhash.h>
 
-void plan_dtypes(const struct config *c, const struct model_config *m, enum dtype *dtype, enum dtype *cache)
+void plan_dtypes(const struct config *c, const struct config_model *cfg, const struct model_config *m,
+                 enum dtype *dtype, enum dtype *cache)
 {
     if (c->dtype != CONFIG_AUTO)
         *dtype = (enum dtype)c->dtype;
+    else if (cfg->dtype_named)
+        *dtype = cfg->dtype;
     else if (c->mode == MODE_PAPER)
         *dtype = DT_F16;
     else /* a CPU multiplies bf16 at twice the speed of f32 and f16 not at all */
@@ -89,7 +92,7 @@ int plan_model_open(struct plan_model *m, const struct config *c, const struct c
                                 .max_len = cfg->max_len,
                                 .tokenizer = cfg->tokenizer,
                                 .never_stops = cfg->never_stops && c->mode == MODE_PAPER};
-    plan_dtypes(c, &m->config, &m->run.dtype, &m->run.cache_dtype);
+    plan_dtypes(c, cfg, &m->config, &m->run.dtype, &m->run.cache_dtype);
     TRY(read_params(m, cfg));
     model_config_limit(&m->config, cfg->max_len);
     model_config_shape(&m->config, m->run.cache_dtype, &m->options, &m->shape);

@@ -396,17 +396,23 @@ static void auto_dtypes(void **state)
     (void)state;
     struct config c = {.dtype = CONFIG_AUTO, .cache_dtype = CONFIG_AUTO};
     struct model_config m = {.dtype = DT_F16};
+    struct config_model plain = {0}, named = {.dtype_named = true, .dtype = DT_F32};
     enum dtype d, k;
-    plan_dtypes(&c, &m, &d, &k);
+    plan_dtypes(&c, &plain, &m, &d, &k);
     assert_true(d == DT_BF16 && k == DT_BF16);
     m.dtype = DT_F32;
     c.cache_dtype = DT_F16;
-    plan_dtypes(&c, &m, &d, &k);
+    plan_dtypes(&c, &plain, &m, &d, &k);
     assert_true(d == DT_F32 && k == DT_F16);
     c.mode = MODE_PAPER;
     c.cache_dtype = CONFIG_AUTO;
-    plan_dtypes(&c, &m, &d, &k);
+    plan_dtypes(&c, &plain, &m, &d, &k);
     assert_true(d == DT_F16 && k == DT_F16);
+    plan_dtypes(&c, &named, &m, &d, &k);
+    assert_true(d == DT_F32 && k == DT_F32);
+    c.dtype = DT_BF16; /* what a sweep says counts more */
+    plan_dtypes(&c, &named, &m, &d, &k);
+    assert_true(d == DT_BF16 && k == DT_BF16);
 }
 
 static void refuse(void **state)

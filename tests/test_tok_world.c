@@ -147,11 +147,8 @@ static void test_refused(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_encode),
-        cmocka_unit_test(test_decode),
-        cmocka_unit_test(test_answer),
-        cmocka_unit_test(test_end),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_encode), cmocka_unit_test(test_decode),  cmocka_unit_test(test_answer),
+        cmocka_unit_test(test_end),    cmocka_unit_test(test_refused),
     };
     folder = argc > 1 ? argv[1] : folder;
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Every pipeline and eval configuration of the reference (github.com/henryzhongsc/longctx_bench) for its three
-transformer models, as one small fixture: tests/fixtures/paper/grid.json.
+"""Every pipeline and eval configuration of the reference (github.com/henryzhongsc/longctx_bench) for the paper's
+models and Mamba-2, as one small fixture: tests/fixtures/paper/grid.json. Left out: Codestral, which is in no table, and the
+file of Mamba-2 that no script names.
 
 Usage: paper_grid.py GIT_DIR [COMMIT] > tests/fixtures/paper/grid.json      (GIT_DIR: a clone; default commit below)
 
@@ -15,7 +16,14 @@ MODELS = {
     "meta-llama/Meta-Llama-3-8B-Instruct",
     "mistralai/Mistral-7B-Instruct-v0.2",
     "lmsys/longchat-7b-v1.5-32k",
+    "state-spaces/mamba-2.8b-hf",
+    "havenhq/mamba-chat",
+    "state-spaces/mamba2-2.7b",
+    "BlinkDL/rwkv-5-world",
+    "google/recurrentgemma-2b-it",
+    "google/recurrentgemma-9b-it",
 }
+ORPHANS = {"baseline/paulgraham_passkey/mamba2-2.7b.json"}
 PIPELINE = [
     "method", "model_name", "chat_template", "model_max_len", "rope_theta_factor", "k_bits", "v_bits", "group_size",
     "residual_length", "heavy_ratio", "recent_ratio", "compression_ratio", "init_ratio", "context_ratio", "block_size",
@@ -36,7 +44,7 @@ def rows(directory, commit, folder, top, keys):
         if not path.endswith(".json"):
             continue
         values = json.loads(git(directory, "show", f"{commit}:{path}"))[top]
-        if "model_name" in values and values["model_name"] not in MODELS:
+        if "model_name" in values and (values["model_name"] not in MODELS or path[len(folder) + 1:] in ORPHANS):
             continue
         yield {"file": path[len(folder) + 1:], **{k: values[k] for k in keys if values.get(k) is not None}}
 
