@@ -38,10 +38,33 @@ grep -q 'refused: mamba-chat/kivi:bits=2: .*nothing to compress' "$DIR/log" || d
 ! "$KVSWEEP" run -q paper66 --strict --set 'models=[mamba-chat]' --set 'grids.1.methods=[full,"kivi:bits=2"]' \
     -o "$DIR/strict.h5" > "$DIR/log" 2>&1 || die "--strict"
 
-# what each unit says of itself: setting, task, prompt tokens, whether it was cut, bytes kept
+# what stands before the prompts (spec: tasks.md 2.6): how often the id of BOS begins a templated prompt of LongBench, an untemplated
+# one and the needle, as most pipelines and as StreamingLLM's send them
+bos() {
+    local model=$1 method=$2 id=$3 n=
+    for task in longbench/qasper longbench/trec passkey; do
+        n+=" $("$KVSWEEP" prompts paper66 --task $task --model "$model" --method "$method" --set passkey.lengths=100 2> "$DIR/log" |
+            head -1 | sed 's/.*"ids": *\[\([^]]*\)\].*/\1/' | awk -F'[, ]+' -v id="$id" '{ while ($(n + 1) == id) n++; print n + 0 }')"
+    done
+    [ "$n" = " $4" ] || die "BOS of $model under $method:$n instead of $4: $(cat "$DIR/log")"
+}
+bos llama-3-8b-instruct full 1600 "2 1 1"
+bos llama-3-8b-instruct streaming 1600 "2 1 2"
+bos mistral-7b-instruct-v0.2 full 1 "2 1 1"
+bos mistral-7b-instruct-v0.2 streaming 1 "1 1 1"
+bos longchat-7b-v1.5-32k full 1 "1 1 1"
+bos longchat-7b-v1.5-32k streaming 1 "1 1 1"
+for model in recurrentgemma-2b-it recurrentgemma-9b-it; do
+    bos $model full 2 "2 1 1"
+done
+for model in mamba-2.8b mamba-chat mamba2-2.7b rwkv-5-world-7b; do
+    bos $model full 0 "0 0 0"
+done
+
+# what each unit says of itself: setting, task, prompt tokens, whether it was cut, bytes kept, new tokens, what ended the answer
 "$KVSWEEP" export "$DIR/paper.h5" --jsonl | tr -d '" {}' | awk -F, '{
     for (i = 1; i <= NF; i++) { at = index($i, ":"); v[substr($i, 1, at - 1)] = substr($i, at + 1) }
-    print v["setting"], v["task"], v["n_prompt"], v["truncated"], v["kv_bytes_alone"]
+    print v["setting"], v["task"], v["n_prompt"], v["truncated"], v["kv_bytes_alone"], v["n_new"], v["stop"]
     delete v
 }' > "$DIR/units"
 # check DESCRIPTION AWK_PROGRAM: the program exits with 1 on what is wrong
@@ -52,6 +75,9 @@ check "prompts above a model's limit are cut, others are not" '
     $2 ~ /narrativeqa/ && $1 ~ /^(mamba|rwkv)/ { cut++; if (!$4) bad = 1 }
     $2 ~ /hotpotqa/ && $4 { bad = 1 }
     END { exit bad || cut != 4 }'
+check "the loops of mamba-ssm and of the package rwkv know no end" '
+    $1 ~ /^(mamba-chat|mamba2|rwkv)/ { n++; if ($7 != "max_new" || $6 != ($2 ~ /passkey/ ? 8 : 16)) bad = 1 }
+    END { exit bad || n != 3 * 20 }'
 check "a state is as large after any prompt" '
     $1 ~ /^(mamba|rwkv)/ { if (bytes[$1] && bytes[$1] != $5) bad = 1; bytes[$1] = $5; n++ }
     END { exit bad || n != 4 * 20 }'
