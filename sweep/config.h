@@ -25,9 +25,9 @@ struct config_model {
     bool never_stops;                   /* run_model */
     bool dtype_named;                   /* `dtype: auto` of a sweep is the next for it */
     enum dtype dtype;
-    char *params;                       /* of its family: "penalties=rwkv"; NULL: none given */
-    bool template_named;                /* not left out: "none" may be what is meant */
-    struct config_default *defaults;    /* [n_default] */
+    char *params;                    /* of its family: "penalties=rwkv"; NULL: none given */
+    bool template_named;             /* not left out: "none" may be what is meant */
+    struct config_default *defaults; /* [n_default] */
     int n_default, cap_default;
     int64_t max_len; /* 0: the model's own */
     struct config_fetch fetch;

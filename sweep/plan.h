@@ -106,8 +106,8 @@ void plan_close(struct plan *p);
 /* Opens the tasks without any model (`kvsweep prompts`): model may be NULL. */
 int plan_task_open(struct task **t, const struct config_task *cfg, const struct tok *tok);
 bool plan_task_counts_tokens(const struct config_task *cfg);
-/* Resolves `auto` dtypes of a model: what its entry names; else f16 in mode paper, else f32 for weights in f32
- * and bf16. `m`: of its weights. */
+/* Resolves `auto` dtypes of a model: what its entry names; else f16 in mode paper, else f32 for weights in
+ * f32 and bf16. `m`: of its weights. */
 void plan_dtypes(const struct config *c, const struct config_model *cfg, const struct model_config *m,
                  enum dtype *dtype, enum dtype *cache);
 /* Header of a model file; ERR_INPUT says how to get a missing one. `sketch`: its shape will do. */

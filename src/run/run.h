@@ -20,9 +20,9 @@ struct run_model {
                         model's own length less the answer */
     enum dtype dtype, cache_dtype;
     const char *tokenizer; /* a folder that the tokenizer is in; NULL: the model's own files have it */
-    bool never_stops; /* paper: no token ends an answer, all of max_new are made, as the loops of mamba-ssm and
-                         of the package rwkv do */
-    bool ids_only; /* no text goes in or comes out: the tokenizer is not opened */
+    bool never_stops; /* paper: no token ends an answer, all of max_new are made, as the loops of mamba-ssm
+                         and of the package rwkv do */
+    bool ids_only;    /* no text goes in or comes out: the tokenizer is not opened */
 };
 
 /* One unit to compute. */

@@ -99,8 +99,9 @@ int tok_join(const struct tok *t, const char *const *piece, size_t n, char **tex
 int tok_decode(const struct tok *t, const int32_t *ids, int64_t n_ids, bool skip_special, char **text,
                size_t *n_bytes);
 
-/* The same for the tokens of an answer, which may end in the middle of a character. RWKV's World: as its package
- * shows them one by one, up to the last whole character before the end (id 0) or anything that is no text. */
+/* The same for the tokens of an answer, which may end in the middle of a character. RWKV's World: as its
+ * package shows them one by one, up to the last whole character before the end (id 0) or anything that is no
+ * text. */
 int tok_decode_answer(const struct tok *t, const int32_t *ids, int64_t n_ids, bool skip_special, char **text,
                       size_t *n_bytes);
 
