@@ -4,6 +4,7 @@
 #include "base/str.h"
 #include "model/file_int.h"
 #include "model/gemma3.h"
+#include "model/llama.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -175,12 +176,6 @@ static const struct name_pair keys[] = {
     {"final_logit_softcapping", "final_logit_softcapping"},
     {NULL, NULL},
 };
-static const struct name_pair top_names[] = {
-    {"token_embd.weight", "model.embed_tokens.weight"},
-    {"output_norm.weight", "model.norm.weight"},
-    {"output.weight", "lm_head.weight"},
-    {NULL, NULL},
-};
 static const struct name_pair layer_names[] = {
     {"attn_norm", "input_layernorm"},
     {"attn_q", "self_attn.q_proj"},
@@ -198,4 +193,4 @@ static const struct name_pair layer_names[] = {
     {NULL, NULL},
 };
 
-const struct gguf_names gemma3_gguf = {keys, top_names, layer_names, "model.layers", NULL};
+const struct gguf_names gemma3_gguf = {keys, llama_top_names, layer_names, "model.layers", NULL};

@@ -26,5 +26,6 @@ void llama_describe(const struct model_config *c, struct str *out);
 void llama_shape(const struct model_config *c, struct seq_shape *s);
 void llama_cost(const struct model_config *c, struct model_cost *cost); /* of any gated block of attention */
 extern const struct gguf_names llama_gguf;
+extern const struct name_pair llama_top_names[]; /* in GGUF: of every model with embeddings, norm and head */
 
 #endif

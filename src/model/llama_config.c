@@ -258,7 +258,7 @@ void llama_cost(const struct model_config *c, struct model_cost *cost)
 }
 
 static const struct name_pair keys[] = {{NULL, NULL}};
-static const struct name_pair top_names[] = {
+const struct name_pair llama_top_names[] = {
     {"token_embd.weight", "model.embed_tokens.weight"},
     {"output_norm.weight", "model.norm.weight"},
     {"output.weight", "lm_head.weight"},
@@ -281,4 +281,4 @@ static int32_t interleaved(const struct model_config *c, const char *part)
     return !strcmp(part, "attn_q") ? c->n_head : !strcmp(part, "attn_k") ? c->n_kv_head : 0;
 }
 
-const struct gguf_names llama_gguf = {keys, top_names, layer_names, "model.layers", interleaved};
+const struct gguf_names llama_gguf = {keys, llama_top_names, layer_names, "model.layers", interleaved};
